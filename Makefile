@@ -1,0 +1,64 @@
+# Needs only make and Python >= 3.11. Each target first installs what it lacks.
+PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+DATA ?=
+
+BIN := .venv/bin
+OLDEST_BIN := .venv-oldest/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-oldest lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/demo.stamp ## Run the demo (DATA=path: on your own data)
+	$(BIN)/python -m benchmarks.demo $(if $(DATA),--data "$(DATA)")
+
+test: .venv/tests.stamp ## Run tests, doctests and coverage with the newest JAX
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-oldest: .venv-oldest/tests.stamp ## Run tests and doctests with the oldest JAX
+	$(OLDEST_BIN)/python -m pytest
+
+lint: .venv/lint.stamp ## Check format, style, types and docstrings
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+	$(BIN)/pydoclint --quiet optax_lena
+
+format: .venv/lint.stamp ## Rewrite the code in the house format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove the environments and every cache
+	rm -rf .venv .venv-oldest .coverage .coverage.* htmlcov dist
+	rm -rf .hypothesis .pytest_cache .ruff_cache
+	find optax_lena tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# One stamp for each set of requirements: pip runs again only when a pin changes.
+.venv/demo.stamp: REQUIREMENTS = '.[bench]'
+.venv/tests.stamp .venv-oldest/tests.stamp: REQUIREMENTS = '.[bench]' --group tests
+.venv/lint.stamp: REQUIREMENTS = '.[bench]' --group lint
+
+.venv/%.stamp: CONSTRAINTS = constraints.txt
+.venv-oldest/%.stamp: CONSTRAINTS = constraints-oldest.txt
+
+.venv/demo.stamp .venv/tests.stamp .venv/lint.stamp: .venv/pip.stamp
+.venv-oldest/tests.stamp: .venv-oldest/pip.stamp
+
+.venv/pip.stamp: constraints.txt pyproject.toml
+.venv-oldest/pip.stamp: constraints-oldest.txt pyproject.toml
+
+%/pip.stamp:
+	@echo "Creating $* with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed")'
+	@$(PYTHON) -m venv $*
+	@$*/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) pip
+	@touch $@
+
+%.stamp:
+	@echo "Installing $(REQUIREMENTS) into $(@D), a few minutes the first time"
+	@$(@D)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) \
+		--build-constraint $(CONSTRAINTS) --editable $(REQUIREMENTS)
+	@touch $@

@@ -1,0 +1,29 @@
+"""LENA for optax: layer-wise adaptive rates for large-batch training.
+
+Keep the recipe of the small batch, change one number (`batch_scale`). In the order in
+which data flow: what one layer is, the moments of its gradient, how they are gathered,
+what becomes of them, the optimizers, and the reports.
+"""
+
+from optax_lena._layers import Layers as Layers
+from optax_lena._layers import by_regex as by_regex
+from optax_lena._layers import per_module as per_module
+from optax_lena._layers import per_parameter as per_parameter
+from optax_lena._layers import stacked as stacked
+from optax_lena._layers import whole_model as whole_model
+from optax_lena._moments import GradMoments as GradMoments
+from optax_lena._moments import moments_from_stack as moments_from_stack
+from optax_lena._gather import value_and_grad as value_and_grad
+from optax_lena._noise import Rule as Rule
+from optax_lena._noise import capped_gain as capped_gain
+from optax_lena._noise import linear as linear
+from optax_lena._noise import square_root_gain as square_root_gain
+from optax_lena._transform import ScaleByLenaState as ScaleByLenaState
+from optax_lena._transform import scale_by_lena as scale_by_lena
+from optax_lena._alias import adascale as adascale
+from optax_lena._alias import lena as lena
+from optax_lena._alias import linear_scaling as linear_scaling
+from optax_lena._report import layer_report as layer_report
+from optax_lena._report import metrics as metrics
+
+__version__ = "0.1.0"

@@ -1,0 +1,186 @@
+"""Reports: what a LENA state says, for people and for loggers.
+
+In: any optax state with a LENA state somewhere inside. Out: dictionaries. Pure
+functions of the state; `metrics` also works under `jit` and in `lax.scan`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import DictKey, tree_leaves_with_path
+
+from optax_lena import _noise
+from optax_lena._transform import ScaleByLenaState, scale_by_lena
+
+LAYER_FIELDS = (
+    "gain",
+    "trust_ratio",
+    "progress",
+    "warmup_factor",
+    "warmup_end",
+    "noise",
+    "signal",
+    "noise_scale",
+)
+
+_TREEDEF = jax.tree.structure(
+    jax.eval_shape(scale_by_lena().init, None)._replace(layer_names=None)
+)
+
+
+def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:
+    """Returns the LENA states inside `opt_state`, at any depth, by a short name.
+
+    Args:
+      opt_state: an optax state, or the `opt_state` of a flax optimizer.
+
+    Returns:
+      One entry per `scale_by_lena`. A single one is named `""`; several are named by
+      the labels that lead to them (`optax.partition`, `optax.named_chain`), or
+      numbered.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    is_lena = lambda x: isinstance(x, ScaleByLenaState)
+    found = [
+        (path, state)
+        for path, state in tree_leaves_with_path(opt_state, is_leaf=is_lena)
+        if is_lena(state)
+    ]
+    if not found:
+        raise ValueError(
+            "`opt_state` must hold the state of a LENA transformation, got none in "
+            f"{jax.tree.structure(opt_state)}. A checkpoint restored without a target "
+            "comes back as plain dictionaries: restore it into `tx.init(params)`."
+        )
+    if len(found) == 1:
+        return {"": _plain(found[0][1])}
+    labels = [
+        "/".join(str(k.key) for k in path if isinstance(k, DictKey))
+        for path, _ in found
+    ]
+    if len(set(labels)) < len(labels):
+        labels = [str(i) for i in range(len(labels))]
+    return {
+        label: _plain(state) for label, (_, state) in zip(labels, found, strict=True)
+    }
+
+
+def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]]:
+    r"""Says of every layer what LENA does with it, and why.
+
+    Args:
+      opt_state: an optax state with a LENA state at any depth.
+      params: accepted for symmetry with other reports; the state knows its layers.
+
+    Returns:
+      For each layer's name a dictionary of numbers:
+
+      - `gain`: base-batch steps that one update is worth to it, in [1, S];
+      - `trust_ratio`: what the rule made of it, the factor on the learning rate;
+      - `progress`: of its warm-up, in base-batch steps;
+      - `warmup_factor`: its warm-up's factor on the learning rate, in [0, 1];
+      - `warmup_end`: the base-batch step at which its warm-up ended; None before;
+      - `noise`: $\sigma^2$, trace of the covariance of a base-batch gradient;
+      - `signal`: $\lVert\mu\rVert^2$, squared norm of the true gradient;
+      - `noise_scale`: noise / signal, the batch (in base batches) at which half of
+        the gradient's squared norm is noise.
+
+    Raises:
+      ValueError: if `opt_state` holds no LENA state.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> stack = {"calm": jnp.array([3.0, 3.0]), "noisy": jnp.array([1.0, -1.0])}
+      >>> grads, moments = optax_lena.moments_from_stack(stack)
+      >>> tx = optax_lena.lena(0.1, batch_scale=2)
+      >>> _, state = tx.update(grads, tx.init(grads), grads, moments=moments)
+      >>> for layer, row in optax_lena.layer_report(state).items():
+      ...     print(layer, row["gain"], row["noise_scale"])
+      calm 1.0 0.0
+      noisy 2.0 inf
+    """
+    del params
+    report = {}
+    for label, state in lena_states(opt_state).items():
+        columns = jax.device_get(_columns(state))
+        for i, name in enumerate(state.layer_names()):
+            row = {field: float(columns[field][i]) for field in LAYER_FIELDS}
+            row["warmup_end"] = row["warmup_end"] if row["warmup_end"] >= 0 else None
+            report[f"{label}/{name}" if label else name] = row
+    return report
+
+
+def metrics(opt_state: Any) -> dict[str, jax.Array]:
+    """Returns a flat dictionary of scalars for a logger.
+
+    The keys depend on the model only, so the dictionary can leave `jit` and be
+    stacked by `lax.scan`.
+
+    Args:
+      opt_state: an optax state with a LENA state at any depth.
+
+    Returns:
+      float32 scalars: `model/...` with the whole model's gain, noise scale and clocks,
+      the share of layers still warming up and the extremes over layers; then
+      `<field>/<layer>` for each field of `layer_report` (there, a `warmup_end` of -1
+      stands for "not yet").
+
+    Raises:
+      ValueError: if `opt_state` holds no LENA state.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> tx = optax_lena.lena(0.1, batch_scale=8, warmup_steps=100)
+      >>> numbers = optax_lena.metrics(tx.init({"w": jnp.zeros(3)}))
+      >>> print(numbers["model/warming_up"], numbers["warmup_factor/w"])
+      1.0 0.0
+    """
+    flat = {}
+    for label, state in lena_states(opt_state).items():
+        prefix = f"{label}/" if label else ""
+        for field, value in _model(state).items():
+            flat[f"{prefix}model/{field}"] = value
+        for field, column in _columns(state).items():
+            for i, name in enumerate(state.layer_names()):
+                flat[f"{prefix}{field}/{name}"] = column[i]
+    return flat
+
+
+def _plain(state: ScaleByLenaState) -> ScaleByLenaState:
+    """Takes the leaves out of the variables into which nnx.Optimizer puts them."""
+    leaves = jax.tree.leaves(state)
+    return jax.tree.unflatten(_TREEDEF, leaves)._replace(layer_names=state.layer_names)
+
+
+def _columns(state: ScaleByLenaState) -> dict[str, jax.Array]:
+    noise, signal = state.averages.unbiased()
+    columns = {
+        **state.applied._asdict(),
+        "progress": state.progress,
+        "warmup_end": state.warmup_end,
+        "noise": noise,
+        "signal": signal,
+        "noise_scale": _noise.noise_scale(noise, signal),
+    }
+    return {field: columns[field] for field in LAYER_FIELDS}
+
+
+def _model(state: ScaleByLenaState) -> dict[str, jax.Array]:
+    noise, signal = (x.sum() for x in state.averages.unbiased())
+    applied = state.applied
+    return {
+        "gain": applied.model_gain,
+        "noise": noise,
+        "signal": signal,
+        "noise_scale": _noise.noise_scale(noise, signal),
+        "batch_scale": applied.batch_scale,
+        "base_steps": state.base_steps,
+        "gain_steps": state.gain_steps,
+        "warming_up": jnp.mean(applied.warmup_factor < 1, dtype=jnp.float32),
+        "min_warmup_factor": jnp.min(applied.warmup_factor),
+        "min_trust_ratio": jnp.min(applied.trust_ratio),
+        "max_trust_ratio": jnp.max(applied.trust_ratio),
+    }

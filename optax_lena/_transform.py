@@ -1,0 +1,374 @@
+"""LENA as one optax transformation: moments in, scaled updates out.
+
+Three choices are independent of each other: what one layer is (`layers`), how its gain
+becomes a trust ratio (`rule`), and what its warm-up counts (`warmup`). LENA, AdaScale
+and linear scaling are three settings of them, see `_alias.py`.
+"""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import Partial
+
+from optax_lena import _noise, _warmup
+from optax_lena._layers import (
+    LayerMap,
+    Layers,
+    check_layers,
+    layer_map,
+    per_parameter,
+    stack_size,
+)
+from optax_lena._moments import (
+    GradMoments,
+    PyTree,
+    accumulation_dtype,
+    check_num_microbatches,
+)
+
+BASE_STEPS, GAIN_STEPS = "base_steps", "gain_steps"
+CLOCKS = (BASE_STEPS, GAIN_STEPS)
+
+
+class LayerNames:
+    """The layers' names, carried by the state in a leafless pytree node.
+
+    Reports need them where neither the parameters nor the masks around the
+    transformation are known. The node is a `jax.tree_util.Partial`, because jax,
+    optax, flax's msgpack, nnx and orbax all know it.
+    """
+
+    def __init__(self, names: tuple[str, ...]):
+        self._names = names
+
+    def __call__(self) -> tuple[str, ...]:
+        return self._names
+
+    def __hash__(self) -> int:
+        return hash(self._names)
+
+    def __eq__(self, other: object) -> bool:
+        # `optax.tree.map_params` initialises with a placeholder that has no leaves
+        # and maps the result over a real state: no names must stand for any.
+        if not isinstance(other, LayerNames):
+            return NotImplemented
+        mine, theirs = self._names, other._names
+        return mine == theirs or not mine or not theirs
+
+    def __repr__(self) -> str:
+        return f"LayerNames({len(self._names)})"
+
+
+class Applied(NamedTuple):
+    """What the last update did, for people and reports; no update reads it.
+
+    Attributes:
+      gain: float32 `[layers]`, in [1, S].
+      trust_ratio: float32 `[layers]`, what the rule made of the gain.
+      warmup_factor: float32 `[layers]`, in [0, 1].
+      model_gain: float32 `()`, the gain of the whole model as one layer.
+      batch_scale: float32 `()`, S.
+    """
+
+    gain: jax.Array
+    trust_ratio: jax.Array
+    warmup_factor: jax.Array
+    model_gain: jax.Array
+    batch_scale: jax.Array
+
+
+class ScaleByLenaState(NamedTuple):
+    """State of `scale_by_lena`: a few float32 numbers per layer.
+
+    Attributes:
+      averages: moving averages of noise and signal, `[layers]` each.
+      progress: `[layers]`, warm-up progress in base-batch steps.
+      warmup_end: `[layers]`, the base-batch step at which it ended; -1 before.
+      base_steps: `()`, Σ S: base batches seen, the clock of small-batch schedules.
+      gain_steps: `()`, Σ gain of the whole model: AdaScale's scale-invariant clock.
+      applied: what the last update did.
+      layer_names: call it for the layers' names; it has no leaves.
+    """
+
+    averages: _noise.Averages
+    progress: jax.Array
+    warmup_end: jax.Array
+    base_steps: jax.Array
+    gain_steps: jax.Array
+    applied: Applied
+    layer_names: Callable[[], tuple[str, ...]]
+
+
+def scale_by_lena(
+    batch_scale: jax.typing.ArrayLike | None = None,
+    *,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    layers: Layers = per_parameter,
+    rule: _noise.Rule = _noise.capped_gain,
+    warmup: str = _warmup.STATE_AWARE,
+    schedule: optax.Schedule | None = None,
+    clock: str = BASE_STEPS,
+    horizon: float = 1000.0,
+    reference: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scales every layer's update by its trust ratio and its warm-up factor.
+
+    $$u_k \leftarrow \text{rule}(\text{gain}_k(S), S) \cdot
+      \min(1, \text{progress}_k / \theta) \cdot u_k$$
+
+    Place it after the momentum buffer and before the learning rate: the rate of a
+    layer may change from update to update, and a buffer holds gradients, not steps.
+
+    The update needs the moments of the gradient, as a keyword argument:
+    `update(updates, state, params, moments=moments)`. `optax_lena.value_and_grad`
+    returns them with the gradients.
+
+    Args:
+      batch_scale: S, the global batch over the base batch that the recipe was tuned
+        at; a number of at least 1, or a scalar array, which may change between updates
+        (`optax.inject_hyperparams`). None: the number of microbatches.
+      warmup_steps: θ, the length of the warm-up in base-batch steps. The paper takes
+        5 % of the base run's steps. 0: no warm-up.
+      layers: what one layer is: `per_parameter`, `per_module`, `whole_model`,
+        `by_regex(...)`, `stacked(...)`.
+      rule: how the gain becomes a trust ratio: `capped_gain`, `square_root_gain`,
+        `linear`, or a `Rule` of your own.
+      warmup: what the warm-up counts: `"state_aware"`, a layer's own gain, or
+        `"fixed"`, base-batch steps.
+      schedule: also multiplies by `schedule(clock)`, so that a schedule written for
+        the small batch needs no change. It is evaluated before the update is counted.
+      clock: what `schedule` runs on: `"base_steps"`, the base batches seen, or
+        `"gain_steps"`, the sum of the whole model's gains (AdaScale).
+      horizon: of the moving averages, in base batches: their weight per update is
+        min(1, S / horizon).
+      reference: follow the authors' code where it differs from their paper: progress
+        counts after it is used, a layer at its cap progresses by the whole model's
+        gain, and 1e-6 is added to both moving averages, which then are not scale-free.
+
+    Returns:
+      The transformation, whose `update` takes the keyword argument `moments`. A layer
+      whose moments are not finite keeps its averages and its progress.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optax_lena
+      >>> params = {"w": jnp.zeros(2)}
+      >>> stack = {"w": jnp.array([[1.0, 0.0], [0.0, 1.0]])}  # two microbatches
+      >>> grads, moments = optax_lena.moments_from_stack(stack)
+      >>> tx = optax.chain(
+      ...     optax.trace(0.9), optax_lena.scale_by_lena(2), optax.scale(-0.1)
+      ... )
+      >>> updates, _ = tx.update(grads, tx.init(params), params, moments=moments)
+      >>> print(grads["w"], updates["w"])  # only noise: a gain of 2
+      [0.5 0.5] [-0.1 -0.1]
+
+    References:
+      Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Eq. 4 and Algorithm 1.
+    """
+    check_layers(layers)
+    _check_number("batch_scale", batch_scale, 1, "the global batch over the base batch")
+    _check_number("warmup_steps", warmup_steps, 0, "a number of base-batch steps")
+    _check_number("horizon", horizon, 1, "a number of base batches")
+    _check_choice("warmup", warmup, _warmup.KINDS)
+    _check_choice("clock", clock, CLOCKS)
+    if not isinstance(rule, _noise.Rule):
+        raise ValueError(
+            "`rule` must be optax_lena.capped_gain, square_root_gain, linear or "
+            f"a Rule(function), got {rule!r}."
+        )
+    if reference and _is_number(batch_scale) and batch_scale > 1000:
+        raise ValueError(
+            f"`reference=True` needs a `batch_scale` of at most 1000, got {batch_scale}: "
+            "the authors' moving averages have weight S / 1000 and diverge beyond. The "
+            "default mode has no such limit."
+        )
+    has_warmup = not (_is_number(warmup_steps) and warmup_steps == 0)
+    needs_moments = (
+        batch_scale is None
+        or rule.needs_gain
+        or (has_warmup and warmup == _warmup.STATE_AWARE)
+        or clock == GAIN_STEPS
+    )
+
+    def init_fn(params: PyTree) -> ScaleByLenaState:
+        names = layer_map(layers, params).names
+        zeros, ones = jnp.zeros(len(names)), jnp.ones(len(names))
+        zero, one = jnp.zeros(()), jnp.ones(())
+        state = ScaleByLenaState(
+            averages=_noise.Averages(zeros, zeros, zeros),
+            progress=zeros,
+            warmup_end=-ones,
+            base_steps=zero,
+            gain_steps=zero,
+            applied=Applied(
+                ones, ones, _warmup.factor(zeros, warmup_steps), one, one
+            ),
+            layer_names=Partial(LayerNames(names)),
+        )
+        return jax.tree.map(lambda x: x.astype(jnp.float32), state)
+
+    def update_fn(
+        updates: PyTree,
+        state: ScaleByLenaState,
+        params: PyTree | None = None,
+        *,
+        moments: GradMoments | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, ScaleByLenaState]:
+        del params, extra_args
+        if moments is None and needs_moments:
+            raise TypeError(
+                "LENA's update needs the keyword argument `moments`, got none. Take "
+                "gradients and moments together from optax_lena.value_and_grad (or "
+                "moments_from_stack, moments_over_axis), then call "
+                "tx.update(grads, state, params, moments=moments)."
+            )
+        layout = layer_map(layers, updates)
+        _check_layout(layout, state.layer_names())
+        scale = moments.num_microbatches if batch_scale is None else batch_scale
+        scale = jnp.asarray(scale, jnp.float32)
+
+        averages, finite = state.averages, jnp.ones(len(layout.names), bool)
+        if moments is not None:
+            averages, finite = _average(averages, moments, updates, layout, scale)
+        gain, model_gain = _gains(averages, scale)
+        trust_ratio = rule.trust_ratio(gain, scale)
+        step = _warmup.increment(warmup, gain, scale)
+        if reference and warmup == _warmup.STATE_AWARE:
+            step = jnp.where(trust_ratio >= scale, model_gain, gain)
+        progress = state.progress + jnp.where(finite, step, 0)
+        base_steps = state.base_steps + scale
+        warmup_factor = _warmup.factor(
+            state.progress if reference else progress, warmup_steps
+        )
+
+        rate = trust_ratio * warmup_factor
+        if schedule is not None:
+            rate = rate * schedule(getattr(state, clock))
+        new_state = ScaleByLenaState(
+            averages=averages,
+            progress=progress,
+            warmup_end=_warmup.end(
+                state.warmup_end, progress, warmup_steps, base_steps
+            ),
+            base_steps=base_steps,
+            gain_steps=state.gain_steps + jnp.where(jnp.all(finite), model_gain, 0),
+            applied=Applied(gain, trust_ratio, warmup_factor, model_gain, scale),
+            layer_names=state.layer_names,
+        )
+        return _scale(updates, rate, layout), new_state
+
+    def _average(
+        averages: _noise.Averages,
+        moments: GradMoments,
+        updates: PyTree,
+        layout: LayerMap,
+        scale: jax.Array,
+    ) -> tuple[_noise.Averages, jax.Array]:
+        micro, batch = (
+            layout.gather(_align(norms, name, updates, layout))
+            for name, norms in zip(moments._fields[:2], moments[:2], strict=True)
+        )
+        count = moments.num_microbatches
+        if isinstance(count, int):
+            check_num_microbatches(count)
+        finite = jnp.isfinite(micro) & jnp.isfinite(batch)
+        noise, signal = _noise.noise_and_signal(
+            micro, batch, jnp.maximum(count, 2), scale
+        )
+        step = jnp.minimum(scale / horizon, 1)
+        measured = finite & (jnp.asarray(count) >= 2)
+        return averages.update(noise, signal, step, measured), finite
+
+    def _gains(
+        averages: _noise.Averages, scale: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        if reference:
+            ratio, (noise, signal) = _noise.reference_gain_ratio, averages[:2]
+        else:
+            ratio, (noise, signal) = _noise.gain_ratio, averages.unbiased()
+        return ratio(noise, signal, scale), ratio(noise.sum(), signal.sum(), scale)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _scale(updates: PyTree, rate: jax.Array, layout: LayerMap) -> PyTree:
+    leaves, treedef = jax.tree.flatten(updates)
+    scaled = []
+    for leaf, factor, axis in zip(
+        leaves, layout.scatter(rate), layout.axes, strict=True
+    ):
+        if axis is not None:
+            others = [i for i in range(leaf.ndim) if i != axis % leaf.ndim]
+            factor = jnp.expand_dims(factor, others)
+        wide = leaf.astype(accumulation_dtype(leaf)) * factor
+        scaled.append(wide.astype(leaf.dtype))
+    return jax.tree.unflatten(treedef, scaled)
+
+
+def _align(
+    norms: PyTree, field: str, updates: PyTree, layout: LayerMap
+) -> list[jax.Array]:
+    """Returns the leaves of `norms` that belong to the unmasked leaves of `updates`."""
+    is_masked = lambda x: isinstance(x, optax.MaskedNode)
+    nodes, treedef = jax.tree.flatten(updates, is_leaf=is_masked)
+    try:
+        entries = treedef.flatten_up_to(norms)
+    except ValueError as error:
+        raise ValueError(
+            f"`moments.{field}` must be a pytree like the updates, with one norm per "
+            f"parameter: {error} Take moments and gradients from the same call."
+        ) from error
+    pairs = [
+        (node, entry)
+        for node, entry in zip(nodes, entries, strict=True)
+        if not is_masked(node)
+    ]
+    for parameter, axis, (node, entry) in zip(
+        layout.parameters, layout.axes, pairs, strict=True
+    ):
+        expected = () if axis is None else (stack_size(parameter, node, axis),)
+        if not hasattr(entry, "shape") or entry.shape != expected:
+            got = getattr(entry, "shape", jax.tree.structure(entry))
+            raise ValueError(
+                f"`moments.{field}` must have shape {expected} at parameter "
+                f"{parameter!r}, got {got}: give the gatherer and the transformation "
+                "the same `layers`, and moments of the same parameters."
+            )
+    return [entry for _, entry in pairs]
+
+
+def _check_layout(layout: LayerMap, names: tuple[str, ...]) -> None:
+    if layout.names != names:
+        differing = sorted(set(layout.names) ^ set(names)) or list(layout.names)
+        raise ValueError(
+            "`state` was made for other layers than `updates` has; they differ in "
+            f"{differing[:4]}. Call `init` on the parameters that you train."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real)
+
+
+def _check_number(name: str, value: Any, at_least: float, meaning: str) -> None:
+    """Checks plain numbers only: arrays may be tracers, and may change later."""
+    if isinstance(value, bool) or (
+        _is_number(value) and not (math.isfinite(value) and value >= at_least)
+    ):
+        raise ValueError(
+            f"`{name}` must be a finite number of at least {at_least}, got {value}: "
+            f"it is {meaning}."
+        )
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
