@@ -12,6 +12,7 @@ from optax_lena._layers import per_parameter as per_parameter
 from optax_lena._layers import stacked as stacked
 from optax_lena._layers import whole_model as whole_model
 from optax_lena._moments import GradMoments as GradMoments
+from optax_lena._moments import moments_over_axis as moments_over_axis
 from optax_lena._moments import moments_from_stack as moments_from_stack
 from optax_lena._gather import value_and_grad as value_and_grad
 from optax_lena._noise import Rule as Rule
@@ -20,6 +21,10 @@ from optax_lena._noise import linear as linear
 from optax_lena._noise import square_root_gain as square_root_gain
 from optax_lena._transform import ScaleByLenaState as ScaleByLenaState
 from optax_lena._transform import scale_by_lena as scale_by_lena
+from optax_lena._accumulate import accumulate as accumulate
+from optax_lena._accumulate import (
+    from_successive_gradients as from_successive_gradients,
+)
 from optax_lena._alias import adascale as adascale
 from optax_lena._alias import lena as lena
 from optax_lena._alias import linear_scaling as linear_scaling

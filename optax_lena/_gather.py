@@ -4,29 +4,28 @@ In: a loss, and a batch that splits into n microbatches. Out: the loss, its grad
 over the whole batch, and the `GradMoments` of the microbatches' gradients.
 """
 
-import math
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.lax import with_sharding_constraint
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
 from jax.tree_util import keystr
 
+from optax_lena import _axes
+from optax_lena._axes import AxisName
 from optax_lena._layers import Layers, check_layers, per_parameter
 from optax_lena._moments import (
     GradMoments,
     PyTree,
     accumulation_dtype,
     check_num_microbatches,
+    check_weights,
+    divide,
     finish,
-    shares,
     sq_norms,
     weigh,
 )
-
-AxisName = str | tuple[str, ...]
 
 
 def value_and_grad(
@@ -57,13 +56,15 @@ def value_and_grad(
     Args:
       loss_fn: `loss_fn(params, microbatch, *args) -> loss`, a mean over the microbatch;
         or `(loss, aux)` with `has_aux`. With `key`, it also gets a keyword `key`.
-      num_microbatches: n, at least 2; the batch's axis 0 must divide by it.
+      num_microbatches: n, of the whole batch on all devices; at least 2.
       has_aux: whether `loss_fn` returns auxiliary data. Its floating-point leaves are
         averaged like the loss (BatchNorm statistics, accuracies); every other leaf
         (counts, keys) comes back stacked, `(n, ...)`, for you to reduce.
-      axis_name: under `jax.jit`, the mesh axis (or axes) over which the batch is
-        sharded. Every device then goes through its own n / devices microbatches, and
-        the norms ride in the gradient's all-reduce.
+      axis_name: the mesh axis (or a tuple of axes) over which the batch is spread.
+        Under `jax.jit` it is sharded over that axis; inside `shard_map` or `pmap`,
+        `batch` is the device's own part and so are `weights` (`[n / devices]`) and
+        stacked auxiliary leaves. Every device goes through its own n / devices
+        microbatches, and the norms ride in the gradient's all-reduce.
       layers: which parameters stack several layers (`optax_lena.stacked`).
 
     Returns:
@@ -74,7 +75,8 @@ def value_and_grad(
       leaves are weighted means, summed in float32 or wider, in their own dtypes.
 
     Raises:
-      ValueError: if n < 2, or, when called, if the batch does not divide by n.
+      ValueError: if n < 2; when called, if the batch does not divide by n, or n by
+        the number of devices, or no mesh has the axis.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -98,27 +100,41 @@ def value_and_grad(
         weights: jax.typing.ArrayLike | None = None,
         key: jax.Array | None = None,
     ) -> tuple[Any, PyTree, GradMoments]:
-        whole_params = _gather_explicit(params, axis_name)
-        parts, count = shares(weights, num_microbatches)
-        microbatches = split(batch, num_microbatches)
+        bound = axis_name is not None and _axes.is_bound(axis_name)
+        devices = jax.lax.axis_size(axis_name) if bound else 1
+        local = _share(num_microbatches, devices, axis_name)
+        each = check_weights(weights, (local,), equal=1 / num_microbatches)
+        own_params, first = params, 0
+        if bound:
+            own_params = _axes.to_varying(params, axis_name)
+            first = jax.lax.axis_index(axis_name) * local
+        elif axis_name is not None:
+            own_params = _axes.gather_typed(params, axis_name)
 
-        def visit(microbatch: PyTree, index: jax.Array) -> tuple[PyTree, PyTree]:
+        def visit(microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, PyTree]:
             kwargs = {} if key is None else {"key": jax.random.fold_in(key, index)}
-            value_and_grads = grad_fn(whole_params, microbatch, *args, **kwargs)
-            return value_and_grads, sq_norms(value_and_grads[1], layers)
+            value, grads = grad_fn(own_params, microbatch, *args, **kwargs)
+            return value, grads, sq_norms(grads, layers)
 
-        xs = (microbatches, jnp.arange(num_microbatches))
-        shapes = jax.eval_shape(visit, *jax.tree.map(_entry, xs))
-        if axis_name is None:
-            means = weighted_scan(visit, shapes, parts, xs)
+        xs = (split(batch, local), first + jnp.arange(local))
+        if axis_name is None or bound:
+            shapes = jax.eval_shape(visit, *jax.tree.map(lambda x: x[0], xs))
+            sums, stacks = weighted_scan(visit, shapes, each, xs)
+        else:  # an entry of a sharded array has a shape, but jax cannot take it out
+            shapes = jax.eval_shape(visit, *jax.tree.map(_entry, xs))
+            sums, stacks = _scan_on_mesh(visit, shapes, each, xs, axis_name)
+        total, count = jnp.sum(each), jnp.sum(each > 0, dtype=jnp.int32)
+        if bound:
+            sums, total, count = jax.lax.psum((sums, total, count), axis_name)
+        if weights is None:
+            count = num_microbatches
         else:
-            means = _sharded_scan(visit, shapes, parts, xs, axis_name)
-        (value, mean_grads), micro_sq_norm = means
-        mean_grads = _scatter_explicit(mean_grads, params)
-        moments = finish(micro_sq_norm, mean_grads, count, layers)
-        value, grads = jax.tree.map(
-            lambda x, s: x.astype(s.dtype), (value, mean_grads), shapes[0]
-        )
+            sums = divide(sums, total)
+
+        value, mean_grads, micro_sq_norm = _merge(sums, stacks, shapes)
+        value = jax.tree.map(lambda x, s: x.astype(s.dtype), value, shapes[0])
+        mean_grads = _axes.shard_like(mean_grads, params)
+        grads, moments = finish(micro_sq_norm, mean_grads, count, layers, like=params)
         return value, grads, moments
 
     return gather
@@ -143,136 +159,85 @@ def split(batch: PyTree, num_microbatches: int) -> PyTree:
 
 
 def weighted_scan(
-    visit: Callable[..., PyTree], shapes: PyTree, parts: jax.Array, xs: PyTree
-) -> PyTree:
-    """Scans `visit` over xs and sums what it returns, weighted with `parts`.
+    visit: Callable[..., PyTree], shapes: PyTree, each: jax.Array, xs: PyTree
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Scans `visit` over xs; sums its floating-point leaves, stacks the others.
 
     Args:
       visit: `visit(*x) -> tree`, for one entry x of xs.
-      shapes: the shapes and dtypes of that tree.
-      parts: `[n]`, the weights.
+      shapes: what `jax.eval_shape` says of that tree.
+      each: `[n]`, the weights in the sums.
       xs: a tuple of pytrees with leading axis n.
 
     Returns:
-      The tree with every floating-point leaf summed, in float32 or wider, and every
-      other leaf stacked `(n, ...)`.
+      The weighted sums, in float32 or wider, and the stacks `(n, ...)`.
     """
-    leaves, treedef = jax.tree.flatten(shapes)
+
+    def call(weight: jax.Array, x: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
+        floats = [weigh(weight, leaf) for leaf in leaves if _is_float(leaf)]
+        return floats, [leaf for leaf in leaves if not _is_float(leaf)]
+
+    def body(sums: list[jax.Array], weight_and_x: Any) -> tuple[Any, Any]:
+        floats, others = call(*weight_and_x)
+        return jax.tree.map(jnp.add, sums, floats), others
+
+    if len(each) == 1:  # a loop would hold a second gradient
+        sums, others = call(each[0], jax.tree.map(lambda x: x[0], xs))
+        return sums, [jnp.expand_dims(x, 0) for x in others]
+    # `zeros_like` keeps what the types say of mesh axes, which scan insists on.
     zeros = [
-        jnp.zeros(leaf.shape, accumulation_dtype(leaf.dtype)) if _is_float(leaf) else None
-        for leaf in leaves
+        jnp.zeros_like(leaf, accumulation_dtype(leaf))
+        for leaf in jax.tree.leaves(shapes)
+        if _is_float(leaf)
     ]
-
-    def body(sums: list[Any], part_and_x: Any) -> tuple[list[Any], list[Any]]:
-        part, x = part_and_x
-        new = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
-        pairs = list(zip(sums, new, strict=True))
-        sums = [s if s is None else s + weigh(part, v.astype(s.dtype)) for s, v in pairs]
-        return sums, [v if s is None else None for s, v in pairs]
-
-    sums, stacks = jax.lax.scan(body, zeros, (parts, xs))
-    merged = [stack if s is None else s for s, stack in zip(sums, stacks, strict=True)]
-    return jax.tree.unflatten(treedef, merged)
+    return jax.lax.scan(body, zeros, (each, xs))
 
 
-def _sharded_scan(
+def _scan_on_mesh(
     visit: Callable[..., PyTree],
     shapes: PyTree,
-    parts: jax.Array,
+    each: jax.Array,
     xs: PyTree,
     axis_name: AxisName,
-) -> PyTree:
+) -> tuple[list[jax.Array], list[jax.Array]]:
     """`weighted_scan` on every device over its own microbatches, then one all-reduce.
 
     The mapped axis of the `vmap` is the devices': `spmd_axis_name` keeps it sharded
     through whatever `visit` does, so that gradients stay local until they are summed,
     whether the parameters are replicated or sharded, over this axis or another.
     """
-    mesh = _mesh_of(xs, axis_name)
-    devices = math.prod(mesh.shape[name] for name in _as_tuple(axis_name))
-    if len(parts) % devices:
+    mesh = _axes.mesh_with(axis_name, xs)
+    _share(len(each), _axes.axis_size(mesh, axis_name), axis_name)
+    scan = functools.partial(weighted_scan, visit, shapes)
+    sums, stacks = jax.vmap(scan, spmd_axis_name=axis_name)(
+        *_axes.to_devices((each, xs), mesh, axis_name)
+    )
+    stacks = [x.reshape(-1, *x.shape[2:]) for x in stacks]
+    return [jnp.sum(x, axis=0) for x in sums], stacks
+
+
+def _merge(
+    sums: list[jax.Array], stacks: list[jax.Array], shapes: PyTree
+) -> tuple[Any, PyTree, PyTree]:
+    leaves, treedef = jax.tree.flatten(shapes)
+    floats, others = iter(sums), iter(stacks)
+    merged = [next(floats) if _is_float(leaf) else next(others) for leaf in leaves]
+    return jax.tree.unflatten(treedef, merged)
+
+
+def _share(num_microbatches: int, devices: int, axis_name: AxisName | None) -> int:
+    if num_microbatches % devices:
         raise ValueError(
             f"`num_microbatches` must be a multiple of the {devices} devices on axis "
-            f"{axis_name!r}, got {len(parts)}: every device takes the same number."
+            f"{axis_name!r}, got {num_microbatches}: every device takes as many."
         )
-    sharding = NamedSharding(mesh, PartitionSpec(axis_name))
-    place = reshard if _is_explicit(mesh, axis_name) else with_sharding_constraint
-
-    def to_devices(x: jax.Array) -> jax.Array:
-        return place(x.reshape(devices, len(x) // devices, *x.shape[1:]), sharding)
-
-    def merge(x: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
-        return jnp.sum(x, axis=0) if _is_float(shape) else x.reshape(-1, *shape.shape)
-
-    local = jax.vmap(
-        lambda parts, xs: weighted_scan(visit, shapes, parts, xs),
-        spmd_axis_name=axis_name,
-    )(*jax.tree.map(to_devices, (parts, xs)))
-    return jax.tree.map(merge, local, shapes)
-
-
-def _mesh_of(tree: PyTree, axis_name: AxisName) -> AbstractMesh:
-    """Finds the mesh that has `axis_name`: the context's, or the batch's own."""
-    meshes = [jax.sharding.get_abstract_mesh()]
-    meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree)]
-    for mesh in meshes:
-        if set(_as_tuple(axis_name)) <= set(mesh.axis_names):
-            return mesh
-    raise ValueError(
-        f"`axis_name` must name an axis of the mesh over which the batch is sharded, "
-        f"got {axis_name!r} and no such mesh: call this under `jax.jit`, with a batch "
-        "that was placed with a NamedSharding or inside `jax.set_mesh(mesh)`. Inside "
-        "shard_map or pmap use optax_lena.value_and_grad_over_axis."
-    )
-
-
-def _is_explicit(mesh: Any, axis_name: AxisName) -> bool:
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    return any(types[name] == AxisType.Explicit for name in _as_tuple(axis_name))
-
-
-def _gather_explicit(params: PyTree, axis_name: AxisName | None) -> PyTree:
-    """Gathers parameters whose type says that they are sharded over `axis_name`.
-
-    With explicit axis types one axis cannot shard both the microbatches and the
-    gradients of a mapped computation. With automatic ones XLA gathers layer by layer.
-    """
-
-    def gather(p: jax.Array) -> jax.Array:
-        sharding = jax.typeof(p).sharding
-        spec = [_drop(entry, axis_name) for entry in sharding.spec]
-        if PartitionSpec(*spec) == sharding.spec:
-            return p
-        return reshard(p, NamedSharding(sharding.mesh, PartitionSpec(*spec)))
-
-    return params if axis_name is None else jax.tree.map(gather, params)
-
-
-def _scatter_explicit(grads: PyTree, params: PyTree) -> PyTree:
-    """Gives gradients the sharding that the parameters' types ask for."""
-
-    def scatter(g: jax.Array, p: jax.Array) -> jax.Array:
-        sharding = jax.typeof(p).sharding
-        same = jax.typeof(g).sharding == sharding
-        return g if same or not sharding.mesh._any_axis_explicit else reshard(g, sharding)
-
-    return jax.tree.map(scatter, grads, params)
+    return num_microbatches // devices
 
 
 def _entry(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 
-def _is_float(x: jax.ShapeDtypeStruct) -> bool:
+def _is_float(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-def _as_tuple(axis_name: AxisName) -> tuple[str, ...]:
-    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
-
-
-def _drop(entry: Any, axis_name: AxisName) -> Any:
-    """Removes the named axes from one entry of a PartitionSpec."""
-    names = () if entry is None else _as_tuple(entry)
-    kept = tuple(name for name in names if name not in _as_tuple(axis_name))
-    return kept[0] if len(kept) == 1 else kept or None

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optax_lena import _axes
+from optax_lena._axes import AxisName
 from optax_lena._layers import (
     Layers,
     check_layers,
@@ -72,50 +74,51 @@ def finish(
     mean_grads: PyTree,
     num_microbatches: int | jax.Array,
     layers: Layers,
-) -> GradMoments:
-    """Makes the float32 moments of mean gradients in the accumulation dtype."""
-    to_float32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-    return GradMoments(
-        to_float32(micro_sq_norm),
-        to_float32(sq_norms(mean_grads, layers)),
-        num_microbatches,
+    like: PyTree,
+) -> tuple[PyTree, GradMoments]:
+    """Takes the norms of the mean, then rounds: gradients to the dtypes of `like`."""
+    micro, batch = jax.tree.map(
+        lambda x: x.astype(jnp.float32), (micro_sq_norm, sq_norms(mean_grads, layers))
     )
+    grads = jax.tree.map(lambda m, g: m.astype(jnp.result_type(g)), mean_grads, like)
+    return grads, GradMoments(micro, batch, num_microbatches)
 
 
-def shares(
-    weights: jax.typing.ArrayLike | None, num_microbatches: int
-) -> tuple[jax.Array, int | jax.Array]:
-    """Turns weights into shares that sum to 1, and counts the microbatches.
-
-    Args:
-      weights: `[n]`, or None for equal ones. If all are 0, so are the shares.
-      num_microbatches: n.
-
-    Returns:
-      The float32 shares `[n]`, and how many of them are not 0.
-    """
+def check_weights(
+    weights: jax.typing.ArrayLike | None, shape: tuple[int, ...], equal: float
+) -> jax.Array:
+    """Returns float32 weights of the given shape; `equal` ones where there are none."""
     if weights is None:
-        equal = jnp.full((num_microbatches,), 1 / num_microbatches, jnp.float32)
-        return equal, num_microbatches
+        return jnp.full(shape, equal, jnp.float32)
     weights = jnp.asarray(weights, jnp.float32)
-    if weights.shape != (num_microbatches,):
+    if weights.shape != shape:
         raise ValueError(
-            "`weights` must hold one weight per microbatch, shape "
-            f"({num_microbatches},), got shape {weights.shape}: sum what you count "
-            "(valid tokens, unpadded examples) within each microbatch first."
+            f"`weights` must hold one weight per microbatch, shape {shape}, got shape "
+            f"{weights.shape}: sum what you count (valid tokens, unpadded examples) "
+            "within each microbatch first."
         )
-    total = jnp.sum(weights)
-    parts = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 0)
-    return parts, jnp.sum(parts > 0, dtype=jnp.int32)
+    return weights
 
 
-def weigh(share: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns `share * value`, and 0 for a share of 0 whatever the value.
+def divide(tree: PyTree, total: jax.Array) -> PyTree:
+    """Divides weighted sums by the sum of the weights; all are 0 if that is 0."""
+    scale = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    return jax.tree.map(lambda x: x * scale.astype(_real_dtype(x)), tree)
 
-    A microbatch of padding only has weight 0 and usually a loss of 0 / 0.
+
+def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns `weight * value`, summable: in float32 or wider.
+
+    A weight of 0 gives 0 whatever the value: a microbatch of padding only has weight 0
+    and usually a loss of 0 / 0.
     """
-    share = share.astype(jnp.finfo(value.dtype).dtype)
-    return jnp.where(share > 0, share * value, jnp.zeros_like(value))
+    value = value.astype(accumulation_dtype(value))
+    weighted = weight.astype(_real_dtype(value)) * value
+    return jnp.where(weight > 0, weighted, jnp.zeros_like(value))
+
+
+def _real_dtype(x: jax.Array) -> Any:
+    return jnp.finfo(x.dtype).dtype
 
 
 def check_num_microbatches(num_microbatches: int) -> None:
@@ -175,13 +178,77 @@ def moments_from_stack(
         )
     ((num_microbatches,),) = sizes
     check_num_microbatches(num_microbatches)
-    parts, count = shares(weights, num_microbatches)
+    count = num_microbatches
+    each = check_weights(weights, (count,), equal=1 / count)
 
-    def mean(g: jax.Array) -> jax.Array:
-        g = jnp.asarray(g).astype(accumulation_dtype(g))
-        return jnp.sum(jax.vmap(weigh)(parts, g), axis=0)
+    def total(x: jax.Array) -> jax.Array:
+        return jnp.sum(jax.vmap(weigh)(each, jnp.asarray(x)), axis=0)
 
-    mean_grads = jax.tree.map(mean, grads)
     norms = jax.vmap(lambda g: sq_norms(g, layers))(grads)
-    moments = finish(jax.tree.map(mean, norms), mean_grads, count, layers)
-    return jax.tree.map(lambda m, g: m.astype(g.dtype), mean_grads, grads), moments
+    mean_grads, micro_sq_norm = jax.tree.map(total, (grads, norms))
+    if weights is not None:
+        count = jnp.sum(each > 0, dtype=jnp.int32)
+        mean_grads, micro_sq_norm = divide((mean_grads, micro_sq_norm), each.sum())
+    return finish(micro_sq_norm, mean_grads, count, layers, like=grads)
+
+
+def moments_over_axis(
+    grads: PyTree,
+    axis_name: AxisName,
+    *,
+    weight: jax.typing.ArrayLike | None = None,
+    layers: Layers = per_parameter,
+) -> tuple[PyTree, GradMoments]:
+    r"""Averages every device's own gradients and returns the moments that LENA needs.
+
+    For `shard_map` and `pmap`: one microbatch per device. It is `jax.lax.pmean` with
+    the norms in the same all-reduce.
+
+    $$\bar g = \frac1n \sum_{i \in \text{axis}} g_i, \qquad
+      \text{micro\_sq\_norm} = \frac1n \sum_{i \in \text{axis}} \lVert g_i \rVert^2$$
+
+    .. warning::
+      The gradients must be local. Inside `jax.shard_map`, `jax.grad` with respect to
+      replicated parameters returns gradients that are summed over the axis already;
+      that is an error here. With `check_vma=False` and in `pmap` jax's types do not
+      tell: if you averaged first, every layer reports a gain of exactly 1. With
+      `optax_lena.value_and_grad(loss_fn, n, axis_name=...)` nothing can go wrong.
+
+    Args:
+      grads: the gradients of this device's microbatch.
+      axis_name: the axis, or a tuple of axes, over which the batch is spread.
+      weight: `()`, what this device's mean was taken over (tokens, unpadded examples);
+        None for equal weights. See `optax_lena.value_and_grad`.
+      layers: which parameters stack several layers (`optax_lena.stacked`).
+
+    Returns:
+      The mean gradients, in the dtype of `grads`, and their `GradMoments`; both are
+      the same on every device.
+
+    Raises:
+      ValueError: if there is one device only, or a gradient is not local.
+      NameError: from jax, if the axis is not bound here.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax_lena
+      >>> def step(grad):
+      ...     return optax_lena.moments_over_axis({"w": grad}, "batch")
+      >>> grads, moments = jax.vmap(step, axis_name="batch", out_axes=None)(
+      ...     jnp.array([3.0, 5.0])
+      ... )
+      >>> print(grads["w"], moments.micro_sq_norm["w"], moments.batch_sq_norm["w"])
+      4.0 17.0 16.0
+    """
+    check_layers(layers)
+    count = jax.lax.axis_size(axis_name)
+    check_num_microbatches(count)
+    _axes.check_local(grads, parameter_names(grads), axis_name)
+    own = check_weights(weight, (), equal=1 / count)
+    sums = jax.tree.map(lambda x: weigh(own, x), (grads, sq_norms(grads, layers)))
+    if weight is None:
+        mean_grads, micro_sq_norm = jax.lax.psum(sums, axis_name)
+    else:
+        counted = (own > 0).astype(jnp.int32)
+        sums, total, count = jax.lax.psum((sums, own, counted), axis_name)
+        mean_grads, micro_sq_norm = divide(sums, total)
+    return finish(micro_sq_norm, mean_grads, count, layers, like=grads)

@@ -45,7 +45,7 @@ def noise_and_signal(
     """
     spread = jnp.maximum(micro_sq_norm - batch_sq_norm, 0)
     over_scale = spread / (num_microbatches - 1)
-    return batch_scale * over_scale, batch_sq_norm - over_scale
+    return jnp.asarray(batch_scale * over_scale), batch_sq_norm - over_scale
 
 
 def gain_ratio(

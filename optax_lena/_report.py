@@ -43,11 +43,10 @@ def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:
     Raises:
       ValueError: if there is none.
     """
-    is_lena = lambda x: isinstance(x, ScaleByLenaState)
     found = [
         (path, state)
-        for path, state in tree_leaves_with_path(opt_state, is_leaf=is_lena)
-        if is_lena(state)
+        for path, state in tree_leaves_with_path(opt_state, is_leaf=_is_lena)
+        if _is_lena(state)
     ]
     if not found:
         raise ValueError(
@@ -103,13 +102,13 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
       noisy 2.0 inf
     """
     del params
-    report = {}
+    report: dict[str, dict[str, Any]] = {}
     for label, state in lena_states(opt_state).items():
         columns = jax.device_get(_columns(state))
         for i, name in enumerate(state.layer_names()):
-            row = {field: float(columns[field][i]) for field in LAYER_FIELDS}
-            row["warmup_end"] = row["warmup_end"] if row["warmup_end"] >= 0 else None
-            report[f"{label}/{name}" if label else name] = row
+            row = {field: float(column[i]) for field, column in columns.items()}
+            end = row["warmup_end"] if row["warmup_end"] >= 0 else None
+            report[f"{label}/{name}" if label else name] = row | {"warmup_end": end}
     return report
 
 
@@ -147,6 +146,10 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
             for i, name in enumerate(state.layer_names()):
                 flat[f"{prefix}{field}/{name}"] = column[i]
     return flat
+
+
+def _is_lena(node: Any) -> bool:
+    return isinstance(node, ScaleByLenaState)
 
 
 def _plain(state: ScaleByLenaState) -> ScaleByLenaState:

@@ -183,13 +183,13 @@ def scale_by_lena(
             "`rule` must be optax_lena.capped_gain, square_root_gain, linear or "
             f"a Rule(function), got {rule!r}."
         )
-    if reference and _is_number(batch_scale) and batch_scale > 1000:
+    if reference and isinstance(batch_scale, numbers.Real) and batch_scale > 1000:
         raise ValueError(
-            f"`reference=True` needs a `batch_scale` of at most 1000, got {batch_scale}: "
-            "the authors' moving averages have weight S / 1000 and diverge beyond. The "
-            "default mode has no such limit."
+            "`reference=True` needs a `batch_scale` of at most 1000, got "
+            f"{batch_scale}: the authors' moving averages have weight S / 1000 and "
+            "diverge beyond. The default mode has no such limit."
         )
-    has_warmup = not (_is_number(warmup_steps) and warmup_steps == 0)
+    has_warmup = not _is_zero(warmup_steps)
     needs_moments = (
         batch_scale is None
         or rule.needs_gain
@@ -207,9 +207,7 @@ def scale_by_lena(
             warmup_end=-ones,
             base_steps=zero,
             gain_steps=zero,
-            applied=Applied(
-                ones, ones, _warmup.factor(zeros, warmup_steps), one, one
-            ),
+            applied=Applied(ones, ones, _warmup.factor(zeros, warmup_steps), one, one),
             layer_names=Partial(LayerNames(names)),
         )
         return jax.tree.map(lambda x: x.astype(jnp.float32), state)
@@ -232,7 +230,8 @@ def scale_by_lena(
             )
         layout = layer_map(layers, updates)
         _check_layout(layout, state.layer_names())
-        scale = moments.num_microbatches if batch_scale is None else batch_scale
+        default = None if moments is None else moments.num_microbatches
+        scale = default if batch_scale is None else batch_scale
         scale = jnp.asarray(scale, jnp.float32)
 
         averages, finite = state.averages, jnp.ones(len(layout.names), bool)
@@ -296,7 +295,11 @@ def scale_by_lena(
             ratio, (noise, signal) = _noise.gain_ratio, averages.unbiased()
         return ratio(noise, signal, scale), ratio(noise.sum(), signal.sum(), scale)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    # optax types every update as free of keyword arguments that it names.
+    return optax.GradientTransformationExtraArgs(
+        init_fn,  # pyrefly: ignore[bad-argument-type]
+        update_fn,  # pyrefly: ignore[bad-argument-type]
+    )
 
 
 def _scale(updates: PyTree, rate: jax.Array, layout: LayerMap) -> PyTree:
@@ -317,8 +320,7 @@ def _align(
     norms: PyTree, field: str, updates: PyTree, layout: LayerMap
 ) -> list[jax.Array]:
     """Returns the leaves of `norms` that belong to the unmasked leaves of `updates`."""
-    is_masked = lambda x: isinstance(x, optax.MaskedNode)
-    nodes, treedef = jax.tree.flatten(updates, is_leaf=is_masked)
+    nodes, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
     try:
         entries = treedef.flatten_up_to(norms)
     except ValueError as error:
@@ -329,7 +331,7 @@ def _align(
     pairs = [
         (node, entry)
         for node, entry in zip(nodes, entries, strict=True)
-        if not is_masked(node)
+        if not _is_masked(node)
     ]
     for parameter, axis, (node, entry) in zip(
         layout.parameters, layout.axes, pairs, strict=True
@@ -345,6 +347,10 @@ def _align(
     return [entry for _, entry in pairs]
 
 
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
 def _check_layout(layout: LayerMap, names: tuple[str, ...]) -> None:
     if layout.names != names:
         differing = sorted(set(layout.names) ^ set(names)) or list(layout.names)
@@ -354,14 +360,15 @@ def _check_layout(layout: LayerMap, names: tuple[str, ...]) -> None:
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real)
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and value == 0
 
 
 def _check_number(name: str, value: Any, at_least: float, meaning: str) -> None:
     """Checks plain numbers only: arrays may be tracers, and may change later."""
     if isinstance(value, bool) or (
-        _is_number(value) and not (math.isfinite(value) and value >= at_least)
+        isinstance(value, numbers.Real)
+        and not (math.isfinite(value) and float(value) >= at_least)
     ):
         raise ValueError(
             f"`{name}` must be a finite number of at least {at_least}, got {value}: "

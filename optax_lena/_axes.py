@@ -1,0 +1,140 @@
+"""Mesh axes: over which of them the microbatches are spread, and in which way.
+
+An axis that carries the batch is either *bound*, inside `shard_map`, `pmap` or a `vmap`
+with an axis name: code sees its own device's part and reduces with `psum`. Or it is a
+*mesh* axis under `jax.jit`: code sees the whole batch, and its sharding says where the
+parts lie. What an axis is follows from its name alone; an unknown name is an error.
+"""
+
+import math
+from typing import Any
+
+import jax
+from jax.lax import with_sharding_constraint
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
+
+AxisName = str | tuple[str, ...]
+PyTree = Any
+
+
+def names(axis_name: AxisName) -> tuple[str, ...]:
+    """Returns the axis names as a tuple."""
+    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
+def is_bound(axis_name: AxisName) -> bool:
+    """Says whether we are inside `shard_map`, `pmap` or `vmap` over this axis."""
+    try:
+        jax.lax.axis_size(axis_name)
+    except NameError:
+        return False
+    return True
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
+    """Returns the bound axes over which the type of `x` says that it varies."""
+    aval = jax.typeof(x)
+    manual = getattr(aval, "manual_axis_type", None)  # jax >= 0.10
+    return aval.vma if manual is None else manual.varying
+
+
+def _is_checked(axis_name: AxisName) -> bool:
+    """Says whether types track the axis: `shard_map` with `check_vma`, its default."""
+    return bool(_varying(jax.lax.axis_index(axis_name)))
+
+
+def to_varying(tree: PyTree, axis_name: AxisName) -> PyTree:
+    """Makes replicated parameters vary over the axis, so that gradients stay local.
+
+    `jax.grad` with respect to parameters that do not vary over an axis sums over that
+    axis: in `shard_map` with `check_vma` every device would see the same gradient.
+    """
+    if not _is_checked(axis_name):
+        return tree
+
+    def vary(x: jax.Array) -> jax.Array:
+        missing = tuple(n for n in names(axis_name) if n not in _varying(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, tree)
+
+
+def check_local(grads: PyTree, parameters: list[str], axis_name: AxisName) -> None:
+    """Raises a `ValueError` for a gradient that is summed over the axis already."""
+    if not _is_checked(axis_name):
+        return
+    for parameter, grad in zip(parameters, jax.tree.leaves(grads), strict=True):
+        if not set(names(axis_name)) <= _varying(grad):
+            raise ValueError(
+                f"`grads` must be each device's own, but the gradient of {parameter!r} "
+                f"is the same on every device of axis {axis_name!r}: jax.grad has "
+                "already summed it, because the parameters do not vary over the axis. "
+                f"Differentiate with respect to jax.lax.pcast(params, {axis_name!r}, "
+                "to='varying'), or let optax_lena.value_and_grad(loss_fn, n, "
+                f"axis_name={axis_name!r}) do it."
+            )
+
+
+def mesh_with(axis_name: AxisName, tree: PyTree) -> AbstractMesh:
+    """Finds the mesh that has the axis: the context's, or that of arrays in `tree`."""
+    meshes = [jax.sharding.get_abstract_mesh()]
+    meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree)]
+    for mesh in meshes:
+        if set(names(axis_name)) <= set(mesh.axis_names):
+            return mesh
+    raise ValueError(
+        f"`axis_name` must name a mesh axis that carries the batch, got {axis_name!r} "
+        f"and meshes with the axes {sorted({m.axis_names for m in meshes})}: place the "
+        "batch with a NamedSharding, or call inside jax.set_mesh(mesh), under jax.jit."
+    )
+
+
+def axis_size(mesh: AbstractMesh, axis_name: AxisName) -> int:
+    """Returns the number of devices along a mesh axis, or along several."""
+    return math.prod(mesh.shape[name] for name in names(axis_name))
+
+
+def to_devices(tree: PyTree, mesh: AbstractMesh, axis_name: AxisName) -> PyTree:
+    """Reshapes every leaf `(n, ...)` to `(devices, n / devices, ...)`, sharded."""
+    devices = axis_size(mesh, axis_name)
+    sharding = NamedSharding(mesh, PartitionSpec(axis_name))
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    is_typed = any(types[name] == AxisType.Explicit for name in names(axis_name))
+    place = reshard if is_typed else with_sharding_constraint
+    return jax.tree.map(
+        lambda x: place(x.reshape(devices, len(x) // devices, *x.shape[1:]), sharding),
+        tree,
+    )
+
+
+def gather_typed(params: PyTree, axis_name: AxisName) -> PyTree:
+    """Gathers parameters whose *type* says that they are sharded over the axis.
+
+    With explicit axis types one axis cannot shard both the microbatches and the
+    parameters of a mapped computation. With automatic types nothing is done here: XLA
+    gathers layer by layer.
+    """
+
+    def drop(entry: Any) -> Any:
+        kept = [n for n in names(entry or ()) if n not in names(axis_name)]
+        return kept[0] if len(kept) == 1 else tuple(kept) or None
+
+    def gather(p: jax.Array) -> jax.Array:
+        sharding = jax.typeof(p).sharding
+        spec = PartitionSpec(*(drop(entry) for entry in sharding.spec))
+        is_whole = spec == sharding.spec
+        return p if is_whole else reshard(p, NamedSharding(sharding.mesh, spec))
+
+    return jax.tree.map(gather, params)
+
+
+def shard_like(grads: PyTree, params: PyTree) -> PyTree:
+    """Gives gradients the sharding that is part of the parameters' types, if any."""
+
+    def shard(g: jax.Array, p: jax.Array) -> jax.Array:
+        sharding = jax.typeof(p).sharding
+        is_typed = AxisType.Explicit in sharding.mesh.axis_types
+        is_same = jax.typeof(g).sharding == sharding
+        return reshard(g, sharding) if is_typed and not is_same else g
+
+    return jax.tree.map(shard, grads, params)
