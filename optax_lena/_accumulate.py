@@ -30,8 +30,8 @@ class AccumulateState(NamedTuple):
     Attributes:
       inner_state: the wrapped optimizer's state.
       grads: weighted sum of the gradients so far, in float32 or wider.
-      micro_sq_norm: weighted sum of their squared norms: float32, one vector for all
-        parameters (and slices of stacked ones).
+      micro_sq_norm: weighted sum of their squared norms, one vector for all
+        parameters (and slices of stacked ones), in float32 or wider.
       weight: `()`, sum of the weights so far.
       num_microbatches: `()` int32, microbatches summed so far.
       calls: `()` int32, calls that made the sums.
@@ -165,7 +165,8 @@ def _add(
     counted = (weight > 0).astype(jnp.int32)
     return state._replace(
         grads=jax.tree.map(lambda s, g: s + weigh(weight, g), state.grads, grads),
-        micro_sq_norm=state.micro_sq_norm + weigh(weight, micro),
+        micro_sq_norm=state.micro_sq_norm
+        + weigh(weight, micro).astype(state.micro_sq_norm.dtype),
         weight=state.weight + weight,
         num_microbatches=state.num_microbatches + counted * count,
         calls=state.calls + finite,
@@ -272,7 +273,7 @@ def _zeros_in_accumulation_dtype(x: jax.Array) -> jax.Array:
 
 
 def _pack(norms: PyTree) -> jax.Array:
-    leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(norms)]
+    leaves = [jnp.ravel(x) for x in jax.tree.leaves(norms)]
     return jnp.concatenate(leaves) if leaves else jnp.zeros((0,), jnp.float32)
 
 

@@ -27,18 +27,24 @@ class Layers:
     """
 
     def layer_of(self, parameter: str) -> str:
-        """Returns the name of the layer that `parameter` belongs to.
+        """Names the layer that a parameter belongs to.
 
         Args:
           parameter: the parameter's path, such as `"conv1/kernel"`.
+
+        Returns:
+          The layer's name: parameters with the same one form one layer.
         """
         raise NotImplementedError
 
     def stack_axis(self, parameter: str) -> int | None:
-        """Returns the axis on which `parameter` stacks several layers, if it does.
+        """Says on which axis a parameter stacks several layers.
 
         Args:
           parameter: the parameter's path, such as `"blocks/kernel"`.
+
+        Returns:
+          The axis, or None if the parameter belongs to one layer.
         """
         del parameter
         return None
@@ -218,6 +224,9 @@ class LayerMap:
 
         Args:
           values: per parameter an array of shape `()`, or `(slices,)` if stacked.
+
+        Returns:
+          The sums, in the order of `names`.
         """
         if not values:
             return jnp.zeros((0,), jnp.float32)
@@ -229,7 +238,13 @@ class LayerMap:
 
     def scatter(self, vector: jax.Array) -> list[jax.Array]:
         """Returns, per parameter, its entries of a `[layers]` vector."""
-        return [vector[np.asarray(r)] for r in self.rows]
+        # Static slices: XLA compiles a gather each ten times slower.
+        return [
+            jax.lax.index_in_dim(vector, row, keepdims=False)
+            if isinstance(row, int)
+            else vector[np.asarray(row)]
+            for row in self.rows
+        ]
 
 
 def layer_map(layers: Layers, tree: Any) -> LayerMap:

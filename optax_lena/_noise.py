@@ -51,7 +51,7 @@ def noise_and_signal(
 def gain_ratio(
     noise: jax.Array, signal: jax.Array, batch_scale: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Returns the gain in [1, S]: how many base-batch steps one update is worth.
+    """How many base-batch steps one update is worth.
 
     1 where there is no noise, or no gradient at all; S where there is only noise. No
     epsilon: the gain does not change when the loss is multiplied by a constant.
@@ -60,6 +60,9 @@ def gain_ratio(
       noise: trace of the covariance of a base-batch gradient, or its average.
       signal: squared norm of the true gradient, or its average.
       batch_scale: S; any S', for the gain that another batch size would have.
+
+    Returns:
+      The gain, in [1, S].
     """
     signal = jnp.maximum(signal, 0)
     per_base_batch, per_batch = noise + signal, noise / batch_scale + signal
@@ -71,12 +74,15 @@ def gain_ratio(
 def reference_gain_ratio(
     noise: jax.Array, signal: jax.Array, batch_scale: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Returns the gain of the authors' code: not capped, with an absolute epsilon.
+    """The gain of the authors' code: not capped, with an absolute epsilon.
 
     Args:
       noise: moving average of the noise, from zero and without bias correction.
       signal: moving average of the signal, likewise.
       batch_scale: S.
+
+    Returns:
+      The gain, which may exceed S.
     """
     top = noise + signal + REFERENCE_EPS
     return top / (noise / batch_scale + signal + REFERENCE_EPS)

@@ -24,9 +24,7 @@ LAYER_FIELDS = (
     "noise_scale",
 )
 
-_TREEDEF = jax.tree.structure(
-    jax.eval_shape(scale_by_lena().init, None)._replace(layer_names=None)
-)
+_TREEDEF = jax.tree.structure(jax.eval_shape(scale_by_lena().init, None))
 
 
 def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:

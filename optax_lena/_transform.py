@@ -7,13 +7,12 @@ and linear scaling are three settings of them, see `_alias.py`.
 
 import math
 import numbers
-from collections.abc import Callable
+import sys
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
 
 from optax_lena import _noise, _warmup
 from optax_lena._layers import (
@@ -35,12 +34,12 @@ BASE_STEPS, GAIN_STEPS = "base_steps", "gain_steps"
 CLOCKS = (BASE_STEPS, GAIN_STEPS)
 
 
+@jax.tree_util.register_static
 class LayerNames:
-    """The layers' names, carried by the state in a leafless pytree node.
+    """The layers' names, carried by the state in a pytree node without leaves.
 
     Reports need them where neither the parameters nor the masks around the
-    transformation are known. The node is a `jax.tree_util.Partial`, because jax,
-    optax, flax's msgpack, nnx and orbax all know it.
+    transformation are known.
     """
 
     def __init__(self, names: tuple[str, ...]):
@@ -62,6 +61,18 @@ class LayerNames:
 
     def __repr__(self) -> str:
         return f"LayerNames({len(self._names)})"
+
+
+def _register_with_flax() -> None:
+    """Lets flax's msgpack skip the names: it knows no nodes but those registered.
+
+    Only if flax is imported, which whoever saves with it has done: the core does not
+    depend on it.
+    """
+    if serialization := sys.modules.get("flax.serialization"):
+        serialization.register_serialization_state(
+            LayerNames, lambda names: {}, lambda names, saved: names, override=True
+        )
 
 
 class Applied(NamedTuple):
@@ -101,7 +112,7 @@ class ScaleByLenaState(NamedTuple):
     base_steps: jax.Array
     gain_steps: jax.Array
     applied: Applied
-    layer_names: Callable[[], tuple[str, ...]]
+    layer_names: LayerNames
 
 
 def scale_by_lena(
@@ -189,6 +200,7 @@ def scale_by_lena(
             f"{batch_scale}: the authors' moving averages have weight S / 1000 and "
             "diverge beyond. The default mode has no such limit."
         )
+    _register_with_flax()
     has_warmup = not _is_zero(warmup_steps)
     needs_moments = (
         batch_scale is None
@@ -208,7 +220,7 @@ def scale_by_lena(
             base_steps=zero,
             gain_steps=zero,
             applied=Applied(ones, ones, _warmup.factor(zeros, warmup_steps), one, one),
-            layer_names=Partial(LayerNames(names)),
+            layer_names=LayerNames(names),
         )
         return jax.tree.map(lambda x: x.astype(jnp.float32), state)
 

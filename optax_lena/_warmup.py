@@ -19,23 +19,29 @@ KINDS = (STATE_AWARE, FIXED)
 def increment(
     kind: str, gain: jax.Array, batch_scale: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Returns what one update adds to every layer's progress, in base-batch steps.
+    """What one update adds to every layer's progress.
 
     Args:
       kind: `"state_aware"`: the layer's gain (the paper, Algorithm 1); `"fixed"`: S,
         whatever the gain (Goyal et al., 2017).
       gain: `[layers]`.
       batch_scale: S.
+
+    Returns:
+      `[layers]`, in base-batch steps.
     """
     return gain if kind == STATE_AWARE else jnp.full_like(gain, batch_scale)
 
 
 def factor(progress: jax.Array, warmup_steps: jax.typing.ArrayLike) -> jax.Array:
-    """Returns min(1, progress / warmup_steps), which is 1 without a warm-up.
+    """What multiplies every layer's rate: min(1, progress / warmup_steps).
 
     Args:
       progress: `[layers]`, in base-batch steps.
       warmup_steps: θ, in base-batch steps; 0 for none.
+
+    Returns:
+      `[layers]`, in [0, 1]; 1 without a warm-up.
     """
     warms_up = jnp.asarray(warmup_steps) > 0
     ramp = progress / jnp.where(warms_up, warmup_steps, 1)
@@ -48,13 +54,16 @@ def end(
     warmup_steps: jax.typing.ArrayLike,
     base_steps: jax.Array,
 ) -> jax.Array:
-    """Returns the base-batch step at which each layer's warm-up ended, -1 before.
+    """Notes the base-batch step at which each layer's warm-up ends.
 
     Args:
       ended: `[layers]`, what the previous call returned; -1 at first.
       progress: `[layers]`.
       warmup_steps: θ.
       base_steps: `()`, the base-batch steps taken so far, this update included.
+
+    Returns:
+      `[layers]`, the step, or -1 before.
     """
     just_ended = (ended < 0) & (progress >= warmup_steps)
     return jnp.where(just_ended, base_steps, ended)

@@ -1,0 +1,1 @@
+"""Benchmarks of optax_lena: data, models, recipes, methods, one training loop."""

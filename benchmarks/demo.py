@@ -1,0 +1,151 @@
+"""The demo: one recipe, tuned at a small batch, at 16 and 64 times that batch.
+
+`make demo`, or `make demo DATA=<folder>` for a folder of IDX files or CIFAR python
+batches. Under 3 minutes on two cores. It writes its records and figures to
+`results/demo/` and prints what happened, whichever method that favours.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks import data, figures, records, report, train, workloads
+from benchmarks.methods import METHODS
+from benchmarks.plan import MAX_BUDGET, Config
+from benchmarks.workloads import Workload
+
+MAX_TRAIN, MAX_TEST = 8000, 2000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains every method at every S, then prints the table and what it says."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        workload = load_workload(options.data)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    seeds = tuple(range(options.seeds))
+    if options.quick:
+        workload = _quick(workload)
+    _print_header(console, workload, seeds)
+    path = options.out / "records.jsonl"
+    options.out.mkdir(parents=True, exist_ok=True)
+    records.write(train_all(console, workload, seeds), path)
+
+    runs = records.read(path)
+    target = report.target_accuracy(runs, workload.target_drop)
+    summaries = report.summarise(runs, target)
+    console.print()
+    console.print(report.table(summaries, workload.recipe.base_batch, target))
+    console.print()
+    for sentence in report.conclusions(runs, summaries):
+        console.print(f"• {sentence}", highlight=False, markup=False)
+    paths = [path, *figures.write(runs, target, options.out)]
+    names = ", ".join(each.name for each in paths)
+    console.print(f"In {options.out}: {names}", highlight=False, markup=False)
+
+
+def load_workload(folder: str | Path | None) -> Workload:
+    """The digits without a folder, else what the folder holds, subsampled."""
+    if folder is None:
+        return workloads.digits(data.load())
+    return workloads.images(data.load(folder, max_train=MAX_TRAIN, max_test=MAX_TEST))
+
+
+def train_all(
+    console: Console, workload: Workload, seeds: tuple[int, ...]
+) -> list[records.Record]:
+    """Runs the base recipe, then every other method at every S, with progress bars."""
+    others = [name for name in METHODS if name != "base"]
+    plan = [("base", 1)] + [(m, s) for s in workload.batch_scales for m in others]
+    progress = Progress(
+        TextColumn("S = {task.fields[scale]:>2}  {task.description:<14}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+    )
+    result = []
+    with progress:
+        for method, scale in plan:
+            config = Config(method, scale, seeds)
+            result += _train_one(progress, workload, config)
+    return result
+
+
+def _train_one(
+    progress: Progress, workload: Workload, config: Config
+) -> list[records.Record]:
+    method = METHODS[config.method]
+    total = MAX_BUDGET if method.own_clock else 1.0
+    task = progress.add_task(
+        method.label, total=total, scale=config.batch_scale, status="compiling"
+    )
+
+    def on_progress(share: float) -> None:
+        progress.update(task, completed=share, status="")
+
+    runs = train.run(workload, config, on_progress)
+    status = f"{100 * mean(run.final_accuracy for run in runs):.1f} %"
+    # AdaScale's clock says when it is done, which no one knows beforehand.
+    done = progress.tasks[task].completed
+    progress.update(task, total=done, completed=done, status=status)
+    return runs
+
+
+def _print_header(console: Console, workload: Workload, seeds: Sequence[int]) -> None:
+    """Says what is compared, on what and under which rules, before it runs."""
+    dataset, recipe = workload.dataset, workload.recipe
+    base, where = recipe.base_batch, records.environment()
+    warmup = recipe.warmup_steps(workload.base_steps)
+    rows = {
+        "data": f"{dataset.name}, {len(dataset.y_train):,} training and "
+        f"{len(dataset.y_test):,} test images",
+        "recipe": f"tuned at a batch of {base}: rate {recipe.learning_rate:g} "
+        f"({recipe.schedule}), momentum {recipe.momentum:g}, "
+        f"{workload.base_steps:,} updates ({recipe.epochs:g} epochs)",
+        "at S": f"the same recipe at a batch of {base} S, for equal epochs; warm-up of "
+        f"{warmup:,.0f} base-batch steps ({100 * recipe.warmup_share:g} %)",
+        "AdaScale": "has no warm-up and trains until its own clock has run the base "
+        f"run's steps, for at most {MAX_BUDGET:g} times its epochs",
+        "moments": f"from n = S microbatches of {base}",
+        "accuracy": f"on the test set, every {workload.eval_every} base batches",
+        "seconds": f"wall time per seed ({len(seeds)} train side by side), with "
+        "evaluation, without compilation",
+        "machine": f"{where['device']}, {where['cpus']} cores, jax {where['jax']}, "
+        f"commit {where['commit']}",
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, text in rows.items():
+        grid.add_row(f"[bold]{name}[/bold]", escape(text))
+    console.print(grid, highlight=False)
+    console.print()
+
+
+def _quick(workload: Workload) -> Workload:
+    """A few seconds of training, to see that everything runs."""
+    recipe = dataclasses.replace(workload.recipe, epochs=4)
+    return dataclasses.replace(workload, recipe=recipe, batch_scales=(16,))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, help="folder of IDX files or CIFAR batches"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/demo"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="for tests: few updates")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

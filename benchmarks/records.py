@@ -1,0 +1,132 @@
+"""Records: what one run was and what it measured, as one line of JSON.
+
+Tables and figures are made from records; no number is typed by hand.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("optax_lena", "jax", "jaxlib", "optax", "flax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One run of one seed.
+
+    Attributes:
+      workload: name of the data set.
+      method: a key of `METHODS`.
+      batch_scale: S.
+      num_microbatches: n, or None where no moments were taken.
+      seed: of the initial parameters and the order of the data.
+      recipe: the fields of `Recipe`.
+      base_steps: length of the base run.
+      updates: number of updates at each evaluation.
+      train_loss: mean since the evaluation before.
+      test_accuracy: at each evaluation, in [0, 1].
+      layers: `optax_lena.metrics` at each evaluation.
+      seconds: wall time of the run, without compilation.
+      environment: versions, device and commit.
+    """
+
+    workload: str
+    method: str
+    batch_scale: int
+    num_microbatches: int | None
+    seed: int
+    recipe: dict[str, Any]
+    base_steps: int
+    updates: list[int]
+    train_loss: list[float]
+    test_accuracy: list[float]
+    layers: dict[str, list[float]]
+    seconds: float
+    environment: dict[str, str]
+
+    @property
+    def final_accuracy(self) -> float:
+        """Test accuracy at the end of the run."""
+        return self.test_accuracy[-1]
+
+    def updates_to(self, target: float) -> int | None:
+        """Updates at the first evaluation to reach the target; None if none does."""
+        pairs = zip(self.updates, self.test_accuracy, strict=True)
+        return next((updates for updates, value in pairs if value >= target), None)
+
+
+def write(records: Iterable[Record], path: Path) -> None:
+    """Writes one line of JSON per record, four digits per fractional number.
+
+    Args:
+      records: to write; numbers that are not finite become null.
+      path: of the file, which is replaced.
+    """
+    lines = [json.dumps(_plain(dataclasses.asdict(record))) for record in records]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def read(path: Path) -> list[Record]:
+    """Reads what `write` wrote; null becomes NaN in the measured curves."""
+    records = []
+    for line in path.read_text().splitlines():
+        fields = json.loads(line)
+        fields["train_loss"] = _numbers(fields["train_loss"])
+        fields["layers"] = {k: _numbers(v) for k, v in fields["layers"].items()}
+        records.append(Record(**fields))
+    return records
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Versions, device and commit that a number depends on."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "device": jax.devices()[0].device_kind,
+        "cpus": str(os.cpu_count()),
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else float(f"{value:.4g}")
+    return value
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]

@@ -1,0 +1,25 @@
+"""One place for devices and for JAX's strict settings."""
+
+import os
+
+# Eight devices on one machine. The rest halves the time that XLA takes to compile, of
+# which these tests mostly consist; it changes machine code, not what is fused.
+FLAGS = {
+    "--xla_force_host_platform_device_count": "8",
+    "--xla_cpu_use_fusion_emitters": "false",
+    "--xla_cpu_parallel_codegen_split_count": "1",
+}
+GIVEN = os.environ.get("XLA_FLAGS", "")
+OURS = [f"{flag}={value}" for flag, value in FLAGS.items() if flag not in GIVEN]
+os.environ["XLA_FLAGS"] = " ".join([GIVEN, *OURS])
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+# Strict dtype promotion is left out: optax's own transformations do not survive it.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile(
+    "repeatable", max_examples=25, derandomize=True, deadline=None, database=None
+)
+hypothesis.settings.load_profile("repeatable")
