@@ -4,6 +4,7 @@ In: any optax state with a LENA state somewhere inside. Out: dictionaries. Pure
 functions of the state; `metrics` also works under `jit` and in `lax.scan`.
 """
 
+import warnings
 from typing import Any
 
 import jax
@@ -61,7 +62,9 @@ def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:
     if len(set(labels)) < len(labels):
         labels = [str(i) for i in range(len(labels))]
     return {
-        label: _plain(state) for label, (_, state) in zip(labels, found, strict=True)
+        label: _plain(state)
+        for label, (_, state) in zip(labels, found, strict=True)
+        if state.layer_names()  # a label of optax.partition may have no parameters
     }
 
 
@@ -88,6 +91,10 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     Raises:
       ValueError: if `opt_state` holds no LENA state.
 
+    Warns:
+      RuntimeWarning: if no layer ever showed noise. Then the microbatches' gradients
+        were most likely averaged before their norms were taken.
+
     Example:
       >>> import jax.numpy as jnp, optax_lena
       >>> stack = {"calm": jnp.array([3.0, 3.0]), "noisy": jnp.array([1.0, -1.0])}
@@ -103,6 +110,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     report: dict[str, dict[str, Any]] = {}
     for label, state in lena_states(opt_state).items():
         columns = jax.device_get(_columns(state))
+        _warn_of_summed_gradients(columns, float(state.applied.batch_scale))
         for i, name in enumerate(state.layer_names()):
             row = {field: float(column[i]) for field, column in columns.items()}
             end = row["warmup_end"] if row["warmup_end"] >= 0 else None
@@ -141,8 +149,8 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
         for field, value in _model(state).items():
             flat[f"{prefix}model/{field}"] = value
         for field, column in _columns(state).items():
-            for i, name in enumerate(state.layer_names()):
-                flat[f"{prefix}{field}/{name}"] = column[i]
+            names = [f"{prefix}{field}/{name}" for name in state.layer_names()]
+            flat.update(zip(names, jnp.unstack(column), strict=True))
     return flat
 
 
@@ -154,6 +162,22 @@ def _plain(state: ScaleByLenaState) -> ScaleByLenaState:
     """Takes the leaves out of the variables into which nnx.Optimizer puts them."""
     leaves = jax.tree.leaves(state)
     return jax.tree.unflatten(_TREEDEF, leaves)._replace(layer_names=state.layer_names)
+
+
+def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> None:
+    """Tells of a trap that types cannot show in pmap, or without `check_vma`."""
+    noise, signal = columns["noise"], columns["signal"]
+    # Rounding leaves a millionth; a real gradient without noise has no use for LENA.
+    silent = (signal > 0) & (noise <= 1e-5 * batch_scale * signal)
+    if batch_scale > 1 and silent.size and silent.all():
+        warnings.warn(
+            "Every layer's gradient is free of noise, so every gain is 1. Most likely "
+            "the gradients were averaged over the devices before their norms were "
+            "taken: give `moments_over_axis` each device's own gradients, or use "
+            "`value_and_grad(loss_fn, n, axis_name=...)`.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _columns(state: ScaleByLenaState) -> dict[str, jax.Array]:

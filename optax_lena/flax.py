@@ -129,7 +129,8 @@ def value_and_grad(
             params: Any, microbatch: PyTree, rest: Any, *args: Any, key: jax.Array
         ) -> tuple[jax.Array, Any]:
             own_rngs = _fold_in(rngs, key)
-            local = nnx.merge(graphdef, params, own_rngs, rest)
+            # A copy: nnx does not let the loss mutate variables of an outer trace.
+            local = nnx.merge(graphdef, params, own_rngs, rest, copy=True)
             out = loss_fn(local, microbatch, *args)
             loss, aux = out if has_aux else (out, None)
             _, _, new_rngs, new_rest = nnx.split(local, wrt, nnx.RngState, ...)
@@ -143,7 +144,8 @@ def value_and_grad(
             axis_name=axis_name,
             layers=layers,
         )(params, batch, rest, *args, weights=weights, key=jax.random.key(0))
-        nnx.update(model, new_rest, jax.tree.map(lambda count: count[0], counts))
+        # Every microbatch draws as often, so that their counters are equal.
+        nnx.update(model, new_rest, jax.tree.map(lambda count: count.max(0), counts))
         return (loss, aux) if has_aux else loss, grads, moments
 
     return gather

@@ -183,12 +183,12 @@ def test_multi_steps_is_a_trap_that_accumulate_avoids():
         state = tx.init(params)
         for grads, moments in calls:
             _, state = tx.update(grads, state, params, moments=moments)
-        gains[name] = optax_lena.layer_report(state)["w"]["gain"]
+        gains[name] = float(optax_lena.metrics(state)["gain/w"])
     everything = {"w": jnp.concatenate([noisy["w"], calm["w"]])}
     grads, moments = optax_lena.moments_from_stack(everything)
     tx = optax_lena.lena(0.1, 4)
     _, state = tx.update(grads, tx.init(params), params, moments=moments)
-    truth = optax_lena.layer_report(state)["w"]["gain"]
+    truth = float(optax_lena.metrics(state)["gain/w"])
     assert gains["accumulate"] == pytest.approx(truth)
     assert gains["multi_steps"] == 1.0 < truth
 
