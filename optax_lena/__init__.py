@@ -5,6 +5,9 @@ which data flow: what one layer is, the moments of its gradient, how they are ga
 what becomes of them, the optimizers, and the reports.
 """
 
+import importlib
+from typing import Any
+
 from optax_lena._layers import Layers as Layers
 from optax_lena._layers import by_regex as by_regex
 from optax_lena._layers import per_module as per_module
@@ -32,3 +35,10 @@ from optax_lena._report import layer_report as layer_report
 from optax_lena._report import metrics as metrics
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `optax_lena.flax` and `optax_lena.plotting` when they are first used."""
+    if name in ("flax", "plotting"):
+        return importlib.import_module(f"optax_lena.{name}")
+    raise AttributeError(f"module 'optax_lena' has no attribute {name!r}")

@@ -132,7 +132,7 @@ def value_and_grad(
             sums = divide(sums, total)
 
         value, mean_grads, micro_sq_norm = _merge(sums, stacks, shapes)
-        value = jax.tree.map(lambda x, s: x.astype(s.dtype), value, shapes[0])
+        value = jax.tree.map(_restore_dtype, value, shapes[0])
         mean_grads = _axes.shard_like(mean_grads, params)
         grads, moments = finish(micro_sq_norm, mean_grads, count, layers, like=params)
         return value, grads, moments
@@ -233,6 +233,10 @@ def _share(num_microbatches: int, devices: int, axis_name: AxisName | None) -> i
             f"{axis_name!r}, got {num_microbatches}: every device takes as many."
         )
     return num_microbatches // devices
+
+
+def _restore_dtype(x: jax.Array, shape: jax.ShapeDtypeStruct) -> jax.Array:
+    return x.astype(shape.dtype) if _is_float(shape) else x
 
 
 def _entry(x: jax.Array) -> jax.ShapeDtypeStruct:

@@ -7,6 +7,7 @@ Everything downstream of this file works on such vectors.
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
 MODEL = "model"
+_VALUE = (GetAttrKey("value"),)
 
 
 class Layers:
@@ -186,19 +188,19 @@ def check_layers(layers: Any) -> None:
 def parameter_names(tree: Any) -> list[str]:
     """Returns one readable name, such as `conv1/kernel`, per leaf of `tree`."""
     paths = [path for path, _ in tree_leaves_with_path(tree)]
-    parents = [path[:-1] for path in paths]
+    siblings = Counter(path[:-1] for path in paths)
     # nnx.Variable, nnx.VariableState and linen's boxes show their array as an
     # attribute `value`. It is no part of the name, unless it has siblings.
+    paths = [
+        path[:-1] if path[-1:] == _VALUE and siblings[path[:-1]] == 1 else path
+        for path in paths
+    ]
+    names = [keystr(path, simple=True, separator="/") or MODEL for path in paths]
+    # The key "a/b" beside a key "b" below "a" would read the same.
+    count = Counter(names)
     return [
-        keystr(
-            parent
-            if path[-1:] == (GetAttrKey("value"),) and parents.count(parent) == 1
-            else path,
-            simple=True,
-            separator="/",
-        )
-        or MODEL
-        for path, parent in zip(paths, parents, strict=True)
+        name if count[name] == 1 else keystr(path)
+        for name, path in zip(names, paths, strict=True)
     ]
 
 

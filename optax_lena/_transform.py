@@ -222,7 +222,7 @@ def scale_by_lena(
             applied=Applied(ones, ones, _warmup.factor(zeros, warmup_steps), one, one),
             layer_names=LayerNames(names),
         )
-        return jax.tree.map(lambda x: x.astype(jnp.float32), state)
+        return _to_float32(state)
 
     def update_fn(
         updates: PyTree,
@@ -233,13 +233,8 @@ def scale_by_lena(
         **extra_args: Any,
     ) -> tuple[PyTree, ScaleByLenaState]:
         del params, extra_args
-        if moments is None and needs_moments:
-            raise TypeError(
-                "LENA's update needs the keyword argument `moments`, got none. Take "
-                "gradients and moments together from optax_lena.value_and_grad (or "
-                "moments_from_stack, moments_over_axis), then call "
-                "tx.update(grads, state, params, moments=moments)."
-            )
+        if needs_moments or moments is not None:
+            _check_moments(moments)
         layout = layer_map(layers, updates)
         _check_layout(layout, state.layer_names())
         default = None if moments is None else moments.num_microbatches
@@ -274,7 +269,7 @@ def scale_by_lena(
             applied=Applied(gain, trust_ratio, warmup_factor, model_gain, scale),
             layer_names=state.layer_names,
         )
-        return _scale(updates, rate, layout), new_state
+        return _scale(updates, rate, layout), _to_float32(new_state)
 
     def _average(
         averages: _noise.Averages,
@@ -290,10 +285,11 @@ def scale_by_lena(
         count = moments.num_microbatches
         if isinstance(count, int):
             check_num_microbatches(count)
-        finite = jnp.isfinite(micro) & jnp.isfinite(batch)
         noise, signal = _noise.noise_and_signal(
             micro, batch, jnp.maximum(count, 2), scale
         )
+        # Not finite if a norm is not, and also where S times a large norm overflows.
+        finite = jnp.isfinite(noise) & jnp.isfinite(signal)
         step = jnp.minimum(scale / horizon, 1)
         measured = finite & (jnp.asarray(count) >= 2)
         return averages.update(noise, signal, step, measured), finite
@@ -312,6 +308,23 @@ def scale_by_lena(
         init_fn,  # pyrefly: ignore[bad-argument-type]
         update_fn,  # pyrefly: ignore[bad-argument-type]
     )
+
+
+def _check_moments(moments: Any) -> None:
+    if not isinstance(moments, GradMoments):
+        got = "none" if moments is None else type(moments).__name__
+        raise TypeError(
+            "LENA's update needs the keyword argument `moments`, an "
+            f"optax_lena.GradMoments, got {got}. Take gradients and moments together "
+            "from optax_lena.value_and_grad (or moments_from_stack, "
+            "moments_over_axis), then call tx.update(grads, state, params, "
+            "moments=moments)."
+        )
+
+
+def _to_float32(state: ScaleByLenaState) -> ScaleByLenaState:
+    """Whatever the parameters and the injected hyperparameters are."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), state)
 
 
 def _scale(updates: PyTree, rate: jax.Array, layout: LayerMap) -> PyTree:

@@ -76,7 +76,9 @@ def hand_written(meta, method):
 def test_replays_the_authors_code(name, build):
     trace, meta, tree = load(name)
     method = name.split("_")[0]
-    state, params, metrics = helpers.train(build(meta, method), tree("init"), tree("grad"))
+    state, params, metrics = helpers.train(
+        build(meta, method), tree("init"), tree("grad")
+    )
 
     layers = [p.replace(".", "/") for (p, *_) in meta["groups"]]
     if method != "lena":
@@ -94,14 +96,16 @@ def test_replays_the_authors_code(name, build):
     if meta["warmup"] == 2:
         progress = table("progress")
         close(progress, "progress_after")
-        close(np.vstack([np.zeros_like(progress[:1]), progress[:-1]]), "progress_before")
+        close(
+            np.vstack([np.zeros_like(progress[:1]), progress[:-1]]), "progress_before"
+        )
     helpers.assert_trees_close(params, tree("param"), rtol=RTOL, atol=1e-7)
     momenta = optax.tree_utils.tree_get(state, "trace")
     helpers.assert_trees_close(momenta, tree("momentum_final"), rtol=RTOL, atol=1e-7)
 
 
 def test_the_traces_reach_what_they_must_discriminate():
-    """Some layers reach the cap and some end their warm-up, else a replay says little."""
+    """Layers that reach the cap and warm-ups that end: else a replay says little."""
     trace, meta, _ = load("lena_w2")
     assert (trace["scaling_factor"] > meta["S"]).any()
     assert (trace["progress_after"] > meta["warmup_steps"]).any()

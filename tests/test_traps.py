@@ -34,7 +34,8 @@ def local(params, batch, *, cast):
 
 def in_shard_map(function, check_vma=True):
     specs = {"in_specs": (P(), P("data")), "out_specs": P()}
-    return jax.shard_map(function, mesh=data_mesh(4), check_vma=check_vma, **specs)
+    mapped = jax.shard_map(function, mesh=data_mesh(4), check_vma=check_vma, **specs)
+    return jax.jit(mapped)
 
 
 def true_micro_sq_norm():

@@ -1,0 +1,139 @@
+"""What several test files need: trees, streams of gradients, a jitted training run."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optax_lena
+
+SHAPES = {
+    "blocks": {"kernel": (3, 2, 2)},
+    "conv1": {"bias": (4,), "kernel": (3, 4)},
+    "head": {"kernel": (4, 2)},
+}
+# Mean and spread of a parameter's gradient: from nearly all signal to nearly all noise.
+GRADIENTS = {
+    "blocks/kernel": (0.5, 1.0),
+    "conv1/bias": (1.0, 0.4),
+    "conv1/kernel": (0.2, 1.0),
+    "head/kernel": (0.02, 0.5),
+}
+
+
+# These tests compile a lot and compute little.
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, compiler_options=FAST)
+
+
+def is_shape(x):
+    return isinstance(x, tuple)
+
+
+def example_params(dtype=jnp.float32):
+    return jax.tree.map(lambda s: jnp.ones(s, dtype), SHAPES, is_leaf=is_shape)
+
+
+def random_stacks(seed, *leading):
+    """Gradients of `SHAPES` with further leading axes, say (updates, microbatches)."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        mean, spread = GRADIENTS["/".join(key.key for key in path)]
+        centre = mean * rng.standard_normal(shape)
+        noise = spread * rng.standard_normal((*leading, *shape))
+        return (centre + noise).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, SHAPES, is_leaf=is_shape)
+
+
+def example_moments(seed=0, n=4, layers=optax_lena.per_parameter):
+    return optax_lena.moments_from_stack(random_stacks(seed, n), layers=layers)
+
+
+def flat(tree):
+    """Returns {"conv1/kernel": leaf} for nested dictionaries."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key.key for key in path): leaf for path, leaf in paths}
+
+
+def train(tx, params, stacks, *, weights=None, layers=optax_lena.per_parameter):
+    """Runs T updates in one `lax.scan`.
+
+    Returns the last optimizer state, the parameters `[T, ...]` and metrics `[T]` after
+    every update.
+    """
+
+    def update(carry, x):
+        params, state = carry
+        stack, weight = x
+        grads, moments = optax_lena.moments_from_stack(
+            stack, weights=weight, layers=layers
+        )
+        updates, state = tx.update(grads, state, params, moments=moments)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (params, lena_state(state))
+
+    @jit
+    def run(params, xs):
+        return jax.lax.scan(update, (params, tx.init(params)), xs)
+
+    (_, state), (params, lena_states) = run(params, (stacks, weights))
+    to_numpy = lambda tree: jax.tree.map(np.asarray, tree)
+    return state, to_numpy(params), to_numpy(metrics_over_time(lena_states))
+
+
+# Outside the scan, and on the state alone, it compiles once for all transformations.
+metrics_over_time = jit(jax.vmap(optax_lena.metrics))
+
+
+def lena_state(opt_state):
+    """Returns the only `ScaleByLenaState` in an optax state."""
+    is_lena = lambda x: isinstance(x, optax_lena.ScaleByLenaState)
+    leaves = jax.tree.leaves(opt_state, is_leaf=is_lena)
+    (state,) = [leaf for leaf in leaves if is_lena(leaf)]
+    return state
+
+
+def rows(metrics, field):
+    """Returns {layer: value} of one field of `optax_lena.metrics`."""
+    prefix = f"{field}/"
+    return {
+        k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)
+    }
+
+
+def signature(tree):
+    """Returns what `jit` compiles for: structure, shapes, dtypes and weak types."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, [(x.shape, x.dtype, x.weak_type) for x in map(jax.typeof, leaves)]
+
+
+def assert_trees_equal(actual, desired):
+    assert jax.tree.structure(actual) == jax.tree.structure(desired)
+    jax.tree.map(np.testing.assert_array_equal, actual, desired)
+
+
+def assert_trees_close(actual, desired, rtol=1e-6, atol=0.0):
+    assert jax.tree.structure(actual) == jax.tree.structure(desired)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+    jax.tree.map(close, actual, desired)
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """Yields a list that gets one entry for everything that XLA compiles meanwhile."""
+    compiled = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
