@@ -162,7 +162,7 @@ def _add(
     micro, count = _pack(micro), 1 if moments is None else moments.num_microbatches
     finite = jnp.all(jnp.isfinite(micro))
     weight = jnp.where(finite, weight, 0)
-    counted = (weight > 0).astype(jnp.int32)
+    counted = (weight != 0).astype(jnp.int32)
     return state._replace(
         grads=jax.tree.map(lambda s, g: s + weigh(weight, g), state.grads, grads),
         micro_sq_norm=state.micro_sq_norm

@@ -123,7 +123,7 @@ def value_and_grad(
         else:  # an entry of a sharded array has a shape, but jax cannot take it out
             shapes = jax.eval_shape(visit, *jax.tree.map(_entry, xs))
             sums, stacks = _scan_on_mesh(visit, shapes, each, xs, axis_name)
-        total, count = jnp.sum(each), jnp.sum(each > 0, dtype=jnp.int32)
+        total, count = jnp.sum(each), jnp.sum(each != 0, dtype=jnp.int32)
         if bound:
             sums, total, count = jax.lax.psum((sums, total, count), axis_name)
         if weights is None:

@@ -78,7 +78,7 @@ class _ByRegex(Layers):
         for pattern in self.patterns:
             if match := re.search(pattern, parameter):
                 groups = [g for g in match.groups() if g is not None]
-                return "/".join(groups) or match.group(0)
+                return "/".join(groups) or match.group(0) or parameter
         return parameter
 
 
@@ -153,7 +153,7 @@ def stacked(regex: str, axis: int = 0, *, others: Layers = per_parameter) -> Lay
       The rule, for the argument `layers` of the transformation *and* of the gatherer.
 
     Raises:
-      ValueError: if `regex` is not a regular expression.
+      ValueError: if `regex` is not a regular expression, or `axis` not an integer.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -163,6 +163,9 @@ def stacked(regex: str, axis: int = 0, *, others: Layers = per_parameter) -> Lay
       ['blocks[0]', 'blocks[1]', 'blocks[2]', 'head']
     """
     _check_regex("stacked", regex)
+    check_layers(others)
+    if not isinstance(axis, int):
+        raise ValueError(f"`axis` must be an integer, got {axis!r}.")
     return _Stacked(regex, axis, others)
 
 

@@ -8,6 +8,7 @@ $$\text{micro\_sq\_norm} = \sum_i p_i \lVert g_i \rVert^2, \qquad
 with $p_i = 1/n$, or the microbatch's share of the weight.
 """
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -102,7 +103,7 @@ def check_weights(
 
 def divide(tree: PyTree, total: jax.Array) -> PyTree:
     """Divides weighted sums by the sum of the weights; all are 0 if that is 0."""
-    scale = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    scale = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
     return jax.tree.map(lambda x: x * scale.astype(_real_dtype(x)), tree)
 
 
@@ -114,7 +115,7 @@ def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
     """
     value = value.astype(accumulation_dtype(value))
     weighted = weight.astype(_real_dtype(value)) * value
-    return jnp.where(weight > 0, weighted, jnp.zeros_like(value))
+    return jnp.where(weight == 0, jnp.zeros_like(value), weighted)
 
 
 def _real_dtype(x: jax.Array) -> Any:
@@ -123,10 +124,11 @@ def _real_dtype(x: jax.Array) -> Any:
 
 def check_num_microbatches(num_microbatches: int) -> None:
     """Raises a `ValueError` unless there are at least two microbatches."""
-    if num_microbatches < 2:
+    if not isinstance(num_microbatches, numbers.Integral) or num_microbatches < 2:
         raise ValueError(
-            f"`num_microbatches` must be at least 2, got {num_microbatches}: the gain "
-            "compares the gradients of several microbatches and is undefined for one. "
+            "`num_microbatches` must be an integer of at least 2, got "
+            f"{num_microbatches!r}: the gain compares the gradients of several "
+            "microbatches and is undefined for one. "
             "Split the batch into 2 or more, or train a base-batch run with plain "
             "optax: its gain is 1 by definition."
         )
@@ -187,7 +189,7 @@ def moments_from_stack(
     norms = jax.vmap(lambda g: sq_norms(g, layers))(grads)
     mean_grads, micro_sq_norm = jax.tree.map(total, (grads, norms))
     if weights is not None:
-        count = jnp.sum(each > 0, dtype=jnp.int32)
+        count = jnp.sum(each != 0, dtype=jnp.int32)
         mean_grads, micro_sq_norm = divide((mean_grads, micro_sq_norm), each.sum())
     return finish(micro_sq_norm, mean_grads, count, layers, like=grads)
 
@@ -248,7 +250,7 @@ def moments_over_axis(
     if weight is None:
         mean_grads, micro_sq_norm = jax.lax.psum(sums, axis_name)
     else:
-        counted = (own > 0).astype(jnp.int32)
+        counted = (own != 0).astype(jnp.int32)
         sums, total, count = jax.lax.psum((sums, own, counted), axis_name)
         mean_grads, micro_sq_norm = divide(sums, total)
     return finish(micro_sq_norm, mean_grads, count, layers, like=grads)

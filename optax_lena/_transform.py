@@ -184,7 +184,9 @@ def scale_by_lena(
       Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Eq. 4 and Algorithm 1.
     """
     check_layers(layers)
-    _check_number("batch_scale", batch_scale, 1, "the global batch over the base batch")
+    if batch_scale is not None:
+        meaning = "the global batch over the base batch"
+        _check_number("batch_scale", batch_scale, 1, meaning)
     _check_number("warmup_steps", warmup_steps, 0, "a number of base-batch steps")
     _check_number("horizon", horizon, 1, "a number of base batches")
     _check_choice("warmup", warmup, _warmup.KINDS)
@@ -391,12 +393,13 @@ def _is_zero(value: Any) -> bool:
 
 def _check_number(name: str, value: Any, at_least: float, meaning: str) -> None:
     """Checks plain numbers only: arrays may be tracers, and may change later."""
-    if isinstance(value, bool) or (
-        isinstance(value, numbers.Real)
-        and not (math.isfinite(value) and float(value) >= at_least)
-    ):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        is_valid = math.isfinite(value) and float(value) >= at_least
+    else:
+        is_valid = hasattr(value, "dtype")
+    if not is_valid:
         raise ValueError(
-            f"`{name}` must be a finite number of at least {at_least}, got {value}: "
+            f"`{name}` must be a finite number of at least {at_least}, got {value!r}: "
             f"it is {meaning}."
         )
 

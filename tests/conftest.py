@@ -16,7 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join([GIVEN, *OURS])
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 
-# Strict dtype promotion is left out: optax's own transformations do not survive it.
+# Strict dtype promotion is left out: counts are integers and meet float32.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile(

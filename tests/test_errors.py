@@ -30,7 +30,7 @@ def mean_loss(params, batch):
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-@pytest.mark.parametrize("value", [0, 0.5, -3, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("value", [0, 0.5, -3, float("nan"), float("inf"), True, "4"])
 def test_batch_scale(factory, value):
     message = says("`batch_scale`", "at least 1", str(value), "base batch")
     with pytest.raises(ValueError, match=message):
@@ -44,7 +44,7 @@ def test_batch_scale_of_numpy(value):
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-@pytest.mark.parametrize("value", [-1, float("nan")])
+@pytest.mark.parametrize("value", [-1, float("nan"), None])
 def test_warmup_steps(factory, value):
     message = says("`warmup_steps`", "at least 0", str(value), "base-batch steps")
     with pytest.raises(ValueError, match=message):
@@ -97,6 +97,20 @@ def test_regular_expressions(rule, pattern):
     message = says(rule.__name__, "'conv1/kernel'", repr(pattern))
     with pytest.raises(ValueError, match=message):
         rule(pattern)
+
+
+def test_stacked_takes_an_axis_and_a_rule_for_the_others():
+    with pytest.raises(ValueError, match="`axis` must be an integer, got 'x'"):
+        optax_lena.stacked("blocks", axis="x")
+    with pytest.raises(ValueError, match=says("`layers`", "got 3")):
+        optax_lena.stacked("blocks", others=3)
+
+
+@pytest.mark.parametrize("value", [None, 2.0, 1, 0])
+def test_num_microbatches_is_an_integer_of_at_least_two(value):
+    message = says("`num_microbatches`", "at least 2", repr(value), "plain optax")
+    with pytest.raises(ValueError, match=message):
+        optax_lena.value_and_grad(mean_loss, value)
 
 
 def test_by_regex_without_a_pattern():

@@ -107,6 +107,14 @@ def test_every_parameter_has_a_name_of_its_own():
         ),
         (optax_lena.by_regex("(x)?conv1", "ker"), ["ker", "conv1"]),
         (
+            optax_lena.by_regex(r"(conv\d)?.*bias"),  # the empty text names no layer
+            ["blocks/kernel", "conv1", "conv1/kernel", "head/kernel"],
+        ),
+        (
+            optax_lena.by_regex("x?"),
+            ["blocks/kernel", "conv1/bias", "conv1/kernel", "head/kernel"],
+        ),
+        (
             optax_lena.stacked("blocks"),
             [f"blocks/kernel[{i}]" for i in range(3)]
             + ["conv1/bias", "conv1/kernel", "head/kernel"],
