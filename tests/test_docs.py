@@ -10,6 +10,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import optax_lena
+from benchmarks import readme, records
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -80,3 +81,10 @@ def test_documented_arguments_are_the_arguments(name):
         assert not parameters
     else:
         assert names == list(parameters)
+
+
+def test_the_readme_table_is_made_from_the_records():
+    text = (ROOT / "README.md").read_text()
+    made = readme.block(records.read(readme.RECORDS))
+    assert readme.replace(text, made) == text
+    assert made in text
