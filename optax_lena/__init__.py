@@ -22,7 +22,7 @@ from optax_lena._noise import Rule as Rule
 from optax_lena._noise import capped_gain as capped_gain
 from optax_lena._noise import linear as linear
 from optax_lena._noise import square_root_gain as square_root_gain
-from optax_lena._transform import ScaleByLenaState as ScaleByLenaState
+from optax_lena._state import ScaleByLenaState as ScaleByLenaState
 from optax_lena._transform import scale_by_lena as scale_by_lena
 from optax_lena._accumulate import accumulate as accumulate
 from optax_lena._accumulate import (

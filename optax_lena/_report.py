@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import DictKey, tree_leaves_with_path
 
 from optax_lena import _noise
-from optax_lena._transform import ScaleByLenaState, scale_by_lena
+from optax_lena._state import ScaleByLenaState, initial_state
 
 LAYER_FIELDS = (
     "gain",
@@ -25,7 +25,7 @@ LAYER_FIELDS = (
     "noise_scale",
 )
 
-_TREEDEF = jax.tree.structure(jax.eval_shape(scale_by_lena().init, None))
+_TREEDEF = jax.tree.structure(jax.eval_shape(initial_state, ()))
 
 
 def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:

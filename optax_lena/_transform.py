@@ -7,8 +7,7 @@ and linear scaling are three settings of them, see `_alias.py`.
 
 import math
 import numbers
-import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,90 +28,16 @@ from optax_lena._moments import (
     accumulation_dtype,
     check_num_microbatches,
 )
+from optax_lena._state import (
+    Applied,
+    ScaleByLenaState,
+    initial_state,
+    register_with_flax,
+    to_float32,
+)
 
 BASE_STEPS, GAIN_STEPS = "base_steps", "gain_steps"
 CLOCKS = (BASE_STEPS, GAIN_STEPS)
-
-
-@jax.tree_util.register_static
-class LayerNames:
-    """The layers' names, carried by the state in a pytree node without leaves.
-
-    Reports need them where neither the parameters nor the masks around the
-    transformation are known.
-    """
-
-    def __init__(self, names: tuple[str, ...]):
-        self._names = names
-
-    def __call__(self) -> tuple[str, ...]:
-        return self._names
-
-    def __hash__(self) -> int:
-        return hash(self._names)
-
-    def __eq__(self, other: object) -> bool:
-        # `optax.tree.map_params` initialises with a placeholder that has no leaves
-        # and maps the result over a real state: no names must stand for any.
-        if not isinstance(other, LayerNames):
-            return NotImplemented
-        mine, theirs = self._names, other._names
-        return mine == theirs or not mine or not theirs
-
-    def __repr__(self) -> str:
-        return f"LayerNames({len(self._names)})"
-
-
-def _register_with_flax() -> None:
-    """Lets flax's msgpack skip the names: it knows no nodes but those registered.
-
-    Only if flax is imported, which whoever saves with it has done: the core does not
-    depend on it.
-    """
-    if serialization := sys.modules.get("flax.serialization"):
-        serialization.register_serialization_state(
-            LayerNames, lambda names: {}, lambda names, saved: names, override=True
-        )
-
-
-class Applied(NamedTuple):
-    """What the last update did, for people and reports; no update reads it.
-
-    Attributes:
-      gain: float32 `[layers]`, in [1, S].
-      trust_ratio: float32 `[layers]`, what the rule made of the gain.
-      warmup_factor: float32 `[layers]`, in [0, 1].
-      model_gain: float32 `()`, the gain of the whole model as one layer.
-      batch_scale: float32 `()`, S.
-    """
-
-    gain: jax.Array
-    trust_ratio: jax.Array
-    warmup_factor: jax.Array
-    model_gain: jax.Array
-    batch_scale: jax.Array
-
-
-class ScaleByLenaState(NamedTuple):
-    """State of `scale_by_lena`: a few float32 numbers per layer.
-
-    Attributes:
-      averages: moving averages of noise and signal, `[layers]` each.
-      progress: `[layers]`, warm-up progress in base-batch steps.
-      warmup_end: `[layers]`, the base-batch step at which it ended; -1 before.
-      base_steps: `()`, Σ S: base batches seen, the clock of small-batch schedules.
-      gain_steps: `()`, Σ gain of the whole model: AdaScale's scale-invariant clock.
-      applied: what the last update did.
-      layer_names: call it for the layers' names; it has no leaves.
-    """
-
-    averages: _noise.Averages
-    progress: jax.Array
-    warmup_end: jax.Array
-    base_steps: jax.Array
-    gain_steps: jax.Array
-    applied: Applied
-    layer_names: LayerNames
 
 
 def scale_by_lena(
@@ -202,7 +127,7 @@ def scale_by_lena(
             f"{batch_scale}: the authors' moving averages have weight S / 1000 and "
             "diverge beyond. The default mode has no such limit."
         )
-    _register_with_flax()
+    register_with_flax()
     has_warmup = not _is_zero(warmup_steps)
     needs_moments = (
         batch_scale is None
@@ -212,19 +137,10 @@ def scale_by_lena(
     )
 
     def init_fn(params: PyTree) -> ScaleByLenaState:
-        names = layer_map(layers, params).names
-        zeros, ones = jnp.zeros(len(names)), jnp.ones(len(names))
-        zero, one = jnp.zeros(()), jnp.ones(())
-        state = ScaleByLenaState(
-            averages=_noise.Averages(zeros, zeros, zeros),
-            progress=zeros,
-            warmup_end=-ones,
-            base_steps=zero,
-            gain_steps=zero,
-            applied=Applied(ones, ones, _warmup.factor(zeros, warmup_steps), one, one),
-            layer_names=LayerNames(names),
-        )
-        return _to_float32(state)
+        state = initial_state(layer_map(layers, params).names)
+        factor = _warmup.factor(state.progress, warmup_steps)
+        applied = state.applied._replace(warmup_factor=factor)
+        return to_float32(state._replace(applied=applied))
 
     def update_fn(
         updates: PyTree,
@@ -271,7 +187,7 @@ def scale_by_lena(
             applied=Applied(gain, trust_ratio, warmup_factor, model_gain, scale),
             layer_names=state.layer_names,
         )
-        return _scale(updates, rate, layout), _to_float32(new_state)
+        return _scale(updates, rate, layout), to_float32(new_state)
 
     def _average(
         averages: _noise.Averages,
@@ -322,11 +238,6 @@ def _check_moments(moments: Any) -> None:
             "moments_over_axis), then call tx.update(grads, state, params, "
             "moments=moments)."
         )
-
-
-def _to_float32(state: ScaleByLenaState) -> ScaleByLenaState:
-    """Whatever the parameters and the injected hyperparameters are."""
-    return jax.tree.map(lambda x: x.astype(jnp.float32), state)
 
 
 def _scale(updates: PyTree, rate: jax.Array, layout: LayerMap) -> PyTree:

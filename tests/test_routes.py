@@ -1,6 +1,7 @@
 """Every way of gathering microbatches gives the same run, on any layout of devices.
 
-The same 8 microbatches per update go through every gatherer, for 10 updates.
+The same 8 microbatches per update go through every gatherer, for 10 updates, of a
+network in which one array stacks two blocks.
 """
 
 import functools
@@ -16,11 +17,14 @@ import optax_lena
 
 P = PartitionSpec
 MICROBATCHES, SIZE, UPDATES, WIDTH = 8, 4, 10, 16
+LAYERS = optax_lena.stacked("blocks/kernel")  # two blocks in one array
 
 
 def loss_fn(params, batch):
     x, y = batch
     hidden = jnp.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
+    for block in range(2):
+        hidden = jnp.tanh(hidden @ params["blocks"]["kernel"][block])
     out = hidden @ params["out"]["kernel"] + params["out"]["bias"][None]
     return jnp.mean((out - y) ** 2)
 
@@ -30,6 +34,7 @@ def problem(dtype):
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape) / 2, dtype)
     params = {
         "hidden": {"kernel": normal(WIDTH, WIDTH), "bias": normal(WIDTH)},
+        "blocks": {"kernel": normal(2, WIDTH, WIDTH)},
         "out": {"kernel": normal(WIDTH, 8), "bias": normal(8)},
     }
     examples = MICROBATCHES * SIZE
@@ -38,7 +43,7 @@ def problem(dtype):
 
 def optimizer():
     schedule = optax.cosine_decay_schedule(0.05, UPDATES * MICROBATCHES)
-    return optax_lena.lena(schedule, warmup_steps=20, weight_decay=1e-3)
+    return optax_lena.lena(schedule, warmup_steps=20, weight_decay=1e-3, layers=LAYERS)
 
 
 def train(step, params, batches, *, init=None, place=lambda batch: batch):
@@ -64,7 +69,7 @@ def in_microbatches(batch):
 
 
 def scan(params, batches):
-    gather = optax_lena.value_and_grad(loss_fn, MICROBATCHES)
+    gather = optax_lena.value_and_grad(loss_fn, MICROBATCHES, layers=LAYERS)
 
     def step(params, state, batch):
         _, grads, moments = gather(params, batch)
@@ -77,7 +82,9 @@ def stack(params, batches):
     def step(params, state, batch):
         grad = jax.vmap(jax.grad(loss_fn), in_axes=(None, 0))
         stacked = grad(params, in_microbatches(batch))
-        return apply(params, state, *optax_lena.moments_from_stack(stacked))
+        return apply(
+            params, state, *optax_lena.moments_from_stack(stacked, layers=LAYERS)
+        )
 
     return train(step, params, batches)
 
@@ -85,7 +92,7 @@ def stack(params, batches):
 def vmap_axis(params, batches):
     def gradient(params, batch):
         grads = jax.grad(loss_fn)(params, batch)
-        return optax_lena.moments_over_axis(grads, "batch")
+        return optax_lena.moments_over_axis(grads, "batch", layers=LAYERS)
 
     def step(params, state, batch):
         gather = jax.vmap(gradient, (None, 0), out_axes=None, axis_name="batch")
@@ -96,21 +103,28 @@ def vmap_axis(params, batches):
 
 SPECS = {
     "replicated": lambda path, leaf: P(),
-    "fsdp": lambda path, leaf: P("data"),
+    "fsdp": lambda path, leaf: P(*(None,) * max(leaf.ndim - 2, 0), "data"),
     "tensor_parallel": lambda path, leaf: P(*(None,) * (leaf.ndim - 1), "model"),
 }
+
+
+def laid_out(params, mesh, layout):
+    shardings = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, SPECS[layout](path, leaf)), params
+    )
+    return jax.device_put(params, shardings)
 
 
 def jit_sharded(params, batches, *, layout, axis_type, devices):
     """The batch sharded under jit: 8 microbatches on 4 or 8 devices along `data`."""
     shape = (devices, 8 // devices)
     mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(axis_type,) * 2)
-    specs = jax.tree_util.tree_map_with_path(SPECS[layout], params)
-    params = jax.tree.map(
-        lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), params, specs
-    )
+    params = laid_out(params, mesh, layout)
+    expected = jax.tree.map(lambda x: x.sharding, params)
     place = functools.partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-    gather = optax_lena.value_and_grad(loss_fn, MICROBATCHES, axis_name="data")
+    gather = optax_lena.value_and_grad(
+        loss_fn, MICROBATCHES, axis_name="data", layers=LAYERS
+    )
 
     def step(params, state, batch):
         _, grads, moments = gather(params, batch)
@@ -118,15 +132,19 @@ def jit_sharded(params, batches, *, layout, axis_type, devices):
 
     with jax.set_mesh(mesh):
         result = train(step, params, batches, place=place)
-    for leaf, spec in zip(jax.tree.leaves(result), jax.tree.leaves(specs), strict=True):
-        assert leaf.sharding.is_equivalent_to(NamedSharding(mesh, spec), leaf.ndim)
+    for leaf, sharding in zip(
+        jax.tree.leaves(result), jax.tree.leaves(expected), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
     return result
 
 
 def jit_two_axes(params, batches):
     mesh = jax.make_mesh((2, 4), ("pod", "data"), axis_types=(AxisType.Auto,) * 2)
     sharding = NamedSharding(mesh, P(("pod", "data")))
-    gather = optax_lena.value_and_grad(loss_fn, MICROBATCHES, axis_name=("pod", "data"))
+    gather = optax_lena.value_and_grad(
+        loss_fn, MICROBATCHES, axis_name=("pod", "data"), layers=LAYERS
+    )
 
     def step(params, state, batch):
         _, grads, moments = gather(params, batch)
@@ -146,11 +164,13 @@ def local_gradients(params, batch):
     if jax.typeof(jax.lax.axis_index("data")) != jax.typeof(jnp.int32(0)):
         params = jax.lax.pcast(params, "data", to="varying")  # only with check_vma
     grads = jax.grad(loss_fn)(params, batch)
-    return optax_lena.moments_over_axis(grads, "data")
+    return optax_lena.moments_over_axis(grads, "data", layers=LAYERS)
 
 
 def owned(params, batch):
-    gather = optax_lena.value_and_grad(loss_fn, MICROBATCHES, axis_name="data")
+    gather = optax_lena.value_and_grad(
+        loss_fn, MICROBATCHES, axis_name="data", layers=LAYERS
+    )
     return gather(params, batch)[1:]
 
 
@@ -184,7 +204,7 @@ def pmap(params, batches, *, gather):
 
 
 def accumulate(params, batches):
-    tx = optax_lena.accumulate(optimizer(), MICROBATCHES)
+    tx = optax_lena.accumulate(optimizer(), MICROBATCHES, layers=LAYERS)
 
     def step(params, state, batch):
         def call(carry, microbatch):
@@ -200,7 +220,7 @@ def accumulate(params, batches):
 
 def accumulate_over_axis(params, batches):
     """2 calls times 4 devices are 8 microbatches."""
-    tx = optax_lena.accumulate(optimizer(), 2)
+    tx = optax_lena.accumulate(optimizer(), 2, layers=LAYERS)
     mesh = data_mesh(4)
 
     @functools.partial(

@@ -11,7 +11,15 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optax_lena
-from tests.test_routes import MICROBATCHES, data_mesh, local_gradients, loss_fn, problem
+from tests.test_routes import (
+    LAYERS,
+    MICROBATCHES,
+    data_mesh,
+    laid_out,
+    local_gradients,
+    loss_fn,
+    problem,
+)
 
 P = PartitionSpec
 COLLECTIVES = r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
@@ -36,7 +44,9 @@ def elements_reduced(lines):
 
 
 def optimizers():
-    return optax.sgd(0.1, momentum=0.9), optax_lena.lena(0.1, 8, warmup_steps=20)
+    return optax.sgd(0.1, momentum=0.9), optax_lena.lena(
+        0.1, 8, warmup_steps=20, layers=LAYERS
+    )
 
 
 def sgd_step(params, state, batch, average=lambda x: x):
@@ -53,7 +63,9 @@ def lena_step(params, state, batch, gather):
 
 
 def own_loss(num_microbatches=MICROBATCHES):
-    return optax_lena.value_and_grad(loss_fn, num_microbatches, axis_name="data")
+    return optax_lena.value_and_grad(
+        loss_fn, num_microbatches, axis_name="data", layers=LAYERS
+    )
 
 
 def with_local_gradients(params, batch):
@@ -125,9 +137,10 @@ def test_no_collective_beyond_those_of_sgd(name):
     ours = collectives(step, params, lena.init(params), batch)
     assert len(plain) == 1, plain
     assert len(ours) == 1, ours
-    # Beyond gradients and loss: one norm per parameter (and the unused weights' sum).
+    # Beyond gradients and loss: one norm per layer (and the unused weights' sums).
     extra = elements_reduced(ours) - elements_reduced(plain)
-    assert 0 < extra <= len(jax.tree.leaves(params)) + 2
+    layers = len(jax.tree.leaves(params)) + 1  # one parameter stacks two
+    assert 0 < extra <= layers + 2
 
 
 def test_pmap_has_one_all_reduce():
@@ -220,11 +233,11 @@ def test_fsdp_needs_no_more_memory_than_sgd():
     assert memory(with_lena) <= 1.02 * memory(base)
 
 
-@pytest.mark.parametrize("layout", [P(), P("data")])
+@pytest.mark.parametrize("layout", ["replicated", "fsdp"])
 def test_state_shardings_are_stable(layout):
     mesh = data_mesh(8)
     params, batch = first_batch()
-    params = jax.device_put(params, NamedSharding(mesh, layout))
+    params = laid_out(params, mesh, layout)
     tx = optimizers()[1]
     state = jax.jit(tx.init)(params)
     step = jax.jit(functools.partial(lena_step, gather=own_loss()))
@@ -297,7 +310,7 @@ def test_gradients_are_typed_like_the_parameters():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     params, batches = problem(jnp.float32)
     with jax.set_mesh(mesh):
-        params = jax.device_put(params, NamedSharding(mesh, P("data")))
+        params = laid_out(params, mesh, "fsdp")
         batch = jax.tree.map(lambda x: x[0], batches)
         batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
         _, grads, _ = jax.jit(own_loss())(params, batch)
