@@ -173,18 +173,13 @@ def weighted_scan(
       The weighted sums, in float32 or wider, and the stacks `(n, ...)`.
     """
 
-    def call(weight: jax.Array, x: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
+    def body(sums: list[jax.Array], weight_and_x: Any) -> tuple[Any, Any]:
+        weight, x = weight_and_x
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
         floats = [weigh(weight, leaf) for leaf in leaves if _is_float(leaf)]
-        return floats, [leaf for leaf in leaves if not _is_float(leaf)]
-
-    def body(sums: list[jax.Array], weight_and_x: Any) -> tuple[Any, Any]:
-        floats, others = call(*weight_and_x)
+        others = [leaf for leaf in leaves if not _is_float(leaf)]
         return jax.tree.map(jnp.add, sums, floats), others
 
-    if len(each) == 1:  # a loop would hold a second gradient
-        sums, others = call(each[0], jax.tree.map(lambda x: x[0], xs))
-        return sums, [jnp.expand_dims(x, 0) for x in others]
     # `zeros_like` keeps what the types say of mesh axes, which scan insists on.
     zeros = [
         jnp.zeros_like(leaf, accumulation_dtype(leaf))

@@ -143,6 +143,31 @@ def test_no_collective_beyond_those_of_sgd(name):
     assert 0 < extra <= layers + 2
 
 
+def test_shard_map_in_the_loss_gathers_no_batch():
+    """A layer of the model may be mapped over another axis; the batch stays put."""
+    kinds = (AxisType.Auto,) * 2
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=kinds)
+
+    def loss(params, batch):
+        x, y = batch
+
+        def wide_layer(x, up, down):
+            return jax.lax.psum(jnp.tanh(x @ up) @ down, "model")
+
+        specs = (P(), P(None, "model"), P("model", None))
+        layer = jax.shard_map(wide_layer, mesh=mesh, in_specs=specs, out_specs=P())
+        return jnp.mean((layer(x, params["hidden"], params["out"]) - y) ** 2)
+
+    params, batches = problem(jnp.float32)
+    params = {name: params[name]["kernel"] for name in ("hidden", "out")}
+    sharding = NamedSharding(mesh, P("data"))
+    batch = jax.device_put(jax.tree.map(lambda x: x[0], batches), sharding)
+    params = jax.device_put(params, NamedSharding(mesh, P()))
+    gather = optax_lena.value_and_grad(loss, 4, axis_name="data")
+    lines = collectives(gather, params, batch)
+    assert lines and all(" all-reduce(" in line for line in lines), lines
+
+
 def test_pmap_has_one_all_reduce():
     params, batch = problem(jnp.float32)
     batch = jax.tree.map(lambda x: x[0].reshape(8, 4, -1), batch)
