@@ -155,7 +155,9 @@ def test_shard_map_in_the_loss_gathers_no_batch():
             return jax.lax.psum(jnp.tanh(x @ up) @ down, "model")
 
         specs = (P(), P(None, "model"), P("model", None))
-        layer = jax.shard_map(wide_layer, mesh=mesh, in_specs=specs, out_specs=P())
+        layer = jax.shard_map(  # checked, jax 0.8 trips over the mapped axis
+            wide_layer, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False
+        )
         return jnp.mean((layer(x, params["hidden"], params["out"]) - y) ** 2)
 
     params, batches = problem(jnp.float32)
