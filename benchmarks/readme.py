@@ -1,21 +1,26 @@
 """Writes the demo's table and figure into README.md, from the recorded runs.
 
-`python -m benchmarks.readme` after `make demo`; a test compares.
+`python -m benchmarks.readme` after `make demo`: keeps what the demo recorded, and makes
+the table from it. A test compares the two.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from benchmarks import records, report, workloads
 from benchmarks.report import Summary
 
 ROOT = Path(__file__).parent.parent
-RECORDS = ROOT / "results" / "demo" / "records.jsonl"
+LATEST, KEPT = ROOT / "results" / "demo", ROOT / "docs" / "demo"
+RECORDS, FIGURE = KEPT / "records.jsonl", KEPT / "accuracy.png"
 BLOCK = re.compile(r"(<!-- demo: [^>]*-->\n).*?(<!-- /demo -->)", re.DOTALL)
 
 
 def main() -> None:
-    """Replaces the block between the two markers."""
+    """Keeps the latest demo and replaces the block between the two markers."""
+    for kept in (RECORDS, FIGURE):
+        shutil.copy(LATEST / kept.name, kept)
     path = ROOT / "README.md"
     path.write_text(replace(path.read_text(), block(records.read(RECORDS))))
 
@@ -36,7 +41,7 @@ def block(runs: list[records.Record]) -> str:
         _caption(runs, summaries),
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
         "\n".join(f"- {sentence}" for sentence in report.conclusions(runs, summaries)),
-        "![Test accuracy against updates](results/demo/accuracy.png)",
+        f"![Test accuracy against updates]({FIGURE.relative_to(ROOT)})",
         f"Recorded on {environment['cpus']} cores ({environment['device']}) with jax "
         f"{environment['jax']}, at commit {environment['commit']}.",
     ]
