@@ -45,44 +45,32 @@ def _base(
     )
 
 
-def _linear(
-    recipe: Recipe, batch_scale: int, base_steps: int
-) -> optax.GradientTransformation:
-    return optax_lena.linear_scaling(
-        recipe.rate(base_steps),
-        batch_scale,
-        warmup_steps=recipe.warmup_steps(base_steps),
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
+def _at_scale(
+    factory: Callable[..., optax.GradientTransformation], *, warms_up: bool
+) -> Make:
+    """The recipe, unchanged but for S, given to an optimizer of the library."""
+
+    def make(
+        recipe: Recipe, batch_scale: int, base_steps: int
+    ) -> optax.GradientTransformation:
+        return factory(
+            recipe.rate(base_steps),
+            batch_scale,
+            warmup_steps=recipe.warmup_steps(base_steps) if warms_up else 0,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+
+    return make
 
 
-def _adascale(
-    recipe: Recipe, batch_scale: int, base_steps: int
-) -> optax.GradientTransformation:
-    return optax_lena.adascale(
-        recipe.rate(base_steps),
-        batch_scale,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-
-
-def _lena(
-    recipe: Recipe, batch_scale: int, base_steps: int
-) -> optax.GradientTransformation:
-    return optax_lena.lena(
-        recipe.rate(base_steps),
-        batch_scale,
-        warmup_steps=recipe.warmup_steps(base_steps),
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-
+LINEAR = _at_scale(optax_lena.linear_scaling, warms_up=True)
+ADASCALE = _at_scale(optax_lena.adascale, warms_up=False)
+LENA = _at_scale(optax_lena.lena, warms_up=True)
 
 METHODS = {
     "base": Method("base recipe", "#666666", _base, needs_moments=False),
-    "linear": Method("linear scaling", "#D55E00", _linear, needs_moments=False),
-    "adascale": Method("AdaScale", "#0072B2", _adascale, own_clock=True),
-    "lena": Method("LENA", "#009E73", _lena),
+    "linear": Method("linear scaling", "#D55E00", LINEAR, needs_moments=False),
+    "adascale": Method("AdaScale", "#0072B2", ADASCALE, own_clock=True),
+    "lena": Method("LENA", "#009E73", LENA),
 }

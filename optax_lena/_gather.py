@@ -123,12 +123,14 @@ def value_and_grad(
         else:  # an entry of a sharded array has a shape, but jax cannot take it out
             shapes = jax.eval_shape(visit, *jax.tree.map(_entry, xs))
             sums, stacks = _scan_on_mesh(visit, shapes, each, xs, axis_name)
-        total, count = jnp.sum(each), jnp.sum(each != 0, dtype=jnp.int32)
+        totals = None  # equal weights sum to 1, over n microbatches
+        if weights is not None:
+            totals = jnp.sum(each), jnp.sum(each != 0, dtype=jnp.int32)
         if bound:
-            sums, total, count = jax.lax.psum((sums, total, count), axis_name)
-        if weights is None:
-            count = num_microbatches
-        else:
+            sums, totals = jax.lax.psum((sums, totals), axis_name)
+        count: int | jax.Array = num_microbatches
+        if totals is not None:
+            total, count = totals
             sums = divide(sums, total)
 
         value, mean_grads, micro_sq_norm = _merge(sums, stacks, shapes)
