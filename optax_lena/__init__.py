@@ -19,6 +19,7 @@ from optax_lena._moments import moments_over_axis as moments_over_axis
 from optax_lena._moments import moments_from_stack as moments_from_stack
 from optax_lena._gather import value_and_grad as value_and_grad
 from optax_lena._noise import Rule as Rule
+from optax_lena._noise import amplified_gain as amplified_gain
 from optax_lena._noise import capped_gain as capped_gain
 from optax_lena._noise import linear as linear
 from optax_lena._noise import square_root_gain as square_root_gain
@@ -30,7 +31,11 @@ from optax_lena._accumulate import (
 )
 from optax_lena._alias import adascale as adascale
 from optax_lena._alias import lena as lena
+from optax_lena._alias import lena_amplified as lena_amplified
 from optax_lena._alias import linear_scaling as linear_scaling
+from optax_lena._adam import adam_preconditioner as adam_preconditioner
+from optax_lena._adam import lena_adamw as lena_adamw
+from optax_lena._lars import lena_lars as lena_lars
 from optax_lena._report import layer_report as layer_report
 from optax_lena._report import metrics as metrics
 

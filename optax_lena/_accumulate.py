@@ -17,11 +17,15 @@ from optax_lena._moments import (
     GradMoments,
     PyTree,
     accumulation_dtype,
+    check_preconditioner,
     divide,
     finish,
     sq_norms,
     weigh,
 )
+
+# A function of the wrapped optimizer's state and a pytree like the parameters.
+Preconditioner = Callable[[optax.OptState, PyTree], PyTree] | None
 
 
 class AccumulateState(NamedTuple):
@@ -54,6 +58,7 @@ def accumulate(
     every_k: int | Callable[[jax.Array], jax.typing.ArrayLike],
     *,
     layers: Layers = per_parameter,
+    preconditioner: Preconditioner = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Takes k successive calls of `update` for the microbatches of one batch.
 
@@ -70,12 +75,16 @@ def accumulate(
         `batch_scale` is the scale of the whole batch; None: the number of microbatches.
       every_k: calls per update; or a function of the number of updates made so far.
       layers: which parameters stack several layers (`optax_lena.stacked`).
+      preconditioner: for Adam, `optax_lena.adam_preconditioner`: what makes, of the
+        state of `tx` and a pytree like the parameters, the multipliers of the gradients
+        of which the norms are taken. None: the gradients' own norms.
 
     Returns:
       The optimizer. Its `update` takes two optional keyword arguments: `moments`, if
       every call's gradient is itself a mean over several devices (k calls times d
-      devices are n microbatches), and `weight`, `()`, what the call's mean was taken
-      over (tokens). Other keyword arguments of the k-th call go to `tx`.
+      devices are n microbatches; if there is a preconditioner, made with it), and
+      `weight`, `()`, what the call's mean was taken over (tokens). Other keyword
+      arguments of the k-th call go to `tx`.
 
     Raises:
       ValueError: if `every_k` is a number below 1.
@@ -100,16 +109,19 @@ def accumulate(
     tx = optax.with_extra_args_support(tx)
 
     def init_fn(params: PyTree) -> AccumulateState:
-        zero = jnp.zeros((), jnp.int32)
+        # Every count is an array of its own: JAX does not donate one buffer twice.
+        def zero() -> jax.Array:
+            return jnp.zeros((), jnp.int32)
+
         return AccumulateState(
             inner_state=tx.init(params),
             grads=jax.tree.map(_zeros_in_accumulation_dtype, params),
             micro_sq_norm=jnp.zeros_like(_pack(sq_norms(params, layers))),
             weight=jnp.zeros((), jnp.float32),
-            num_microbatches=zero,
-            calls=zero,
-            updates=zero,
-            skipped=zero,
+            num_microbatches=zero(),
+            calls=zero(),
+            updates=zero(),
+            skipped=zero(),
         )
 
     def update_fn(
@@ -121,14 +133,22 @@ def accumulate(
         weight: jax.typing.ArrayLike = 1.0,
         **extra_args: Any,
     ) -> tuple[PyTree, AccumulateState]:
-        added = _add(state, grads, moments, jnp.asarray(weight, jnp.float32), layers)
+        multipliers = _multipliers(preconditioner, state.inner_state, grads)
+        if moments is None:
+            micro, count = sq_norms(grads, layers, multipliers), 1
+        else:
+            micro, count = moments.micro_sq_norm, moments.num_microbatches
+        weight = jnp.asarray(weight, jnp.float32)
+        added = _add(state, grads, micro, count, weight)
         k = every_k(state.updates) if callable(every_k) else every_k
 
         def emit(state: AccumulateState) -> tuple[PyTree, AccumulateState]:
             sums = (state.grads, _unpack(state.micro_sq_norm, grads, layers))
             mean_grads, micro = divide(sums, state.weight)
             count = state.num_microbatches
-            mean, all_moments = finish(micro, mean_grads, count, layers, like=grads)
+            mean, all_moments = finish(
+                micro, mean_grads, count, layers, grads, multipliers
+            )
             updates, inner_state = tx.update(
                 mean, state.inner_state, params, moments=all_moments, **extra_args
             )
@@ -154,12 +174,11 @@ def accumulate(
 def _add(
     state: AccumulateState,
     grads: PyTree,
-    moments: GradMoments | None,
+    micro_sq_norm: PyTree,
+    count: int | jax.Array,
     weight: jax.Array,
-    layers: Layers,
 ) -> AccumulateState:
-    micro = sq_norms(grads, layers) if moments is None else moments.micro_sq_norm
-    micro, count = _pack(micro), 1 if moments is None else moments.num_microbatches
+    micro = _pack(micro_sq_norm)
     finite = jnp.all(jnp.isfinite(micro))
     weight = jnp.where(finite, weight, 0)
     counted = (weight != 0).astype(jnp.int32)
@@ -189,7 +208,10 @@ class SuccessiveState(NamedTuple):
 
 
 def from_successive_gradients(
-    tx: optax.GradientTransformation, *, layers: Layers = per_parameter
+    tx: optax.GradientTransformation,
+    *,
+    layers: Layers = per_parameter,
+    preconditioner: Preconditioner = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Estimates the moments from this gradient and the one before it.
 
@@ -211,6 +233,7 @@ def from_successive_gradients(
     Args:
       tx: the optimizer that gets the moments; give it a `batch_scale`.
       layers: which parameters stack several layers (`optax_lena.stacked`).
+      preconditioner: for Adam, `optax_lena.adam_preconditioner`; see `accumulate`.
 
     Returns:
       The optimizer, whose `update` needs no moments. The first update, and one whose
@@ -246,8 +269,11 @@ def from_successive_gradients(
             return g.astype(accumulation_dtype(g))
 
         new, old = jax.tree.map(wide, (grads, state.grads))
-        difference = sq_norms(jax.tree.map(jnp.subtract, new, old), layers)
-        norms = sq_norms(new, layers), sq_norms(old, layers)
+        multipliers = _multipliers(preconditioner, state.inner_state, grads)
+        moved = jax.tree.map(jnp.subtract, new, old)
+        difference, *norms = (
+            sq_norms(tree, layers, multipliers) for tree in (moved, new, old)
+        )
         batch = jax.tree.map(lambda a, b: (a + b) / 2, *norms)
         micro = jax.tree.map(lambda m, d: m + d / 2, batch, difference)
         finite = jnp.all(jnp.isfinite(_pack(norms[0])))
@@ -266,6 +292,14 @@ def from_successive_gradients(
         init_fn,  # pyrefly: ignore[bad-argument-type]
         update_fn,  # pyrefly: ignore[bad-argument-type]
     )
+
+
+def _multipliers(
+    preconditioner: Preconditioner, inner_state: optax.OptState, grads: PyTree
+) -> PyTree | None:
+    if preconditioner is None:
+        return None
+    return check_preconditioner(preconditioner(inner_state, grads), grads)
 
 
 def _zeros_in_accumulation_dtype(x: jax.Array) -> jax.Array:

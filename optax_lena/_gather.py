@@ -20,6 +20,7 @@ from optax_lena._moments import (
     PyTree,
     accumulation_dtype,
     check_num_microbatches,
+    check_preconditioner,
     check_weights,
     divide,
     finish,
@@ -68,15 +69,19 @@ def value_and_grad(
       layers: which parameters stack several layers (`optax_lena.stacked`).
 
     Returns:
-      A function `f(params, batch, *args, weights=None, key=None)` that returns
-      `(loss, grads, moments)`, or `((loss, aux), grads, moments)`. `args` go to every
-      call of `loss_fn` unchanged. `weights`: `[n]`. `key`: a PRNG key, of which
-      microbatch i gets `jax.random.fold_in(key, i)`. Loss, gradients and averaged
-      leaves are weighted means, summed in float32 or wider, in their own dtypes.
+      A function `f(params, batch, *args, weights=None, key=None, preconditioner=None)`
+      that returns `(loss, grads, moments)`, or `((loss, aux), grads, moments)`. `args`
+      go to every call of `loss_fn` unchanged. `weights`: `[n]`. `key`: a PRNG key, of
+      which microbatch i gets `jax.random.fold_in(key, i)`. `preconditioner`: a pytree
+      like the parameters, by which gradients are multiplied before their norms are
+      taken, and only there (`optax_lena.adam_preconditioner`). Loss, gradients and
+      averaged leaves are weighted means, summed in float32 or wider, in their own
+      dtypes.
 
     Raises:
       ValueError: if n < 2; when called, if the batch does not divide by n, or n by
-        the number of devices, or no mesh has the axis.
+        the number of devices, or no mesh has the axis, or `preconditioner` is not like
+        the parameters.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -99,22 +104,25 @@ def value_and_grad(
         *args: Any,
         weights: jax.typing.ArrayLike | None = None,
         key: jax.Array | None = None,
+        preconditioner: PyTree | None = None,
     ) -> tuple[Any, PyTree, GradMoments]:
         bound = axis_name is not None and _axes.is_bound(axis_name)
         devices = jax.lax.axis_size(axis_name) if bound else 1
         local = _share(num_microbatches, devices, axis_name)
         each = check_weights(weights, (local,), equal=1 / num_microbatches)
-        own_params, first = params, 0
+        preconditioner = check_preconditioner(preconditioner, params)
+        own_params, own_preconditioner, first = params, preconditioner, 0
         if bound:
             own_params = _axes.to_varying(params, axis_name)
             first = jax.lax.axis_index(axis_name) * local
         elif axis_name is not None:
             own_params = _axes.gather_typed(params, axis_name)
+            own_preconditioner = _axes.gather_typed(preconditioner, axis_name)
 
         def visit(microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, PyTree]:
             kwargs = {} if key is None else {"key": jax.random.fold_in(key, index)}
             value, grads = grad_fn(own_params, microbatch, *args, **kwargs)
-            return value, grads, sq_norms(grads, layers)
+            return value, grads, sq_norms(grads, layers, own_preconditioner)
 
         xs = (split(batch, local), first + jnp.arange(local))
         if axis_name is None or bound:
@@ -136,7 +144,11 @@ def value_and_grad(
         value, mean_grads, micro_sq_norm = _merge(sums, stacks, shapes)
         value = jax.tree.map(_restore_dtype, value, shapes[0])
         mean_grads = _axes.shard_like(mean_grads, params)
-        grads, moments = finish(micro_sq_norm, mean_grads, count, layers, like=params)
+        if preconditioner is not None:
+            preconditioner = _axes.shard_like(preconditioner, params)
+        grads, moments = finish(
+            micro_sq_norm, mean_grads, count, layers, params, preconditioner
+        )
         return value, grads, moments
 
     return gather

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
 MODEL = "model"
@@ -243,9 +244,36 @@ class LayerMap:
 
     def scatter(self, vector: jax.Array) -> list[jax.Array]:
         """Returns, per parameter, its entries of a `[layers]` vector."""
+        if not isinstance(vector, jax.core.Tracer):
+            return self._entries(vector)
+        return jax.lax.platform_dependent(
+            vector, cpu=self._entries_at_places, default=self._entries
+        )
+
+    def _entries(self, vector: jax.Array) -> list[jax.Array]:
         # A plain integer makes a static slice, an index array a gather.
         return [
             jax.lax.index_in_dim(vector, row, keepdims=False)
+            if isinstance(row, int)
+            else vector[np.asarray(row)]
+            for row in self.rows
+        ]
+
+    def _entries_at_places(self, vector: jax.Array) -> list[jax.Array]:
+        # XLA:CPU compiles kernels of equal code once, but takes 20 ms for every kernel
+        # whose slice is at a place of its own. So the kernels read the place from
+        # memory: XLA sees no constants in what a call returns that it may not inline.
+        # If it inlines nevertheless, only compile time is lost. Other platforms keep
+        # the slices, which cost a GPU no launch.
+        rows = sorted({row for row in self.rows if isinstance(row, int)})
+        number = jax.jit(lambda vector: (vector, [jnp.int32(row) for row in rows]))
+        with set_xla_metadata(inlineable="false"):
+            vector, places = number(vector)
+        place_of = dict(zip(rows, places, strict=True))
+        return [
+            jax.lax.dynamic_slice(
+                vector, (place_of[row],), (1,), allow_negative_indices=False
+            ).reshape(())
             if isinstance(row, int)
             else vector[np.asarray(row)]
             for row in self.rows

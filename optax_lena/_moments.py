@@ -5,7 +5,9 @@ In: the gradients $g_i$ of n microbatches. Out: their mean and, per parameter,
 $$\text{micro\_sq\_norm} = \sum_i p_i \lVert g_i \rVert^2, \qquad
   \text{batch\_sq\_norm} = \Bigl\lVert \sum_i p_i g_i \Bigr\rVert^2$$
 
-with $p_i = 1/n$, or the microbatch's share of the weight.
+with $p_i = 1/n$, or the microbatch's share of the weight. For an optimizer that divides
+every entry of the gradient by a scale of its own (Adam), both norms are taken of
+`preconditioner` times the gradient; the mean gradient stays as it is.
 """
 
 import numbers
@@ -49,7 +51,9 @@ def accumulation_dtype(leaf: Any) -> Any:
     return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
 
 
-def sq_norms(grads: PyTree, layers: Layers) -> PyTree:
+def sq_norms(
+    grads: PyTree, layers: Layers, preconditioner: PyTree | None = None
+) -> PyTree:
     """Returns the squared norm of every leaf, per slice where it stacks layers.
 
     The result keeps the accumulation dtype, so that it can be summed on.
@@ -67,7 +71,42 @@ def sq_norms(grads: PyTree, layers: Layers) -> PyTree:
         return jnp.sum(jnp.moveaxis(square, axis, 0), axis=range(1, leaf.ndim))
 
     names = jax.tree.unflatten(jax.tree.structure(grads), parameter_names(grads))
+    if preconditioner is not None:
+        grads = jax.tree.map(_precondition, grads, preconditioner)
     return jax.tree.map(sq_norm, names, grads)
+
+
+def _precondition(grad: jax.Array, multiplier: jax.Array) -> jax.Array:
+    wide = grad.astype(accumulation_dtype(grad))
+    return wide * multiplier.astype(_real_dtype(wide))
+
+
+def check_preconditioner(preconditioner: PyTree | None, like: PyTree) -> PyTree | None:
+    """Returns the multipliers in a pytree of the kind of `like`; None if given none.
+
+    Leaves are matched by name: the gradients of an nnx model stand in other variables
+    than the optimizer's state does.
+    """
+    if preconditioner is None:
+        return None
+    given, expected = (
+        dict(zip(parameter_names(tree), jax.tree.leaves(tree), strict=True))
+        for tree in (preconditioner, like)
+    )
+    for parameter in {**expected, **given}:
+        shapes = [
+            jnp.shape(leaves[parameter]) if parameter in leaves else "none"
+            for leaves in (expected, given)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                "`preconditioner` must hold one multiplier for each entry of the "
+                f"gradient, shape {shapes[0]} at parameter {parameter!r}, got "
+                f"{shapes[1]}: take it from optax_lena.adam_preconditioner(opt_state, "
+                "params), with the parameters that are differentiated."
+            )
+    leaves = [jnp.asarray(given[parameter]) for parameter in expected]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def finish(
@@ -76,10 +115,12 @@ def finish(
     num_microbatches: int | jax.Array,
     layers: Layers,
     like: PyTree,
+    preconditioner: PyTree | None = None,
 ) -> tuple[PyTree, GradMoments]:
     """Takes the norms of the mean, then rounds: gradients to the dtypes of `like`."""
+    batch_sq_norm = sq_norms(mean_grads, layers, preconditioner)
     micro, batch = jax.tree.map(
-        lambda x: x.astype(jnp.float32), (micro_sq_norm, sq_norms(mean_grads, layers))
+        lambda x: x.astype(jnp.float32), (micro_sq_norm, batch_sq_norm)
     )
     grads = jax.tree.map(lambda m, g: m.astype(jnp.result_type(g)), mean_grads, like)
     return grads, GradMoments(micro, batch, num_microbatches)
@@ -139,6 +180,7 @@ def moments_from_stack(
     *,
     weights: jax.typing.ArrayLike | None = None,
     layers: Layers = per_parameter,
+    preconditioner: PyTree | None = None,
 ) -> tuple[PyTree, GradMoments]:
     r"""Averages stacked gradients and returns the moments that LENA needs.
 
@@ -155,12 +197,16 @@ def moments_from_stack(
         examples), so that $p_i = w_i / \sum_j w_j$; None for equal ones. See
         `optax_lena.value_and_grad` for why the formulas downstream stay the same.
       layers: which parameters stack several layers (`optax_lena.stacked`).
+      preconditioner: a pytree like the mean gradients, by which every gradient is
+        multiplied before its norm is taken (`optax_lena.adam_preconditioner`); None:
+        by nothing. The mean gradients that are returned are not multiplied.
 
     Returns:
       The mean gradients, in the dtype of `grads`, and their `GradMoments`.
 
     Raises:
-      ValueError: if the leaves disagree on n, or n < 2, or `weights` is not `[n]`.
+      ValueError: if the leaves disagree on n, or n < 2, or `weights` is not `[n]`, or
+        `preconditioner` is not like the mean gradients.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -186,12 +232,14 @@ def moments_from_stack(
     def total(x: jax.Array) -> jax.Array:
         return jnp.sum(jax.vmap(weigh)(each, jnp.asarray(x)), axis=0)
 
-    norms = jax.vmap(lambda g: sq_norms(g, layers))(grads)
+    one = jax.eval_shape(lambda stacks: jax.tree.map(lambda g: g[0], stacks), grads)
+    preconditioner = check_preconditioner(preconditioner, one)
+    norms = jax.vmap(lambda g: sq_norms(g, layers, preconditioner))(grads)
     mean_grads, micro_sq_norm = jax.tree.map(total, (grads, norms))
     if weights is not None:
         count = jnp.sum(each != 0, dtype=jnp.int32)
         mean_grads, micro_sq_norm = divide((mean_grads, micro_sq_norm), each.sum())
-    return finish(micro_sq_norm, mean_grads, count, layers, like=grads)
+    return finish(micro_sq_norm, mean_grads, count, layers, grads, preconditioner)
 
 
 def moments_over_axis(
@@ -200,6 +248,7 @@ def moments_over_axis(
     *,
     weight: jax.typing.ArrayLike | None = None,
     layers: Layers = per_parameter,
+    preconditioner: PyTree | None = None,
 ) -> tuple[PyTree, GradMoments]:
     r"""Averages every device's own gradients and returns the moments that LENA needs.
 
@@ -222,13 +271,17 @@ def moments_over_axis(
       weight: `()`, what this device's mean was taken over (tokens, unpadded examples);
         None for equal weights. See `optax_lena.value_and_grad`.
       layers: which parameters stack several layers (`optax_lena.stacked`).
+      preconditioner: a pytree like `grads`, the same on every device, by which every
+        gradient is multiplied before its norm is taken
+        (`optax_lena.adam_preconditioner`); None: by nothing.
 
     Returns:
       The mean gradients, in the dtype of `grads`, and their `GradMoments`; both are
       the same on every device.
 
     Raises:
-      ValueError: if there is one device only, or a gradient is not local.
+      ValueError: if there is one device only, or a gradient is not local, or
+        `preconditioner` is not like `grads`.
       NameError: from jax, if the axis is not bound here.
 
     Example:
@@ -246,11 +299,13 @@ def moments_over_axis(
     check_num_microbatches(count)
     _axes.check_local(grads, parameter_names(grads), axis_name)
     own = check_weights(weight, (), equal=1 / count)
-    sums = jax.tree.map(lambda x: weigh(own, x), (grads, sq_norms(grads, layers)))
+    preconditioner = check_preconditioner(preconditioner, grads)
+    norms = sq_norms(grads, layers, preconditioner)
+    sums = jax.tree.map(lambda x: weigh(own, x), (grads, norms))
     if weight is None:
         mean_grads, micro_sq_norm = jax.lax.psum(sums, axis_name)
     else:
         counted = (own != 0).astype(jnp.int32)
         sums, total, count = jax.lax.psum((sums, own, counted), axis_name)
         mean_grads, micro_sq_norm = divide(sums, total)
-    return finish(micro_sq_norm, mean_grads, count, layers, like=grads)
+    return finish(micro_sq_norm, mean_grads, count, layers, grads, preconditioner)

@@ -21,6 +21,10 @@ import jax.numpy as jnp
 
 # The authors' code adds it to both moving averages (lr_scaling.py, commit a4c121c).
 REFERENCE_EPS = 1e-6
+# Chosen among 1, 2, 4 and 8 on validation data (docs/benchmarks.md). The gain weighs
+# all directions alike; weighted by curvature, which is what limits a rate, the noise
+# scale differs by a factor (McCandlish et al., 2018, Section 2.2).
+AMPLIFICATION = 4.0
 
 
 def noise_and_signal(
@@ -135,6 +139,34 @@ class Averages(NamedTuple):
         return self.noise / weight, self.signal / weight
 
 
+def relative_to_model(
+    noise: jax.Array, signal: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Divides both by the model's squared norm, so that every update counts alike.
+
+    Moving averages of the plain values forget late what early or spiky gradients were,
+    because those are the largest. A layer that is not finite does not count.
+
+    Args:
+      noise: trace of the covariance of a base-batch gradient, `[layers]`.
+      signal: squared norm of the true gradient, `[layers]`.
+
+    Returns:
+      Noise and signal, which sum to 1 over the model.
+    """
+    sq_norms = noise + signal
+    total = jnp.sum(sq_norms, where=jnp.isfinite(sq_norms))
+    over = 1 / jnp.where(total > 0, total, 1)
+    return noise * over, signal * over
+
+
+def _multiplied(
+    trust_ratio: jax.Array, warmup_factor: jax.Array, batch_scale: jax.Array
+) -> jax.Array:
+    del batch_scale
+    return trust_ratio * warmup_factor
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """How a gain becomes a trust ratio: what multiplies the base learning rate.
@@ -144,10 +176,13 @@ class Rule:
     Attributes:
       trust_ratio: a function of the gain `[layers]`, in [1, S], and S `()`.
       needs_gain: whether it reads the gain, and the update therefore needs moments.
+      warm_up: a function of the trust ratio, the warm-up factor `[layers]`, in [0, 1],
+        and S `()`: the rate during the warm-up. By default their product.
     """
 
     trust_ratio: Callable[[jax.Array, jax.Array], jax.Array]
     needs_gain: bool = True
+    warm_up: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = _multiplied
 
 
 def _gain(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
@@ -156,6 +191,17 @@ def _gain(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
 
 def _square_root(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.minimum(gain, batch_scale))
+
+
+def _amplified(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
+    return jnp.minimum(AMPLIFICATION * gain, batch_scale)
+
+
+def _limited(
+    trust_ratio: jax.Array, warmup_factor: jax.Array, batch_scale: jax.Array
+) -> jax.Array:
+    limit = jnp.maximum(batch_scale * warmup_factor, jnp.sqrt(batch_scale))
+    return jnp.minimum(trust_ratio, limit)
 
 
 def _linear(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
@@ -168,6 +214,10 @@ capped_gain = Rule(_gain)
 square_root_gain = Rule(_square_root)
 """The square root of the gain, for updates whose length does not grow with the
 gradient's (Adam): their noise adds up as the square root (AdaptDL's AdamScale)."""
+
+amplified_gain = Rule(_amplified, warm_up=_limited)
+"""Four times the gain, at most S. A warm-up limits it, to S times its factor, but to no
+less than square-root scaling, which does not raise the noise of a step."""
 
 linear = Rule(_linear, needs_gain=False)
 """S itself: linear learning-rate scaling (Goyal et al., 2017)."""

@@ -204,6 +204,7 @@ def _model(state: ScaleByLenaState) -> dict[str, jax.Array]:
         "batch_scale": applied.batch_scale,
         "base_steps": state.base_steps,
         "gain_steps": state.gain_steps,
+        "rate_steps": state.rate_steps,
         "warming_up": jnp.mean(applied.warmup_factor < 1, dtype=jnp.float32),
         "min_warmup_factor": jnp.min(applied.warmup_factor),
         "min_trust_ratio": jnp.min(applied.trust_ratio),

@@ -81,6 +81,7 @@ class ScaleByLenaState(NamedTuple):
       warmup_end: `[layers]`, the base-batch step at which it ended; -1 before.
       base_steps: `()`, Σ S: base batches seen, the clock of small-batch schedules.
       gain_steps: `()`, Σ gain of the whole model: AdaScale's scale-invariant clock.
+      rate_steps: `()`, Σ of what multiplied the whole model's rate, warm-up included.
       applied: what the last update did.
       layer_names: call it for the layers' names; it has no leaves.
     """
@@ -90,21 +91,29 @@ class ScaleByLenaState(NamedTuple):
     warmup_end: jax.Array
     base_steps: jax.Array
     gain_steps: jax.Array
+    rate_steps: jax.Array
     applied: Applied
     layer_names: LayerNames
 
 
 def initial_state(names: tuple[str, ...]) -> ScaleByLenaState:
     """Returns the state before the first update, for layers of these names."""
-    zeros, ones = jnp.zeros(len(names)), jnp.ones(len(names))
-    zero, one = jnp.zeros(()), jnp.ones(())
+
+    # Every entry is an array of its own: JAX does not donate one buffer twice.
+    def zeros() -> jax.Array:
+        return jnp.zeros(len(names))
+
+    def ones() -> jax.Array:
+        return jnp.ones(len(names))
+
     return ScaleByLenaState(
-        averages=Averages(zeros, zeros, zeros),
-        progress=zeros,
-        warmup_end=-ones,
-        base_steps=zero,
-        gain_steps=zero,
-        applied=Applied(ones, ones, ones, one, one),
+        averages=Averages(zeros(), zeros(), zeros()),
+        progress=zeros(),
+        warmup_end=-ones(),
+        base_steps=jnp.zeros(()),
+        gain_steps=jnp.zeros(()),
+        rate_steps=jnp.zeros(()),
+        applied=Applied(ones(), ones(), ones(), jnp.ones(()), jnp.ones(())),
         layer_names=LayerNames(names),
     )
 

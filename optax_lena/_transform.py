@@ -36,8 +36,10 @@ from optax_lena._state import (
     to_float32,
 )
 
-BASE_STEPS, GAIN_STEPS = "base_steps", "gain_steps"
-CLOCKS = (BASE_STEPS, GAIN_STEPS)
+BASE_STEPS, GAIN_STEPS, RATE_STEPS = "base_steps", "gain_steps", "rate_steps"
+CLOCKS = (BASE_STEPS, GAIN_STEPS, RATE_STEPS)
+ABSOLUTE, RELATIVE = "absolute", "relative"
+AVERAGES = (ABSOLUTE, RELATIVE)
 
 
 def scale_by_lena(
@@ -49,6 +51,7 @@ def scale_by_lena(
     warmup: str = _warmup.STATE_AWARE,
     schedule: optax.Schedule | None = None,
     clock: str = BASE_STEPS,
+    averages: str = ABSOLUTE,
     horizon: float = 1000.0,
     reference: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -74,12 +77,15 @@ def scale_by_lena(
         `by_regex(...)`, `stacked(...)`.
       rule: how the gain becomes a trust ratio: `capped_gain`, `square_root_gain`,
         `linear`, or a `Rule` of your own.
-      warmup: what the warm-up counts: `"state_aware"`, a layer's own gain, or
-        `"fixed"`, base-batch steps.
+      warmup: what the warm-up counts: `"state_aware"`, a layer's own gain,
+        `"model_aware"`, the whole model's, or `"fixed"`, base-batch steps.
       schedule: also multiplies by `schedule(clock)`, so that a schedule written for
         the small batch needs no change. It is evaluated before the update is counted.
-      clock: what `schedule` runs on: `"base_steps"`, the base batches seen, or
-        `"gain_steps"`, the sum of the whole model's gains (AdaScale).
+      clock: what `schedule` runs on: `"base_steps"`, the base batches seen;
+        `"gain_steps"`, the sum of the whole model's gains (AdaScale); or
+        `"rate_steps"`, the sum of what multiplied the whole model's rate.
+      averages: what is averaged: `"absolute"`, noise and signal as they are (the
+        paper), or `"relative"`, as shares of the model's squared norm at each update.
       horizon: of the moving averages, in base batches: their weight per update is
         min(1, S / horizon).
       reference: follow the authors' code where it differs from their paper: progress
@@ -116,6 +122,7 @@ def scale_by_lena(
     _check_number("horizon", horizon, 1, "a number of base batches")
     _check_choice("warmup", warmup, _warmup.KINDS)
     _check_choice("clock", clock, CLOCKS)
+    _check_choice("averages", averages, AVERAGES)
     if not isinstance(rule, _noise.Rule):
         raise ValueError(
             "`rule` must be optax_lena.capped_gain, square_root_gain, linear or "
@@ -132,8 +139,8 @@ def scale_by_lena(
     needs_moments = (
         batch_scale is None
         or rule.needs_gain
-        or (has_warmup and warmup == _warmup.STATE_AWARE)
-        or clock == GAIN_STEPS
+        or (has_warmup and warmup != _warmup.FIXED)
+        or clock != BASE_STEPS
     )
 
     def init_fn(params: PyTree) -> ScaleByLenaState:
@@ -159,12 +166,14 @@ def scale_by_lena(
         scale = default if batch_scale is None else batch_scale
         scale = jnp.asarray(scale, jnp.float32)
 
-        averages, finite = state.averages, jnp.ones(len(layout.names), bool)
+        new_averages, finite = state.averages, jnp.ones(len(layout.names), bool)
         if moments is not None:
-            averages, finite = _average(averages, moments, updates, layout, scale)
-        gain, model_gain = _gains(averages, scale)
+            new_averages, finite = _average(
+                state.averages, moments, updates, layout, scale
+            )
+        gain, model_gain = _gains(new_averages, scale)
         trust_ratio = rule.trust_ratio(gain, scale)
-        step = _warmup.increment(warmup, gain, scale)
+        step = _warmup.increment(warmup, gain, model_gain, scale)
         if reference and warmup == _warmup.STATE_AWARE:
             step = jnp.where(trust_ratio >= scale, model_gain, gain)
         progress = state.progress + jnp.where(finite, step, 0)
@@ -173,24 +182,34 @@ def scale_by_lena(
             state.progress if reference else progress, warmup_steps
         )
 
-        rate = trust_ratio * warmup_factor
+        rate = rule.warm_up(trust_ratio, warmup_factor, scale)
+        gain_steps = state.gain_steps + jnp.where(jnp.all(finite), model_gain, 0)
+        model_rate = rule.warm_up(
+            rule.trust_ratio(model_gain, scale),
+            _warmup.factor(
+                base_steps if warmup == _warmup.FIXED else gain_steps, warmup_steps
+            ),
+            scale,
+        )
         if schedule is not None:
             rate = rate * schedule(getattr(state, clock))
         new_state = ScaleByLenaState(
-            averages=averages,
+            averages=new_averages,
             progress=progress,
             warmup_end=_warmup.end(
                 state.warmup_end, progress, warmup_steps, base_steps
             ),
             base_steps=base_steps,
-            gain_steps=state.gain_steps + jnp.where(jnp.all(finite), model_gain, 0),
+            gain_steps=gain_steps,
+            rate_steps=state.rate_steps + jnp.where(jnp.all(finite), model_rate, 0),
             applied=Applied(gain, trust_ratio, warmup_factor, model_gain, scale),
             layer_names=state.layer_names,
         )
-        return _scale(updates, rate, layout), to_float32(new_state)
+        scaled = scale_leaves(updates, layout.scatter(rate), layout)
+        return scaled, to_float32(new_state)
 
     def _average(
-        averages: _noise.Averages,
+        old: _noise.Averages,
         moments: GradMoments,
         updates: PyTree,
         layout: LayerMap,
@@ -210,15 +229,15 @@ def scale_by_lena(
         finite = jnp.isfinite(noise) & jnp.isfinite(signal)
         step = jnp.minimum(scale / horizon, 1)
         measured = finite & (jnp.asarray(count) >= 2)
-        return averages.update(noise, signal, step, measured), finite
+        if averages == RELATIVE:
+            noise, signal = _noise.relative_to_model(noise, signal)
+        return old.update(noise, signal, step, measured), finite
 
-    def _gains(
-        averages: _noise.Averages, scale: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _gains(of: _noise.Averages, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
         if reference:
-            ratio, (noise, signal) = _noise.reference_gain_ratio, averages[:2]
+            ratio, (noise, signal) = _noise.reference_gain_ratio, of[:2]
         else:
-            ratio, (noise, signal) = _noise.gain_ratio, averages.unbiased()
+            ratio, (noise, signal) = _noise.gain_ratio, of.unbiased()
         return ratio(noise, signal, scale), ratio(noise.sum(), signal.sum(), scale)
 
     # optax types every update as free of keyword arguments that it names.
@@ -240,12 +259,11 @@ def _check_moments(moments: Any) -> None:
         )
 
 
-def _scale(updates: PyTree, rate: jax.Array, layout: LayerMap) -> PyTree:
+def scale_leaves(updates: PyTree, factors: list[jax.Array], layout: LayerMap) -> PyTree:
+    """Multiplies every leaf by its factor, `()`, or its slices by theirs."""
     leaves, treedef = jax.tree.flatten(updates)
     scaled = []
-    for leaf, factor, axis in zip(
-        leaves, layout.scatter(rate), layout.axes, strict=True
-    ):
+    for leaf, factor, axis in zip(leaves, factors, layout.axes, strict=True):
         if axis is not None:
             others = [i for i in range(leaf.ndim) if i != axis % leaf.ndim]
             factor = jnp.expand_dims(factor, others)

@@ -98,9 +98,11 @@ def value_and_grad(
       layers: which parameters stack several layers (`optax_lena.stacked`).
 
     Returns:
-      A function `f(model, batch, *args, weights=None)` that returns
-      `(loss, grads, moments)` or `((loss, aux), grads, moments)`, to be passed on as
-      `optimizer.update(model, grads, moments=moments)`.
+      A function `f(model, batch, *args, weights=None, preconditioner=None)` that
+      returns `(loss, grads, moments)` or `((loss, aux), grads, moments)`, to be passed
+      on as `optimizer.update(model, grads, moments=moments)`. For Adam,
+      `preconditioner` is `optax_lena.adam_preconditioner(optimizer.opt_state,
+      nnx.state(model, wrt))`.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena, optax_lena.flax
@@ -122,6 +124,7 @@ def value_and_grad(
         batch: PyTree,
         *args: Any,
         weights: jax.typing.ArrayLike | None = None,
+        preconditioner: PyTree | None = None,
     ) -> tuple[Any, Any, GradMoments]:
         graphdef, params, rngs, rest = nnx.split(model, wrt, nnx.RngState, ...)
 
@@ -143,7 +146,15 @@ def value_and_grad(
             has_aux=True,
             axis_name=axis_name,
             layers=layers,
-        )(params, batch, rest, *args, weights=weights, key=jax.random.key(0))
+        )(
+            params,
+            batch,
+            rest,
+            *args,
+            weights=weights,
+            key=jax.random.key(0),
+            preconditioner=preconditioner,
+        )
         # Every microbatch draws as often, so that their counters are equal.
         nnx.update(model, new_rest, jax.tree.map(lambda count: count.max(0), counts))
         return (loss, aux) if has_aux else loss, grads, moments

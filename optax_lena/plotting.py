@@ -37,6 +37,7 @@ PALETTE = (
 CLOCK_LABELS = {
     "base_steps": "base-batch steps",
     "gain_steps": "gain steps (sum of the whole model's gains)",
+    "rate_steps": "rate steps (sum of what multiplied the whole model's rate)",
 }
 FIELD_LABELS = {
     "gain": "gain (base-batch steps per update)",
@@ -67,7 +68,8 @@ def plot_layers(
         array: `[T]`.
       field: `"trust_ratio"`, `"gain"`, `"warmup_factor"` or another field of
         `optax_lena.layer_report`.
-      clock: the horizontal axis: `"base_steps"` or `"gain_steps"`.
+      clock: the horizontal axis: `"base_steps"`, `"gain_steps"` or
+        `"rate_steps"`.
       ax: where to draw; None: on a new figure, which is `ax.figure`.
 
     Returns:

@@ -19,6 +19,18 @@ def linear(gain, batch_scale):
     return batch_scale
 
 
+def amplified(gain, batch_scale):
+    return min(4 * gain, batch_scale)
+
+
+def multiplied(trust_ratio, factor, batch_scale):
+    return trust_ratio * factor
+
+
+def limited(trust_ratio, factor, batch_scale):
+    return min(trust_ratio, max(batch_scale * factor, np.sqrt(batch_scale)))
+
+
 def noise_and_signal(grads, shares, batch_scale):
     """Estimates σ² and ‖μ‖² from the microbatches' gradients of one layer, `[n, size]`.
 
@@ -49,9 +61,11 @@ def replay(
     batch_scale=None,
     weights=None,
     rule=capped,
+    warm_up=multiplied,
     warmup_steps=0,
     warmup="state_aware",
     clock="base_steps",
+    averages="absolute",
     momentum=0.9,
     nesterov=False,
     weight_decay=0.0,
@@ -65,23 +79,25 @@ def replay(
       layers: {layer: [(parameter, index)]}; `array[index]` is what the layer has of it.
       learning_rate: a function of the clock.
       weights: `[T, n]`, or None.
+      warm_up: how trust ratio and warm-up factor make a rate.
       Others: as in `optax_lena.lena`.
 
     Returns:
       {"params": {parameter: `[T, ...]`}, "gain": {layer: `[T]`}, ..., and per update
-      "model_gain", "base_steps", "gain_steps"}.
+      "model_gain" and the clocks}.
     """
     params = {p: np.array(x, np.float64) for p, x in params.items()}
     stacks = {p: np.asarray(x, np.float64) for p, x in stacks.items()}
     momenta = {p: np.zeros_like(x) for p, x in params.items()}
     updates, n = next(iter(stacks.values())).shape[:2]
     per_layer = ("gain", "trust_ratio", "warmup_factor", "progress", "noise", "signal")
-    per_update = ("model_gain", "base_steps", "gain_steps")
+    per_update = ("model_gain", "base_steps", "gain_steps", "rate_steps")
     trace = {field: {layer: [] for layer in layers} for field in per_layer}
     trace |= {field: [] for field in per_update}
     trace["params"] = {p: [] for p in params}
     average = {layer: np.zeros(2) for layer in layers}
-    weight = base_steps = gain_steps = 0.0
+    weight = 0.0
+    clocks = dict.fromkeys(per_update[1:], 0.0)
     progress = dict.fromkeys(layers, 0.0)
 
     for t in range(updates):
@@ -90,9 +106,10 @@ def replay(
         scale = np.count_nonzero(shares) if batch_scale is None else batch_scale
         step = min(1, scale / horizon)
         weight = (1 - step) * weight + step
-        rate_now = learning_rate(base_steps if clock == "base_steps" else gain_steps)
+        rate_now = learning_rate(clocks[clock])
         rates = {p: np.full_like(x, np.nan) for p, x in params.items()}
 
+        measured = {}
         for layer, members in layers.items():
             grads = np.stack(
                 [
@@ -102,22 +119,32 @@ def replay(
                     for i in range(n)
                 ]
             )
-            measured = np.array(noise_and_signal(grads, shares, scale))
-            average[layer] = (1 - step) * average[layer] + step * measured
+            measured[layer] = np.array(noise_and_signal(grads, shares, scale))
+        total = sum(value.sum() for value in measured.values())
+        for layer in layers:
+            new = measured[layer] / (total if averages == "relative" else 1)
+            average[layer] = (1 - step) * average[layer] + step * new
+        model_gain = gain_ratio(*sum(average.values()), scale)
+
+        for layer, members in layers.items():
             noise, signal = average[layer]
             gain = gain_ratio(noise, signal, scale)
-            progress[layer] += gain if warmup == "state_aware" else scale
+            counted = {"state_aware": gain, "model_aware": model_gain, "fixed": scale}
+            progress[layer] += counted[warmup]
             factor = min(1, progress[layer] / warmup_steps) if warmup_steps else 1.0
             trust_ratio = rule(gain, scale)
             for p, index in members:
-                rates[p][index] = rate_now * trust_ratio * factor
+                rates[p][index] = rate_now * warm_up(trust_ratio, factor, scale)
             now = (gain, trust_ratio, factor, progress[layer], noise / weight)
             for field, value in zip(per_layer, (*now, signal / weight), strict=True):
                 trace[field][layer].append(value)
 
-        model_gain = gain_ratio(*sum(average.values()), scale)
-        base_steps, gain_steps = base_steps + scale, gain_steps + model_gain
-        now = (model_gain, base_steps, gain_steps)
+        clocks["base_steps"] += scale
+        clocks["gain_steps"] += model_gain
+        progressed = clocks["base_steps" if warmup == "fixed" else "gain_steps"]
+        factor = min(1, progressed / warmup_steps) if warmup_steps else 1.0
+        clocks["rate_steps"] += warm_up(rule(model_gain, scale), factor, scale)
+        now = (model_gain, *clocks.values())
         for field, value in zip(per_update, now, strict=True):
             trace[field].append(value)
 
@@ -130,3 +157,82 @@ def replay(
             trace["params"][p].append(params[p])
 
     return trace
+
+
+class Layer:
+    """What LENA remembers of one layer: averages and progress, at a constant S."""
+
+    def __init__(self, rule, batch_scale, warmup_steps=0, horizon=1000):
+        self.rule, self.scale, self.warmup_steps = rule, batch_scale, warmup_steps
+        self.step = min(1, batch_scale / horizon)
+        self.average, self.progress = np.zeros(2), 0.0
+
+    def rate(self, grads):
+        """Returns the gain and the factor on the rate, of gradients `[n, ...]`."""
+        grads = grads.reshape(len(grads), -1)
+        shares = np.full(len(grads), 1 / len(grads))
+        measured = np.array(noise_and_signal(grads, shares, self.scale))
+        self.average = (1 - self.step) * self.average + self.step * measured
+        gain = gain_ratio(*self.average, self.scale)
+        self.progress += gain
+        warmup = min(1, self.progress / self.warmup_steps) if self.warmup_steps else 1.0
+        return gain, self.rule(gain, self.scale) * warmup
+
+
+def replay_adamw(
+    w,
+    stacks,
+    layer,
+    *,
+    learning_rate,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
+    preconditioned=True,
+):
+    """Trains one parameter on gradients `[T, n, ...]`; returns parameters and gains."""
+    w, stacks = np.array(w, np.float64), np.asarray(stacks, np.float64)
+    m, v, trace = np.zeros_like(w), np.zeros_like(w), []
+    for t, stack in enumerate(stacks):
+        p = np.ones_like(w)
+        if preconditioned:
+            p = np.zeros_like(w)
+            seen = (v > 0) & (t >= 5)
+            p[seen] = 1 / (np.sqrt(v[seen] / (1 - b2**t)) + eps)
+        gain, rate = layer.rate(stack * p)
+        grad = stack.mean(0)
+        m, v = b1 * m + (1 - b1) * grad, b2 * v + (1 - b2) * grad**2
+        m_hat, v_hat = m / (1 - b1 ** (t + 1)), v / (1 - b2 ** (t + 1))
+        direction = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * w
+        w = w - learning_rate(t * layer.scale) * rate * direction
+        trace.append((w, gain))
+    return [np.stack(x) for x in zip(*trace, strict=True)]
+
+
+def replay_lars(
+    w,
+    stacks,
+    layer,
+    *,
+    learning_rate,
+    trust_coefficient=0.001,
+    eps=0.0,
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=0.0,
+    has_trust_ratio=True,
+):
+    """Trains one parameter on gradients `[T, n, ...]`; returns parameters and gains."""
+    w, stacks = np.array(w, np.float64), np.asarray(stacks, np.float64)
+    buffer, trace = np.zeros_like(w), []
+    for t, stack in enumerate(stacks):
+        gain, rate = layer.rate(stack)
+        grad = stack.mean(0) + weight_decay * w
+        ratio = trust_coefficient * np.linalg.norm(w) / (np.linalg.norm(grad) + eps)
+        scaled = learning_rate(t * layer.scale) * grad
+        scaled = scaled * ratio if has_trust_ratio else scaled
+        buffer = momentum * buffer + scaled
+        w = w - rate * (scaled + momentum * buffer if nesterov else buffer)
+        trace.append((w, gain))
+    return [np.stack(x) for x in zip(*trace, strict=True)]

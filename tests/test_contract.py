@@ -39,6 +39,14 @@ CASES = {
         optax_lena.lena,
         dict(learning_rate=0.1, batch_scale=4, warmup_steps=8, reference=True),
     ),
+    "lena_amplified": (
+        optax_lena.lena_amplified,
+        dict(
+            learning_rate=optax.cosine_decay_schedule(0.1, 100),
+            batch_scale=4,
+            warmup_steps=8,
+        ),
+    ),
     "adascale": (
         optax_lena.adascale,
         dict(learning_rate=optax.constant_schedule(0.1), batch_scale=4),
@@ -50,6 +58,36 @@ CASES = {
     "linear_scaling, state-aware": (
         optax_lena.linear_scaling,
         dict(learning_rate=0.1, batch_scale=4, warmup_steps=8, warmup="state_aware"),
+    ),
+    "lena_adamw": (
+        optax_lena.lena_adamw,
+        dict(learning_rate=0.1, batch_scale=4, warmup_steps=8),
+    ),
+    "lena_adamw, stacked, schedule": (
+        optax_lena.lena_adamw,
+        dict(
+            learning_rate=optax.cosine_decay_schedule(0.1, 100),
+            batch_scale=4,
+            layers=STACKED,
+            nesterov=True,
+            mu_dtype="bfloat16",
+        ),
+    ),
+    "lena_lars": (
+        optax_lena.lena_lars,
+        dict(learning_rate=0.1, batch_scale=4, warmup_steps=8, weight_decay=0.01),
+    ),
+    "lena_lars, stacked, schedule, masks": (
+        optax_lena.lena_lars,
+        dict(
+            learning_rate=optax.cosine_decay_schedule(0.1, 100),
+            batch_scale=4,
+            layers=STACKED,
+            nesterov=True,
+            weight_decay=0.01,
+            weight_decay_mask=True,
+            trust_ratio_mask=True,
+        ),
     ),
     "scale_by_lena, square root": (
         optax_lena.scale_by_lena,
@@ -252,7 +290,7 @@ def assert_resumes(case, restored, state):
     helpers.assert_trees_equal(optax_lena.metrics(restored), optax_lena.metrics(state))
 
 
-CHECKPOINTED = ["lena", "lena, stacked"]
+CHECKPOINTED = ["lena", "lena, stacked", "lena_adamw", "lena_lars"]
 
 
 @pytest.mark.parametrize("case", CHECKPOINTED)

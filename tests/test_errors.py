@@ -16,6 +16,8 @@ FACTORIES = [
     lambda *args, **kwargs: optax_lena.lena(0.1, *args, **kwargs),
     lambda *args, **kwargs: optax_lena.adascale(0.1, *args, **kwargs),
     lambda *args, **kwargs: optax_lena.linear_scaling(0.1, *args, **kwargs),
+    lambda *args, **kwargs: optax_lena.lena_adamw(0.1, *args, **kwargs),
+    lambda *args, **kwargs: optax_lena.lena_lars(0.1, *args, **kwargs),
     optax_lena.scale_by_lena,
 ]
 
@@ -126,6 +128,8 @@ def test_by_regex_without_a_pattern():
         optax_lena.adascale(0.1, 4),
         optax_lena.linear_scaling(0.1, 4, warmup_steps=5, warmup="state_aware"),
         optax_lena.scale_by_lena(4, rule=optax_lena.linear, clock="gain_steps"),
+        optax_lena.lena_adamw(0.1, 4),
+        optax_lena.lena_lars(0.1, 4),
         optax.apply_if_finite(lena(0.1, 4), 3),
     ],
 )

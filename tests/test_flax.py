@@ -346,6 +346,31 @@ def test_nnx_optimizer_updates_as_the_optax_optimizer_does():
     assert 3 < report["readout/kernel"]["progress"] <= 3 * N
 
 
+def test_nnx_adam_finds_its_preconditioner():
+    """In the optimizer's state every array is a variable of nnx."""
+    model, batch = Model(rate=0.0), make_batch()
+    tx = optax_lena.lena_adamw(1e-3, batch_scale=N)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    gather = optax_lena.flax.value_and_grad(nnx_loss, N)
+
+    @nnx.jit
+    def train_step(model, optimizer, batch):
+        params = nnx.state(model, nnx.Param)
+        p = optax_lena.adam_preconditioner(optimizer.opt_state, params)
+        _, grads, moments = gather(model, batch, preconditioner=p)
+        optimizer.update(model, grads, moments=moments)
+        return to_dict(grads), to_dict(moments.batch_sq_norm), to_dict(p)
+
+    for _ in range(5):
+        _, norms, _ = train_step(model, optimizer, batch)
+        assert not any(jax.tree.leaves(norms))
+    grads, norms, p = train_step(model, optimizer, batch)
+    expected = jax.tree.map(lambda g, p: jnp.sum((g * p) ** 2), grads, p)
+    helpers.assert_trees_close(norms, expected, rtol=1e-4)
+    report = optax_lena.layer_report(optimizer.opt_state)
+    assert max(row["gain"] for row in report.values()) > 1
+
+
 @pytest.fixture(scope="module")
 def single_device():
     model, batch, step = Model(), make_batch(), make_train_step()

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import optax_lena
 from optax_lena import _noise
 from tests import oracle
 
@@ -69,3 +70,33 @@ def test_constant_averages_have_no_bias_at_any_time():
     for _ in range(3):
         averages = averages.update(3.0, 2.0, 0.125, jnp.array([True]))
         np.testing.assert_allclose(averages.unbiased(), [[3.0], [2.0]], rtol=1e-6)
+
+
+def test_shares_of_the_model_sum_to_one_and_keep_every_gain():
+    noise, signal = jnp.array([3.0, 8.0]), jnp.array([1.0, 4.0])
+    shares = _noise.relative_to_model(noise, signal)
+    assert sum(share.sum() for share in shares) == pytest.approx(1)
+    np.testing.assert_allclose(
+        _noise.gain_ratio(*shares, 16), _noise.gain_ratio(noise, signal, 16), rtol=1e-6
+    )
+
+
+def test_a_layer_that_is_not_finite_has_no_share_in_the_others():
+    noise, signal = jnp.array([3.0, jnp.nan]), jnp.array([1.0, jnp.inf])
+    shares = _noise.relative_to_model(noise, signal)
+    np.testing.assert_allclose([share[0] for share in shares], [0.75, 0.25])
+    assert not np.isfinite(shares[0][1])
+
+
+def test_no_gradient_has_no_share():
+    zeros = jnp.zeros(2)
+    np.testing.assert_array_equal(_noise.relative_to_model(zeros, zeros), 0)
+
+
+def test_a_warm_up_limits_an_amplified_gain_from_square_root_scaling_on():
+    rule, scale = optax_lena.amplified_gain, jnp.float32(64)
+    ratio = rule.trust_ratio(jnp.array([1.0, 10.0, 30.0]), scale)
+    np.testing.assert_array_equal(ratio, [4, 40, 64])
+    for factor, limit in ((0.0, 8), (0.1, 8), (0.25, 16), (1.0, 64)):
+        rate = rule.warm_up(ratio, jnp.full(3, factor), scale)
+        np.testing.assert_allclose(rate, np.minimum(ratio, limit))

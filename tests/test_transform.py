@@ -48,6 +48,14 @@ GROUPINGS = {
 }
 
 LENA, ADASCALE, LINEAR = optax_lena.lena, optax_lena.adascale, optax_lena.linear_scaling
+AMPLIFIED = optax_lena.lena_amplified
+AMPLIFIES = dict(
+    rule=oracle.amplified,
+    warm_up=oracle.limited,
+    warmup="model_aware",
+    clock="rate_steps",
+    averages="relative",
+)
 COSINE = optax.cosine_decay_schedule(0.02, 3 * UPDATES)
 cosine = lambda t: 0.01 * (1 + np.cos(np.pi * min(t / (3 * UPDATES), 1)))
 
@@ -82,6 +90,32 @@ CASES = {
         4,
         dict(batch_scale=4, learning_rate=COSINE, clock="gain_steps"),
         dict(learning_rate=cosine),
+    ),
+    "model-aware warm-up": (LENA, 4, dict(batch_scale=4, warmup="model_aware"), {}),
+    "relative averages": (LENA, 4, dict(batch_scale=4, averages="relative"), {}),
+    "schedule on rate steps": (
+        LENA,
+        4,
+        dict(batch_scale=4, learning_rate=COSINE, clock="rate_steps"),
+        dict(learning_rate=cosine),
+    ),
+    "schedule on rate steps, fixed warm-up": (
+        LENA,
+        4,
+        dict(batch_scale=4, learning_rate=COSINE, clock="rate_steps", warmup="fixed"),
+        dict(learning_rate=cosine),
+    ),
+    "amplified": (
+        AMPLIFIED,
+        4,
+        dict(batch_scale=16, learning_rate=COSINE),
+        AMPLIFIES | dict(learning_rate=cosine),
+    ),
+    "amplified, no warm-up": (
+        AMPLIFIED,
+        4,
+        dict(batch_scale=16, warmup_steps=0),
+        AMPLIFIES,
     ),
     "adascale": (
         ADASCALE,
@@ -146,6 +180,7 @@ def check_against_oracle(factory, n, arguments, differing, grouping, weights=Non
     close(metrics["model/gain"], expected["model_gain"], "model gain")
     close(metrics["model/base_steps"], expected["base_steps"], "base steps")
     close(metrics["model/gain_steps"], expected["gain_steps"], "gain steps")
+    close(metrics["model/rate_steps"], expected["rate_steps"], "rate steps")
     for parameter, values in helpers.flat(got_params).items():
         close(values, np.stack(expected["params"][parameter]), parameter)
     return expected
@@ -331,6 +366,20 @@ def test_a_bad_microbatch_stops_its_layer_and_no_other(bad, reference):
         assert (now[~hit] != then[~hit]).all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
     assert state.gain_steps == before.gain_steps
+
+
+def test_a_bad_microbatch_stops_the_clocks_and_leaves_relative_averages_finite():
+    tx = optax_lena.lena_amplified(0.1, 4, warmup_steps=100, momentum=None)
+    good, after = (helpers.random_stacks(seed, 4) for seed in (7, 8))
+    _, before = updated(tx, good)
+    after["conv1"]["kernel"][2, 0, 1] = np.nan
+    grads, moments = optax_lena.moments_from_stack(after)
+    _, state = tx.update(grads, before, moments=moments)
+    now, then = (optax_lena.metrics(s) for s in (state, before))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+    for name in ("noise/conv1/kernel", "progress/conv1/kernel", "model/rate_steps"):
+        assert now[name] == then[name]
+    assert now["noise/head/kernel"] != then["noise/head/kernel"]
 
 
 @pytest.mark.parametrize("reference", [False, True])

@@ -1,0 +1,178 @@
+r"""LARS with LENA: two ratios, one on either side of the momentum buffer.
+
+LARS's ratio brings every layer's gradient to the length of its weights, which has to
+happen before gradients are averaged in the buffer. LENA's gain and warm-up multiply
+what leaves it: they may change from update to update, and a buffer holds gradients.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_lena import _noise, _warmup
+from optax_lena._layers import Layers, layer_map, per_parameter
+from optax_lena._moments import PyTree, sq_norms
+from optax_lena._transform import BASE_STEPS, scale_by_lena, scale_leaves
+
+
+class LenaLarsState(NamedTuple):
+    """State of `lena_lars`.
+
+    Attributes:
+      lars: of what comes before the momentum buffer: masks and no arrays.
+      momentum: the buffer, of gradients that have LARS's ratio and the rate.
+      lena: the `ScaleByLenaState`, after the buffer.
+    """
+
+    lars: optax.OptState
+    momentum: optax.OptState
+    lena: Any
+
+
+def lena_lars(
+    learning_rate: optax.ScalarOrSchedule,
+    batch_scale: jax.typing.ArrayLike | None = None,
+    *,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    trust_coefficient: jax.typing.ArrayLike = 0.001,
+    eps: jax.typing.ArrayLike = 0.0,
+    trust_ratio_mask: Any = None,
+    momentum: jax.typing.ArrayLike = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    weight_decay_mask: Any = None,
+    layers: Layers = per_parameter,
+    rule: _noise.Rule = _noise.square_root_gain,
+    warmup: str = _warmup.STATE_AWARE,
+    clock: str = BASE_STEPS,
+    horizon: float = 1000.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""LARS whose every layer finds its own rate and warm-up.
+
+    The two ratios stand on either side of the momentum buffer:
+
+    $$g \leftarrow \bar g + \lambda w, \qquad
+      m_k \leftarrow \beta m_k + \eta \cdot
+        c \frac{\lVert w_k \rVert}{\lVert g_k \rVert + \epsilon} \cdot g_k, \qquad
+      w_k \leftarrow w_k - \sqrt{\text{gain}_k(S)} \cdot
+        \min(1, \text{progress}_k / \theta) \cdot m_k$$
+
+    LARS's ratio and the rate (at the clock of this update) enter the buffer, as in
+    `optax.lars`, which this is with a `batch_scale` of 1 and no warm-up. LENA's gain
+    and warm-up multiply what leaves it, as in `optax_lena.lena`.
+
+    The square root: a batch of S shrinks $\lVert \bar g \rVert$ to
+    $\sqrt{\sigma^2 / S + \lVert\mu\rVert^2}$, so LARS itself steps $\sqrt{\text{gain}}$
+    times as far along the true gradient. With the whole gain on top
+    (`rule=capped_gain`) a noisy layer would go $\sqrt S$ times too far.
+
+    Args:
+      learning_rate: η, the small batch's rate, or its schedule, which then runs on
+        `clock` and not on the number of updates.
+      batch_scale: S, the global batch over the base batch; see `scale_by_lena`.
+      warmup_steps: θ, in base-batch steps; see `scale_by_lena`.
+      trust_coefficient: c, on LARS's ratio.
+      eps: ε, in its denominator.
+      trust_ratio_mask: which parameters have LARS's ratio: a pytree of booleans that is
+        a prefix of the parameters, or a function of them; None: all. Biases and norms
+        are usually left out. They keep the gain and the warm-up, but take SGD's steps,
+        for which the square root is on the careful side.
+      momentum: β.
+      nesterov: whether the momentum is Nesterov's.
+      weight_decay: λ, added to the gradient before LARS's ratio.
+      weight_decay_mask: what decays, as in `optax.add_decayed_weights`.
+      layers: what one layer is to LENA; see `scale_by_lena`. LARS's ratio is each
+        parameter's own, or each slice's of one that `optax_lena.stacked` selects.
+      rule: how the gain becomes a trust ratio; see `scale_by_lena`.
+      warmup: what the warm-up counts; see `scale_by_lena`.
+      clock: what a schedule runs on; see `scale_by_lena`.
+      horizon: of the moving averages; see `scale_by_lena`.
+
+    Returns:
+      The optimizer. Its `update` takes the parameters, and the keyword argument
+      `moments`.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> params = {"w": jnp.array([3.0, 4.0])}
+      >>> stack = {"w": jnp.array([[3.0, 1.0], [-3.0, 1.0], [3.0, 1.0], [-3.0, 1.0]])}
+      >>> grads, moments = optax_lena.moments_from_stack(stack)
+      >>> tx = optax_lena.lena_lars(0.1, 4, trust_coefficient=0.2, momentum=0.0)
+      >>> updates, state = tx.update(grads, tx.init(params), params, moments=moments)
+      >>> gain = optax_lena.layer_report(state)["w"]["gain"]
+      >>> print(gain, updates["w"])  # 0.1 * 0.2 * |w| against grads, times sqrt(gain)
+      4.0 [ 0.  -0.2]
+
+    References:
+      You, Gitman, Ginsburg, *Large Batch Training of Convolutional Networks*, 2017.
+    """
+    ratio = _scale_by_lars_ratio(trust_coefficient, eps, layers)
+    if trust_ratio_mask is not None:
+        ratio = optax.masked(ratio, trust_ratio_mask)
+    lars = optax.chain(
+        optax.add_decayed_weights(weight_decay, weight_decay_mask), ratio
+    )
+    buffer = optax.trace(momentum, nesterov)
+    lena = scale_by_lena(
+        batch_scale,
+        warmup_steps=warmup_steps,
+        layers=layers,
+        rule=rule,
+        warmup=warmup,
+        clock=clock,
+        horizon=horizon,
+    )
+
+    def init_fn(params: PyTree) -> LenaLarsState:
+        return LenaLarsState(lars.init(params), buffer.init(params), lena.init(params))
+
+    def update_fn(
+        updates: PyTree,
+        state: LenaLarsState,
+        params: PyTree | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, LenaLarsState]:
+        # No chain: the rate stands before the buffer, and its clock behind.
+        rate: Any = learning_rate
+        if callable(learning_rate):
+            rate = learning_rate(getattr(state.lena, clock))
+        updates, lars_state = lars.update(updates, state.lars, params)
+        updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
+        updates, momentum_state = buffer.update(updates, state.momentum)
+        updates, lena_state = lena.update(updates, state.lena, params, **extra_args)
+        return updates, LenaLarsState(lars_state, momentum_state, lena_state)
+
+    return optax.GradientTransformationExtraArgs(
+        init_fn,  # pyrefly: ignore[bad-argument-type]
+        update_fn,  # pyrefly: ignore[bad-argument-type]
+    )
+
+
+def _scale_by_lars_ratio(
+    coefficient: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, layers: Layers
+) -> optax.GradientTransformation:
+    """`optax.scale_by_trust_ratio`, once for each slice of a stacked parameter.
+
+    And in one pass over parameters and updates, without copies of either: optax takes
+    each norm twice, for the sake of its derivative.
+    """
+
+    def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:
+        param_norm, update_norm = jnp.sqrt(param_sq_norm), jnp.sqrt(update_sq_norm)
+        # A layer without weights, or without a gradient, keeps its update.
+        has_both = (param_norm > 0) & (update_norm > 0)
+        scaled = coefficient * param_norm / (jnp.where(has_both, update_norm, 1) + eps)
+        return jnp.where(has_both, scaled, 1)
+
+    def scale(updates: PyTree, params: PyTree) -> PyTree:
+        norms = sq_norms(params, layers), sq_norms(updates, layers)
+        layout = layer_map(layers, updates)
+        factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
+        return scale_leaves(updates, factors, layout)
+
+    return optax.stateless(scale)
