@@ -1,13 +1,15 @@
-"""Data sets: digits from scikit-learn, IDX files (MNIST) and CIFAR python batches.
+"""Data sets: scikit-learn's digits, IDX files, CIFAR python batches, source text.
 
-In: a folder or nothing. Out: a `Dataset` of float32 images and int32 labels. Nothing is
+In: a folder or nothing. Out: a `Dataset` of inputs and int32 labels. Nothing is
 downloaded, and the same seed gives the same subset and the same order.
 """
 
 import dataclasses
 import gzip
+import hashlib
 import io
 import pickle
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,10 @@ class Dataset:
     Attributes:
       name: for reports.
       num_classes: labels are 0 to num_classes - 1.
-      x_train: float32, `(examples, ...)`.
-      y_train: int32, `(examples,)`.
-      x_test: float32, `(examples, ...)`.
-      y_test: int32, `(examples,)`.
+      x_train: `(examples, ...)`, float32 images or int32 characters.
+      y_train: int32, `(examples,)`, or `(examples, positions)` of sequences.
+      x_test: like `x_train`.
+      y_test: like `y_train`.
     """
 
     name: str
@@ -88,6 +90,78 @@ def digits(test_share: float = 0.2) -> Dataset:
         np.arange(len(y)), test_size=test_share, random_state=0, stratify=y
     )
     return Dataset("digits", 10, x[train], y[train], x[test], y[test])
+
+
+# Printable ASCII and the newline have a class each, everything else shares class 0.
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
+
+
+def source_text(
+    context: int,
+    *,
+    sequences: bool = False,
+    validation: bool = False,
+    num_train: int = 400_000,
+    num_test: int = 10_000,
+) -> Dataset:
+    """The next character of the Python standard library's own source files.
+
+    Files, not positions, are split: of ten files one tests and one validates. The name
+    holds a digest of the text, which differs between versions of Python.
+
+    Args:
+      context: how many characters come before the one to predict.
+      sequences: whether every character of the context has a label, its successor.
+      validation: test on the validation files, to tune a recipe.
+      num_train: how many training positions are drawn, with a fixed seed.
+      num_test: likewise.
+    """
+    paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    order = np.random.default_rng(0).permutation(len(paths))
+    tenths = [[paths[i] for i in order[start::10]] for start in range(10)]
+    test, held_out, *rest = tenths
+    train_files = [path for part in rest for path in part]
+    train, digest = _codes(train_files)
+    tested, _ = _codes(held_out if validation else test)
+    x_train, y_train = _windows(train, context, num_train, sequences)
+    x_test, y_test = _windows(tested, context, num_test, sequences)
+    name = f"Python source text ({digest})"
+    return Dataset(name, len(CHARACTERS) + 1, x_train, y_train, x_test, y_test)
+
+
+def _codes(paths: list[Path]) -> tuple[np.ndarray, str]:
+    """Returns the files' characters as codes, and a digest of them."""
+    raw = b"".join(path.read_bytes() for path in paths)
+    table = np.zeros(256, np.uint8)
+    table[[ord(character) for character in CHARACTERS]] = np.arange(len(CHARACTERS)) + 1
+    return table[np.frombuffer(raw, np.uint8)], hashlib.sha256(raw).hexdigest()[:8]
+
+
+def _windows(
+    codes: np.ndarray, context: int, number: int, sequences: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    starts = np.random.default_rng(0).integers(0, len(codes) - context, number)
+    windows = codes[starts[:, None] + np.arange(context + 1)].astype(np.int32)
+    labels = windows[:, 1:] if sequences else windows[:, -1]
+    return windows[:, :-1], labels
+
+
+def hold_out(dataset: Dataset, *, validation: bool, share: float = 1 / 6) -> Dataset:
+    """Takes the validation set out of the training set.
+
+    Args:
+      dataset: whose training set is cut, the same way every time.
+      validation: test on what was taken out, and not on the test set.
+      share: how much is taken out.
+    """
+    order = np.random.default_rng(2).permutation(len(dataset.y_train))
+    size = round(share * len(order))
+    held_out, rest = order[:size], order[size:]
+    x, y = dataset.x_train, dataset.y_train
+    cut = dataclasses.replace(dataset, x_train=x[rest], y_train=y[rest])
+    if not validation:
+        return cut
+    return dataclasses.replace(cut, x_test=x[held_out], y_test=y[held_out])
 
 
 def folds(dataset: Dataset, number: int) -> list[Dataset]:

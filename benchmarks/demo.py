@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import data, figures, records, report, train, workloads
-from benchmarks.methods import METHODS
+from benchmarks.methods import DEMO, METHODS
 from benchmarks.plan import MAX_BUDGET, Config
 from benchmarks.workloads import Workload
 
@@ -64,8 +64,7 @@ def train_all(
     console: Console, workload: Workload, seeds: tuple[int, ...]
 ) -> list[records.Record]:
     """Runs the base recipe, then every other method at every S, with progress bars."""
-    others = [name for name in METHODS if name != "base"]
-    plan = [("base", 1)] + [(m, s) for s in workload.batch_scales for m in others]
+    plan = [("base", 1)] + [(m, s) for s in workload.batch_scales for m in DEMO]
     progress = Progress(
         TextColumn("S = {task.fields[scale]:>2}  {task.description:<14}"),
         BarColumn(),

@@ -1,6 +1,7 @@
-"""Models: two small Flax nnx classifiers that train in seconds on a CPU.
+"""Models: small Flax nnx classifiers that train in seconds or minutes on a CPU.
 
-In: a batch of examples. Out: logits `(batch, classes)`.
+In: a batch of examples. Out: logits `(batch, classes)`. `resnet.py` and `gpt.py` hold
+the larger ones.
 """
 
 from collections.abc import Sequence
@@ -50,8 +51,10 @@ class ConvNet(nnx.Module):
         width: int = 32,
     ):
         height, image_width, depth = shape
-        self.conv1 = PatchConv(depth, channels[0], size=4, stride=4, rngs=rngs)
-        self.conv2 = PatchConv(*channels, size=3, stride=2, rngs=rngs)
+        self.conv1 = PatchConv(
+            depth, channels[0], size=4, stride=4, rngs=rngs, use_bias=True
+        )
+        self.conv2 = PatchConv(*channels, size=3, stride=2, rngs=rngs, use_bias=True)
         flat = -(-height // 8) * -(-image_width // 8) * channels[1]
         self.dense = nnx.Linear(flat, width, rngs=rngs)
         self.out = nnx.Linear(width, num_classes, rngs=rngs)
@@ -61,6 +64,33 @@ class ConvNet(nnx.Module):
         x = nnx.relu(self.conv2(x))
         x = nnx.relu(self.dense(x.reshape(len(x), -1)))
         return self.out(x)
+
+
+class CharMLP(nnx.Module):
+    """Predicts the next character from those before it: embeddings into a perceptron.
+
+    Args:
+      vocabulary: number of characters.
+      context: how many characters it sees.
+      rngs: of the initial parameters.
+      features: of one character's embedding.
+      hidden: widths of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        context: int,
+        *,
+        rngs: nnx.Rngs,
+        features: int = 16,
+        hidden: Sequence[int] = (128, 128),
+    ):
+        self.embed = nnx.Embed(vocabulary, features, rngs=rngs)
+        self.mlp = MLP((context * features, *hidden, vocabulary), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.mlp(self.embed(x).reshape(len(x), -1))
 
 
 class PatchConv(nnx.Module):
@@ -74,6 +104,7 @@ class PatchConv(nnx.Module):
       size: of the square window.
       stride: of the window, in both directions.
       rngs: of the initial parameters.
+      use_bias: whether a bias is added.
     """
 
     def __init__(
@@ -84,18 +115,21 @@ class PatchConv(nnx.Module):
         size: int,
         stride: int,
         rngs: nnx.Rngs,
+        use_bias: bool = False,
     ):
         self.size, self.stride = size, stride
         shape = (size, size, in_channels, out_channels)
         init = nnx.initializers.he_normal()
         self.kernel = nnx.Param(init(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(out_channels))
+        self.bias = nnx.Param(jnp.zeros(out_channels)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = self.kernel[...], self.bias[...]
+        kernel = self.kernel[...]
         windows = patches(x, self.size, self.stride)
-        matrix = kernel.reshape(-1, kernel.shape[-1])
-        return windows @ matrix + bias.reshape(1, 1, 1, -1)
+        result = windows @ kernel.reshape(-1, kernel.shape[-1])
+        if self.bias is None:
+            return result
+        return result + self.bias[...].reshape(1, 1, 1, -1)
 
 
 def patches(x: jax.Array, size: int, stride: int) -> jax.Array:

@@ -12,15 +12,15 @@ from benchmarks import records, report, workloads
 from benchmarks.report import Summary
 
 ROOT = Path(__file__).parent.parent
-LATEST, KEPT = ROOT / "results" / "demo", ROOT / "docs" / "demo"
-RECORDS, FIGURE = KEPT / "records.jsonl", KEPT / "accuracy.png"
+LATEST, KEPT = ROOT / "results", ROOT / "docs"
+RECORDS, FIGURE = KEPT / "demo/records.jsonl", KEPT / "demo/accuracy.png"
 BLOCK = re.compile(r"(<!-- demo: [^>]*-->\n).*?(<!-- /demo -->)", re.DOTALL)
 
 
 def main() -> None:
     """Keeps the latest demo and replaces the block between the two markers."""
     for kept in (RECORDS, FIGURE):
-        shutil.copy(LATEST / kept.name, kept)
+        shutil.copy(LATEST / kept.relative_to(KEPT), kept)
     path = ROOT / "README.md"
     path.write_text(replace(path.read_text(), block(records.read(RECORDS))))
 

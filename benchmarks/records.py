@@ -31,6 +31,7 @@ class Record:
       num_microbatches: n, or None where no moments were taken.
       seed: of the initial parameters and the order of the data.
       recipe: the fields of `Recipe`.
+      split: what `test_accuracy` was measured on, `"test"` or `"validation"`.
       base_steps: length of the base run.
       updates: number of updates at each evaluation.
       train_loss: mean since the evaluation before.
@@ -53,11 +54,22 @@ class Record:
     layers: dict[str, list[float]]
     seconds: float
     environment: dict[str, str]
+    split: str = "test"
 
     @property
     def final_accuracy(self) -> float:
         """Test accuracy at the end of the run."""
         return self.test_accuracy[-1]
+
+    @property
+    def accuracy_at_equal_examples(self) -> float:
+        """Test accuracy when the run had seen the base run's examples."""
+        return self.test_accuracy[self.updates.index(self.base_updates)]
+
+    @property
+    def base_updates(self) -> int:
+        """Updates in the base run's examples."""
+        return self.base_steps // self.batch_scale
 
     def updates_to(self, target: float) -> int | None:
         """Updates at the first evaluation to reach the target; None if none does."""
@@ -65,15 +77,26 @@ class Record:
         return next((updates for updates, value in pairs if value >= target), None)
 
 
-def write(records: Iterable[Record], path: Path) -> None:
-    """Writes one line of JSON per record, four digits per fractional number.
+def lines(records: Iterable[Any]) -> list[str]:
+    """One line of JSON per record, four digits per fractional number.
 
     Args:
-      records: to write; numbers that are not finite become null.
-      path: of the file, which is replaced.
+      records: dataclasses; numbers that are not finite become null.
     """
-    lines = [json.dumps(_plain(dataclasses.asdict(record))) for record in records]
-    path.write_text("\n".join(lines) + "\n")
+    return [json.dumps(_plain(dataclasses.asdict(record))) for record in records]
+
+
+def write(records: Iterable[Any], path: Path, *, append: bool = False) -> None:
+    """Writes one line of JSON per record.
+
+    Args:
+      records: as `lines` takes them.
+      path: of the file, which is replaced.
+      append: add to the file instead.
+    """
+    text = "".join(f"{line}\n" for line in lines(records))
+    with path.open("a" if append else "w") as file:
+        file.write(text)
 
 
 def read(path: Path) -> list[Record]:

@@ -17,6 +17,9 @@ from rich.table import Table
 from benchmarks.methods import METHODS
 from benchmarks.records import Record
 
+# The method whose layers and updates the sentences are about.
+OURS = "lena_amplified"
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
@@ -157,7 +160,7 @@ def conclusions(records: Sequence[Record], summaries: Sequence[Summary]) -> list
     for scale in scales:
         rows = [r for r in summaries if r.batch_scale == scale and r is not base]
         sentences.append(_comparison(scale, rows, base))
-    runs = group(records).get(("lena", scales[-1]))
+    runs = group(records).get((OURS, scales[-1]))
     return sentences + ([_layers(runs)] if runs else [])
 
 
@@ -168,19 +171,20 @@ def _comparison(scale: int, rows: Sequence[Summary], base: Summary) -> str:
     if level:
         names = " and ".join(f"{r.label} ({_percent(r)})" for r in level)
         text += f"; level with it, within the standard error: {names}"
-    lena = next((row for row in rows if row.method == "lena"), None)
-    if lena and lena is not best and lena not in level:
-        text += f"; LENA is not best here, {_points(best.mean - lena.mean)} behind"
+    ours = next((row for row in rows if row.method == OURS), None)
+    if ours and ours is not best and ours not in level:
+        text += f"; {ours.label} is {_points(best.mean - ours.mean)} behind"
     failed = [r for r in rows if r.worst < base.mean / 2]
     for row in failed:
         text += f"; {row.label} failed to train (worst seed {100 * row.worst:.1f} %)"
-    if lena:
+    if ours:
         text += (
-            f". LENA ends {_against(lena, base)} the base run ({_percent(base)}), in "
-            f"{lena.updates:,.0f} updates instead of {base.updates:,.0f}"
+            f". There {ours.label} ends {_against(ours, base)} the base run "
+            f"({_percent(base)}), in {ours.updates:,.0f} updates instead of "
+            f"{base.updates:,.0f}"
         )
     clock = next((r for r in rows if METHODS[r.method].own_clock), None)
-    if lena and clock:
+    if ours and clock:
         text += f" ({clock.label}, on its own clock, takes {clock.updates:,.0f})"
     return text + "."
 
@@ -214,7 +218,7 @@ def _layers(runs: Sequence[Record]) -> str:
     ends = _per_layer(runs, "warmup_end", lambda values: values[-1])
     high, low = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
     text = (
-        f"At S = {scale}, LENA's mean trust ratio over the run was highest in {high} "
+        f"At S = {scale}, its mean trust ratio over the run was highest in {high} "
         f"({ratios[high]:.1f}) and lowest in {low} ({ratios[low]:.1f})"
     )
     ended = {layer: end for layer, end in ends.items() if end >= 0}

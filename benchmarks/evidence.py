@@ -1,0 +1,356 @@
+"""Evidence: the records of a table in; Markdown, verdicts and a figure out.
+
+`python -m benchmarks.evidence` fills docs/benchmarks.md and README from `results/`.
+What counts as better was fixed in benchmarks/README.md before the tables were recorded.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from benchmarks import records, report
+from benchmarks.ablations import EVERY
+from benchmarks.plan import MAX_BUDGET
+from benchmarks.records import Record
+from benchmarks.suite import RESULTS
+from benchmarks.workloads import TARGET_DROP
+
+ROOT = RESULTS.parent
+PAGE, README = ROOT / "docs/benchmarks.md", ROOT / "README.md"
+FIGURES = ROOT / "docs/benchmarks"
+BLOCK = r"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)"
+# Whose verdicts are written.
+RECOMMENDED = "lena_amplified"
+# AdaScale as its authors run it, and as LENA's paper does.
+PEERS = {
+    "adascale": "AdaScale",
+    "adascale_base_clock": "AdaScale on the base clock",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One method at one S.
+
+    Attributes:
+      accuracy: at equal examples, one per seed.
+      updates: to the target, one per seed; for a seed that never reaches it, all that
+        it was allowed.
+      reached: how many seeds do.
+      seconds: to the target, or to the end; mean over seeds.
+      rate: that it was trained with.
+    """
+
+    accuracy: np.ndarray
+    updates: np.ndarray
+    reached: int
+    seconds: float
+    rate: float
+
+
+Cells = dict[tuple[str, int], Cell]
+
+
+def cells(runs: Sequence[Record], target: float) -> Cells:
+    """By method and S.
+
+    Args:
+      runs: of one table, without those that tuned a rate.
+      target: the accuracy to reach.
+    """
+    return {key: _cell(group, target) for key, group in report.group(runs).items()}
+
+
+def _cell(runs: Sequence[Record], target: float) -> Cell:
+    reached = [run.updates_to(target) for run in runs]
+    allowed = round(MAX_BUDGET * runs[0].base_updates)
+    updates = [allowed if value is None else value for value in reached]
+    shares = [min(u / run.updates[-1], 1) for u, run in zip(updates, runs, strict=True)]
+    return Cell(
+        accuracy=np.array([run.accuracy_at_equal_examples for run in runs]),
+        updates=np.array(updates, float),
+        reached=sum(value is not None for value in reached),
+        seconds=float(
+            np.mean([s * run.seconds for s, run in zip(shares, runs, strict=True)])
+        ),
+        rate=runs[0].recipe["learning_rate"],
+    )
+
+
+def error(values: np.ndarray) -> float:
+    """The standard error of the mean; not a number for a single value."""
+    if len(values) < 2:
+        return math.nan
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def is_level(one: np.ndarray, best: np.ndarray) -> bool:
+    """Whether two means are closer than the standard error of their difference."""
+    return abs(one.mean() - best.mean()) <= math.hypot(error(one), error(best))
+
+
+def best(table: Cells, scale: int, measure: Callable[[Cell], np.ndarray]) -> str | None:
+    """The method without re-tuning that is best at one S, by a measure to maximise."""
+    rows = {
+        method: measure(cell)
+        for (method, of), cell in table.items()
+        if of == scale and method != "base" and not EVERY[method].rates
+    }
+    return max(rows, key=lambda method: rows[method].mean()) if rows else None
+
+
+def accuracy(cell: Cell) -> np.ndarray:
+    """The first measure."""
+    return cell.accuracy
+
+
+def speed(cell: Cell) -> np.ndarray:
+    """The second measure, to be maximised as the first is."""
+    return -cell.updates
+
+
+def markdown(
+    name: str,
+    runs: Sequence[Record],
+    target: float,
+    *,
+    methods: Sequence[str] = tuple(EVERY),
+    images: str = "benchmarks",
+) -> str:
+    """Tables of both measures, what they say, and where they were recorded.
+
+    Args:
+      name: of the table.
+      runs: of the table.
+      target: the accuracy to reach.
+      methods: those to show; the best is marked if it is among them, and is the best
+        of all.
+      images: the folder of the figure, from where the text stands.
+    """
+    table = cells(runs, target)
+    scales = sorted({scale for _, scale in table} - {1})
+    base = table["base", 1]
+    first = runs[0]
+    recipe, where = first.recipe, first.environment
+    commits = sorted({run.environment["commit"] for run in runs})
+    kind = "Test" if first.split == "test" else "Validation"
+    intro = (
+        f"{first.workload}: base batch {recipe['base_batch']}, "
+        f"{first.base_steps:,} base steps, rate {recipe['learning_rate']:g} "
+        f"({recipe['schedule']} decay), momentum {recipe['momentum']:g}. "
+        f"{kind} accuracy of the base run {_percent(base.accuracy)} % "
+        f"({len(base.accuracy)} seeds), target {100 * target:.1f} %."
+    )
+    heads = [f"S = {scale} ({scale * recipe['base_batch']:,})" for scale in scales]
+    parts = [
+        intro,
+        f"**{kind} accuracy after equal examples (%)**",
+        _matrix(table, methods, scales, heads, accuracy, _percent_cell),
+        f"**Updates until {100 * target:.1f} %**",
+        _matrix(table, methods, scales, heads, speed, _updates_cell),
+        "Bold: the best method without re-tuning, and those level with it. (2/3): so "
+        "many seeds reach the target within 2.5 times the base run's examples; those "
+        "that do not count with all the updates they were allowed. Re-tuned methods: "
+        "the rate is tuned again at every S, on validation data.",
+        "\n".join(f"- {sentence}" for sentence in verdicts(table, scales)),
+        f"![{name}]({images}/{name}.png)",
+        f"Recorded on {where['cpus']} cores ({where['device']}) with jax "
+        f"{where['jax']}, at {', '.join(commits)}, by `python -m benchmarks.suite "
+        f"{name}`.",
+    ]
+    return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+def _matrix(
+    table: Cells,
+    methods: Sequence[str],
+    scales: Sequence[int],
+    heads: Sequence[str],
+    measure: Callable[[Cell], np.ndarray],
+    show: Callable[[Cell], str],
+) -> str:
+    lines = [["method", *heads], ["---"] + ["---:"] * len(heads)]
+    leaders = {scale: best(table, scale, measure) for scale in scales}
+    shown = {method for method, scale in table if scale in scales}
+    for method in (each for each in methods if each in shown):
+        line = [EVERY[method].label]
+        for scale in scales:
+            cell = table.get((method, scale))
+            text = "" if cell is None else show(cell)
+            leader = leaders[scale]
+            if cell and leader and not EVERY[method].rates:
+                top = measure(table[leader, scale])
+                if method == leader or is_level(measure(cell), top):
+                    text = f"**{text}**"
+            line.append(text)
+        lines.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(values: np.ndarray) -> str:
+    return f"{100 * values.mean():.1f} ± {100 * error(values):.1f}"
+
+
+def _percent_cell(cell: Cell) -> str:
+    return _percent(cell.accuracy)
+
+
+def _updates_cell(cell: Cell) -> str:
+    if not cell.reached:
+        return "never"
+    text = f"{cell.updates.mean():,.0f}"
+    if cell.reached < len(cell.updates):
+        text += f" ({cell.reached}/{len(cell.updates)})"
+    return text
+
+
+def verdicts(table: Cells, scales: Sequence[int]) -> list[str]:
+    """What the two measures say of the recommended optimizer, S by S."""
+    sentences = []
+    label = EVERY[RECOMMENDED].label
+    for scale in scales:
+        own = table.get((RECOMMENDED, scale))
+        if own is None:
+            continue
+        texts = [
+            _verdict(table, scale, own, accuracy, "accuracy after equal examples"),
+            _verdict(table, scale, own, speed, "updates to the target"),
+        ]
+        gap = 100 * (table["base", 1].accuracy.mean() - own.accuracy.mean())
+        texts.append(f"it ends {gap:.1f} points below the base run")
+        texts += [
+            _fewer(own, table[peer, scale], name)
+            for peer, name in PEERS.items()
+            if own.reached and (peer, scale) in table
+        ]
+        sentences.append(f"S = {scale}, {label}: " + "; ".join(texts) + ".")
+    return sentences
+
+
+def _fewer(own: Cell, peer: Cell, name: str) -> str:
+    """Compares updates to the target; seeds that never reach it make a bound of it."""
+    fewer = 100 * (1 - own.updates.mean() / peer.updates.mean())
+    censored = own.reached == len(own.updates) and peer.reached < len(peer.updates)
+    share = f"{'at least ' if censored else ''}{abs(fewer):.0f} %"
+    return f"takes {share} {'fewer' if fewer >= 0 else 'more'} updates than {name}"
+
+
+def _verdict(
+    table: Cells,
+    scale: int,
+    own: Cell,
+    measure: Callable[[Cell], np.ndarray],
+    name: str,
+) -> str:
+    leader = best(table, scale, measure)
+    assert leader is not None
+    top = table[leader, scale]
+    if measure is speed and not top.reached:
+        return f"{name}: no method without re-tuning gets there"
+    if leader == RECOMMENDED:
+        return f"best without re-tuning in {name}"
+    rival = EVERY[leader].label
+    if is_level(measure(own), measure(top)):
+        return f"level with the best in {name} ({rival})"
+    return f"behind {rival} in {name}"
+
+
+SHOWN = ("linear", "adascale", "lena", "linear_state_aware", RECOMMENDED, "sgd_tuned")
+COLOURS = {"linear_state_aware": "#E69F00", "sgd_tuned": "#000000"}
+
+
+def figure(runs: Sequence[Record], target: float) -> Figure:
+    """Both measures against S, with standard errors."""
+    table = cells(runs, target)
+    result = Figure(figsize=(10.5, 4.2), layout="constrained")
+    left, right = result.subplots(1, 2)
+    for method in SHOWN:
+        points = {s: cell for (m, s), cell in sorted(table.items()) if m == method}
+        if not points:
+            continue
+        style = dict(
+            color=COLOURS.get(method, EVERY[method].colour),
+            label=EVERY[method].label,
+            linestyle="--" if EVERY[method].rates else "-",
+            marker="o",
+            capsize=2,
+        )
+        scales, group = list(points), list(points.values())
+        means = [100 * cell.accuracy.mean() for cell in group]
+        left.errorbar(scales, means, [100 * error(c.accuracy) for c in group], **style)
+        reached = [(s, c) for s, c in points.items() if c.reached == len(c.updates)]
+        if reached:
+            right.errorbar(
+                [s for s, _ in reached],
+                [c.updates.mean() for _, c in reached],
+                [error(c.updates) for _, c in reached],
+                **style,
+            )
+    base = 100 * table["base", 1].accuracy.mean()
+    grey = dict(color="#666666", linewidth=1)
+    left.axhline(base, linestyle=":", label="base run", **grey)
+    left.set_ylim(base - 18, base + 1.5)
+    left.set_ylabel("accuracy after equal examples (%)")
+    right.set_ylabel(f"updates until {100 * target:.1f} %, all seeds")
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("S (batch over base batch)")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    left.legend(frameon=False, fontsize=8, loc="lower left")
+    return result
+
+
+def load(path: Path) -> tuple[list[Record], float]:
+    """The runs of a table, without those that tuned a rate, and its target."""
+    runs = records.read(path)
+    split = next(run.split for run in runs if run.method == "base")
+    rates = {run.method for run in runs if EVERY[run.method].rates}
+    seeds = {run.seed for run in runs if run.method == "base"}
+    kept = [
+        run
+        for run in runs
+        if run.seed in seeds and (run.split == split or run.method not in rates)
+    ]
+    return kept, report.target_accuracy(kept, TARGET_DROP)
+
+
+def replace(text: str, name: str, content: str) -> str:
+    """Puts `content` between the markers of `name` in a Markdown text."""
+    block = re.compile(BLOCK.format(name=re.escape(name)), re.DOTALL)
+    return block.sub(lambda match: match[1] + content + match[2], text)
+
+
+def filled(page: str, readme: str) -> tuple[str, str]:
+    """Both texts, with the block of every table that has records made from them."""
+    for path in sorted(RESULTS.glob("*.jsonl")):
+        runs, target = load(path)
+        name = path.stem
+        page = replace(page, name, markdown(name, runs, target))
+        short = markdown(name, runs, target, methods=SHOWN, images="docs/benchmarks")
+        readme = replace(readme, name, short)
+    return page, readme
+
+
+def main() -> None:
+    """Fills the two pages and draws every table's figure."""
+    page, readme = filled(PAGE.read_text(), README.read_text())
+    PAGE.write_text(page)
+    README.write_text(readme)
+    FIGURES.mkdir(exist_ok=True)
+    for path in RESULTS.glob("*.jsonl"):
+        figure(*load(path)).savefig(FIGURES / f"{path.stem}.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Tables: which methods are compared on which workload, by name.
+
+`python -m benchmarks.suite` records a whole table, `python -m benchmarks.train` a row.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import adam_methods, data, workloads
+from benchmarks.ablations import ABLATIONS, COMPARED
+from benchmarks.methods import METHODS
+from benchmarks.workloads import Workload
+
+Load = Callable[..., Workload]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Which methods are compared on what.
+
+    Attributes:
+      load: makes the workload, from a folder if it needs one, and `validation`.
+      methods: keys of `EVERY`.
+      needs_folder: whether the data are in a folder, which `load` takes first.
+    """
+
+    load: Load
+    methods: tuple[str, ...] = tuple(METHODS)
+    needs_folder: bool = False
+
+
+def _of_folder(load: Load) -> Table:
+    return Table(load, needs_folder=True)
+
+
+TABLES = {
+    "fashion_batchnorm": _of_folder(functools.partial(workloads.resnet, norm="batch")),
+    "fashion_groupnorm": _of_folder(functools.partial(workloads.resnet, norm="group")),
+    "text": Table(workloads.text),
+    "text_ablation": Table(
+        functools.partial(workloads.text, validation=True),
+        ("base", *COMPARED, *ABLATIONS),
+    ),
+    "gpt": Table(workloads.gpt, adam_methods.COMPARED),
+    # Full size, for a GPU.
+    "fashion_full": _of_folder(workloads.resnet_full),
+    "cifar10": _of_folder(workloads.cifar10),
+    "cifar100": _of_folder(workloads.cifar100),
+}
+
+
+def loader(name: str, folder: Path | None) -> Load:
+    """Returns what makes a table's workload: `load()` or `load(validation=True)`.
+
+    Args:
+      name: a key of `TABLES`.
+      folder: of the data; None for tables that need none.
+
+    Raises:
+      ValueError: if the table needs a folder and there is none.
+    """
+    table = TABLES[name]
+    if not table.needs_folder:
+        return functools.cache(table.load)
+    if folder is None:
+        raise ValueError(
+            f"Table {name!r} needs a folder of data, which must hold {data.EXPECTED}; "
+            "got none: give it with `--data FOLDER`."
+        )
+    return functools.cache(functools.partial(table.load, folder))
