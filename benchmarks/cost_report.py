@@ -1,7 +1,6 @@
 """Cost report: measurements in; a table, Markdown and sentences about bars out."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -17,7 +16,6 @@ TITLES = {
     "peer": "The peer: what each method adds to its own library's SGD",
 }
 INDENT = "  "
-BLOCK = re.compile(r"(<!-- cost: [^>]*-->\n).*?(<!-- /cost -->)", re.DOTALL)
 
 
 def groups(measured: Iterable[Measurement]) -> dict[tuple[str, str], Group]:
@@ -98,17 +96,6 @@ def table(measured: Sequence[Measurement]) -> Table:
     for row in rows:
         result.add_row(*row, style=None if row[0].startswith(INDENT) else "bold")
     return result
-
-
-def replace(text: str, measured: Sequence[Measurement]) -> str:
-    """Puts the tables between the markers of a Markdown text.
-
-    Args:
-      text: with a line `<!-- cost: how it was made -->` and one `<!-- /cost -->`.
-      measured: of all parts.
-    """
-    content = markdown(measured)
-    return BLOCK.sub(lambda match: match[1] + content + match[2], text)
 
 
 def markdown(measured: Sequence[Measurement]) -> str:

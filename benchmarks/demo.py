@@ -7,18 +7,18 @@ batches. Under 3 minutes on two cores. It writes its records and figures to
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import data, figures, records, report, train, workloads
-from benchmarks.methods import DEMO, METHODS
+from benchmarks.methods import DEMO
 from benchmarks.plan import MAX_BUDGET, Config
+from benchmarks.progress import progress_bars, run_with_bar
 from benchmarks.workloads import Workload
 
 MAX_TRAIN, MAX_TEST = 8000, 2000
@@ -65,39 +65,13 @@ def train_all(
 ) -> list[records.Record]:
     """Runs the base recipe, then every other method at every S, with progress bars."""
     plan = [("base", 1)] + [(m, s) for s in workload.batch_scales for m in DEMO]
-    progress = Progress(
-        TextColumn("S = {task.fields[scale]:>2}  {task.description:<14}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=console,
-    )
     result = []
-    with progress:
+    with progress_bars(console) as progress:
         for method, scale in plan:
             config = Config(method, scale, seeds)
-            result += _train_one(progress, workload, config)
+            run = functools.partial(train.run, workload, config)
+            result += run_with_bar(progress, config, run)
     return result
-
-
-def _train_one(
-    progress: Progress, workload: Workload, config: Config
-) -> list[records.Record]:
-    method = METHODS[config.method]
-    total = MAX_BUDGET if method.own_clock else 1.0
-    task = progress.add_task(
-        method.label, total=total, scale=config.batch_scale, status="compiling"
-    )
-
-    def on_progress(share: float) -> None:
-        progress.update(task, completed=share, status="")
-
-    runs = train.run(workload, config, on_progress)
-    status = f"{100 * mean(run.final_accuracy for run in runs):.1f} %"
-    # AdaScale's clock says when it is done, which no one knows beforehand.
-    done = progress.tasks[task].completed
-    progress.update(task, total=done, completed=done, status=status)
-    return runs
 
 
 def _print_header(console: Console, workload: Workload, seeds: Sequence[int]) -> None:

@@ -5,8 +5,6 @@ What counts as better was fixed in benchmarks/README.md before the tables were r
 """
 
 import dataclasses
-import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,17 +12,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from benchmarks import records, report
+from benchmarks import markers, records, report
 from benchmarks.ablations import EVERY
 from benchmarks.plan import MAX_BUDGET
 from benchmarks.records import Record
+from benchmarks.report import standard_error
 from benchmarks.suite import RESULTS
 from benchmarks.workloads import TARGET_DROP
 
 ROOT = RESULTS.parent
 PAGE, README = ROOT / "docs/benchmarks.md", ROOT / "README.md"
 FIGURES = ROOT / "docs/benchmarks"
-BLOCK = r"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)"
 # Whose verdicts are written.
 RECOMMENDED = "lena_amplified"
 # AdaScale as its authors run it, and as LENA's paper does.
@@ -43,15 +41,11 @@ class Cell:
       updates: to the target, one per seed; for a seed that never reaches it, all that
         it was allowed.
       reached: how many seeds do.
-      seconds: to the target, or to the end; mean over seeds.
-      rate: that it was trained with.
     """
 
     accuracy: np.ndarray
     updates: np.ndarray
     reached: int
-    seconds: float
-    rate: float
 
 
 Cells = dict[tuple[str, int], Cell]
@@ -71,28 +65,11 @@ def _cell(runs: Sequence[Record], target: float) -> Cell:
     reached = [run.updates_to(target) for run in runs]
     allowed = round(MAX_BUDGET * runs[0].base_updates)
     updates = [allowed if value is None else value for value in reached]
-    shares = [min(u / run.updates[-1], 1) for u, run in zip(updates, runs, strict=True)]
     return Cell(
         accuracy=np.array([run.accuracy_at_equal_examples for run in runs]),
         updates=np.array(updates, float),
         reached=sum(value is not None for value in reached),
-        seconds=float(
-            np.mean([s * run.seconds for s, run in zip(shares, runs, strict=True)])
-        ),
-        rate=runs[0].recipe["learning_rate"],
     )
-
-
-def error(values: np.ndarray) -> float:
-    """The standard error of the mean; not a number for a single value."""
-    if len(values) < 2:
-        return math.nan
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def is_level(one: np.ndarray, best: np.ndarray) -> bool:
-    """Whether two means are closer than the standard error of their difference."""
-    return abs(one.mean() - best.mean()) <= math.hypot(error(one), error(best))
 
 
 def best(table: Cells, scale: int, measure: Callable[[Cell], np.ndarray]) -> str | None:
@@ -103,6 +80,11 @@ def best(table: Cells, scale: int, measure: Callable[[Cell], np.ndarray]) -> str
         if of == scale and method != "base" and not EVERY[method].rates
     }
     return max(rows, key=lambda method: rows[method].mean()) if rows else None
+
+
+def _is_level(one: np.ndarray, best: np.ndarray) -> bool:
+    gap = one.mean() - best.mean()
+    return report.is_level(gap, standard_error(one), standard_error(best))
 
 
 def accuracy(cell: Cell) -> np.ndarray:
@@ -186,7 +168,7 @@ def _matrix(
             leader = leaders[scale]
             if cell and leader and not EVERY[method].rates:
                 top = measure(table[leader, scale])
-                if method == leader or is_level(measure(cell), top):
+                if method == leader or _is_level(measure(cell), top):
                     text = f"**{text}**"
             line.append(text)
         lines.append(line)
@@ -194,7 +176,7 @@ def _matrix(
 
 
 def _percent(values: np.ndarray) -> str:
-    return f"{100 * values.mean():.1f} ± {100 * error(values):.1f}"
+    return f"{100 * values.mean():.1f} ± {100 * standard_error(values):.1f}"
 
 
 def _percent_cell(cell: Cell) -> str:
@@ -256,7 +238,7 @@ def _verdict(
     if leader == RECOMMENDED:
         return f"best without re-tuning in {name}"
     rival = EVERY[leader].label
-    if is_level(measure(own), measure(top)):
+    if _is_level(measure(own), measure(top)):
         return f"level with the best in {name} ({rival})"
     return f"behind {rival} in {name}"
 
@@ -283,13 +265,15 @@ def figure(runs: Sequence[Record], target: float) -> Figure:
         )
         scales, group = list(points), list(points.values())
         means = [100 * cell.accuracy.mean() for cell in group]
-        left.errorbar(scales, means, [100 * error(c.accuracy) for c in group], **style)
+        left.errorbar(
+            scales, means, [100 * standard_error(c.accuracy) for c in group], **style
+        )
         reached = [(s, c) for s, c in points.items() if c.reached == len(c.updates)]
         if reached:
             right.errorbar(
                 [s for s, _ in reached],
                 [c.updates.mean() for _, c in reached],
-                [error(c.updates) for _, c in reached],
+                [standard_error(c.updates) for _, c in reached],
                 **style,
             )
     base = 100 * table["base", 1].accuracy.mean()
@@ -314,21 +298,9 @@ def figure(runs: Sequence[Record], target: float) -> Figure:
 def load(path: Path) -> tuple[list[Record], float]:
     """The runs of a table, without those that tuned a rate, and its target."""
     runs = records.read(path)
-    split = next(run.split for run in runs if run.method == "base")
-    rates = {run.method for run in runs if EVERY[run.method].rates}
     seeds = {run.seed for run in runs if run.method == "base"}
-    kept = [
-        run
-        for run in runs
-        if run.seed in seeds and (run.split == split or run.method not in rates)
-    ]
+    kept = [run for run in runs if run.seed in seeds]
     return kept, report.target_accuracy(kept, TARGET_DROP)
-
-
-def replace(text: str, name: str, content: str) -> str:
-    """Puts `content` between the markers of `name` in a Markdown text."""
-    block = re.compile(BLOCK.format(name=re.escape(name)), re.DOTALL)
-    return block.sub(lambda match: match[1] + content + match[2], text)
 
 
 def filled(page: str, readme: str) -> tuple[str, str]:
@@ -336,9 +308,9 @@ def filled(page: str, readme: str) -> tuple[str, str]:
     for path in sorted(RESULTS.glob("*.jsonl")):
         runs, target = load(path)
         name = path.stem
-        page = replace(page, name, markdown(name, runs, target))
+        page = markers.replace(page, name, markdown(name, runs, target))
         short = markdown(name, runs, target, methods=SHOWN, images="docs/benchmarks")
-        readme = replace(readme, name, short)
+        readme = markers.replace(readme, name, short)
     return page, readme
 
 

@@ -46,6 +46,14 @@ class Method:
     preconditioned: bool = False
 
 
+def _momentum_sgd(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float, momentum: float
+) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum)
+    )
+
+
 def _base(
     recipe: Recipe, batch_scale: int, base_steps: int
 ) -> optax.GradientTransformation:
@@ -56,10 +64,7 @@ def _base(
             b1=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-    return optax.chain(
-        optax.add_decayed_weights(recipe.weight_decay),
-        optax.sgd(recipe.rate(base_steps), recipe.momentum),
-    )
+    return _momentum_sgd(recipe.rate(base_steps), recipe.weight_decay, recipe.momentum)
 
 
 def at_scale(factory: Factory, *, warms_up: bool, optimizer: str = SGD) -> Make:
@@ -121,14 +126,6 @@ def fixed_warmup(
         return factory(schedule, weight_decay=recipe.weight_decay, **options)
 
     return make
-
-
-def _momentum_sgd(
-    learning_rate: optax.Schedule, weight_decay: float, momentum: float
-) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum)
-    )
 
 
 _square_root = functools.partial(

@@ -29,6 +29,9 @@ def run_with_bar(
 ) -> list[Record]:
     """Trains one row behind a bar, which ends with its accuracy.
 
+    How long a run takes that has a target or a clock of its own, no one knows
+    beforehand, so the bar is that of the longest.
+
     Args:
       progress: of `progress_bars`.
       config: what is trained.

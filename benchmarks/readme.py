@@ -4,17 +4,15 @@
 the table from it. A test compares the two.
 """
 
-import re
 import shutil
 from pathlib import Path
 
-from benchmarks import records, report, workloads
+from benchmarks import markers, records, report, workloads
 from benchmarks.report import Summary
 
 ROOT = Path(__file__).parent.parent
 LATEST, KEPT = ROOT / "results", ROOT / "docs"
 RECORDS, FIGURE = KEPT / "demo/records.jsonl", KEPT / "demo/accuracy.png"
-BLOCK = re.compile(r"(<!-- demo: [^>]*-->\n).*?(<!-- /demo -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -22,12 +20,8 @@ def main() -> None:
     for kept in (RECORDS, FIGURE):
         shutil.copy(LATEST / kept.relative_to(KEPT), kept)
     path = ROOT / "README.md"
-    path.write_text(replace(path.read_text(), block(records.read(RECORDS))))
-
-
-def replace(text: str, content: str) -> str:
-    """Puts `content` between the markers of a Markdown text."""
-    return BLOCK.sub(lambda match: match[1] + content + match[2], text)
+    made = block(records.read(RECORDS))
+    path.write_text(markers.replace(path.read_text(), "demo", made))
 
 
 def block(runs: list[records.Record]) -> str:

@@ -69,6 +69,25 @@ def target_accuracy(records: Sequence[Record], drop: float) -> float:
     return float(np.mean(finals)) - drop
 
 
+def standard_error(values: np.ndarray) -> float:
+    """The standard error of the mean; not a number for a single value."""
+    if len(values) < 2:
+        return math.nan
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def is_level(gap: float, first: float, second: float) -> bool:
+    """Whether a gap between two means is within its own standard error.
+
+    Args:
+      gap: of the means.
+      first: standard error of the one; if it is not a number, only no gap is level.
+      second: standard error of the other.
+    """
+    error = math.hypot(first, second)
+    return abs(gap) <= (error if math.isfinite(error) else 0)
+
+
 def summarise(records: Sequence[Record], target: float) -> list[Summary]:
     """One summary per method and S, in the records' order."""
     return [_summary(runs, target) for runs in group(records).values()]
@@ -77,13 +96,12 @@ def summarise(records: Sequence[Record], target: float) -> list[Summary]:
 def _summary(runs: list[Record], target: float) -> Summary:
     finals = np.array([run.final_accuracy for run in runs])
     reached = [u for u in (run.updates_to(target) for run in runs) if u is not None]
-    error = finals.std(ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else math.nan
     return Summary(
         method=runs[0].method,
         batch_scale=runs[0].batch_scale,
         seeds=len(runs),
         mean=float(finals.mean()),
-        error=float(error),
+        error=standard_error(finals),
         worst=float(finals.min()),
         updates=float(np.mean([run.updates[-1] for run in runs])),
         updates_to_target=float(np.mean(reached)) if reached else None,
@@ -190,8 +208,7 @@ def _comparison(scale: int, rows: Sequence[Summary], base: Summary) -> str:
 
 
 def _level(row: Summary, best: Summary) -> bool:
-    error = math.hypot(row.error, best.error)
-    return best.mean - row.mean <= (error if math.isfinite(error) else 0)
+    return is_level(best.mean - row.mean, row.error, best.error)
 
 
 def _against(row: Summary, base: Summary) -> str:

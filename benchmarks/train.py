@@ -110,13 +110,13 @@ def run(
         parts.append(jax.device_get(evaluations))
         on_progress((number + 1) * plan.segment_evals / plan.num_evals)
         history = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
-        lengths = _lengths(plan, history)
-        if None not in lengths:
+        lengths = [each for each in _lengths(plan, history) if each is not None]
+        if len(lengths) == len(config.seeds):
             break
     seconds = (time.perf_counter() - start) / len(config.seeds)
     return [
-        _record(workload, config, plan, position, history, seconds)
-        for position in range(len(config.seeds))
+        _record(workload, config, plan, position, history, length, seconds)
+        for position, length in enumerate(lengths)
     ]
 
 
@@ -258,11 +258,10 @@ def _record(
     plan: Plan,
     position: int,
     history: Evaluation,
+    length: int,
     seconds: float,
 ) -> Record:
     """Returns the record of one seed, up to where its run was over."""
-    length = _lengths(plan, history)[position]
-    assert length is not None
     one = jax.tree.map(lambda x: x[position, :length].tolist(), history)
     return Record(
         workload=workload.name or workload.dataset.name,

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 # The authors' code adds it to both moving averages (lr_scaling.py, commit a4c121c).
 REFERENCE_EPS = 1e-6
-# Chosen among 1, 2, 4 and 8 on validation data (docs/benchmarks.md). The gain weighs
-# all directions alike; weighted by curvature, which is what limits a rate, the noise
-# scale differs by a factor (McCandlish et al., 2018, Section 2.2).
+# Chosen on validation data (docs/benchmarks.md). The gain weighs all directions alike;
+# weighted by curvature, which is what limits a rate, the noise scale differs by a
+# factor (McCandlish et al., 2018, Section 2.2).
 AMPLIFICATION = 4.0
 
 
@@ -194,7 +194,9 @@ def _square_root(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
 
 
 def _amplified(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
-    return jnp.minimum(AMPLIFICATION * gain, batch_scale)
+    # The noise and the signal that have this gain, up to a common factor.
+    noise, signal = gain - 1, 1 - gain / batch_scale
+    return gain_ratio(AMPLIFICATION * noise, signal, batch_scale)
 
 
 def _limited(
@@ -216,8 +218,9 @@ square_root_gain = Rule(_square_root)
 gradient's (Adam): their noise adds up as the square root (AdaptDL's AdamScale)."""
 
 amplified_gain = Rule(_amplified, warm_up=_limited)
-"""Four times the gain, at most S. A warm-up limits it, to S times its factor, but to no
-less than square-root scaling, which does not raise the noise of a step."""
+"""The gain that four times the noise would have: at most four times the gain, and at
+most S. A warm-up limits it, to S times its factor, but to no less than square-root
+scaling, which does not raise the noise of a step."""
 
 linear = Rule(_linear, needs_gain=False)
 """S itself: linear learning-rate scaling (Goyal et al., 2017)."""

@@ -20,7 +20,11 @@ def linear(gain, batch_scale):
 
 
 def amplified(gain, batch_scale):
-    return min(4 * gain, batch_scale)
+    """The gain at four times the noise scale b, which solves gain = (1+b) / (1+b/S)."""
+    if gain == batch_scale:
+        return batch_scale
+    b = 4 * (gain - 1) / (1 - gain / batch_scale)
+    return (1 + b) / (1 + b / batch_scale)
 
 
 def multiplied(trust_ratio, factor, batch_scale):

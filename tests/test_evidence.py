@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import evidence, records
+from benchmarks import evidence, markers, records
 
 
 def fake_run(method, scale, seed, accuracies, split="test", rate=0.1):
@@ -75,7 +75,7 @@ def test_evidence_writes_tables_verdicts_and_a_figure():
     assert "amplified LENA |" not in short
     assert "](x/fake.png)" in short
     page = "a\n<!-- fake: made by b -->\nstale\n<!-- /fake -->\nc"
-    filled = evidence.replace(page, "fake", text)
+    filled = markers.replace(page, "fake", text)
     assert filled.startswith("a\n<!-- fake: made by b -->\n\nfake: base batch 4")
     assert filled.endswith("<!-- /fake -->\nc")
     assert "stale" not in filled
