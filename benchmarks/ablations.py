@@ -1,7 +1,7 @@
 """Ablations: what each part of `lena_amplified` does, and what was tried instead.
 
 In: `methods.METHODS`. Out: further methods, for `python -m benchmarks.suite
-text_ablation`, which measures them on validation data.
+text_ablation` and the other ablations, which measure on validation data.
 """
 
 import functools
@@ -13,28 +13,28 @@ from benchmarks.adam_methods import ADAM_METHODS
 from benchmarks.methods import GREY, METHODS, Factory, Method, at_scale
 
 
-def _amplified_by(factor: float) -> optax_lena.Rule:
-    return optax_lena.Rule(
-        lambda gain, scale: jnp.minimum(factor * gain, scale),
-        warm_up=optax_lena.amplified_gain.warm_up,
-    )
+def _at_noise_times(factor: float) -> optax_lena.Rule:
+    """`amplified_gain` with another factor: the noise scale b from the gain, and back.
+
+    Args:
+      factor: by which b is multiplied, in gain = (1 + b) / (1 + b/S).
+    """
+
+    def trust_ratio(gain: jnp.ndarray, scale: jnp.ndarray) -> jnp.ndarray:
+        noise, signal = factor * (gain - 1), 1 - gain / scale
+        return (noise + signal) / jnp.maximum(noise / scale + signal, 1e-6)
+
+    return optax_lena.Rule(trust_ratio)
 
 
-# The warm-up multiplies what the rule gives, as in `lena`.
-_MULTIPLIED = optax_lena.Rule(optax_lena.amplified_gain.trust_ratio)
-# The rate is never below the base rate, but may start below square-root scaling.
-_FROM_ONE = optax_lena.Rule(
-    optax_lena.amplified_gain.trust_ratio,
-    warm_up=lambda ratio, factor, scale: jnp.minimum(
-        ratio, jnp.maximum(scale * factor, 1)
-    ),
-)
+# The gain itself times a factor, which overshoots where the gain is large.
+_TIMES_FOUR = optax_lena.Rule(lambda gain, scale: jnp.minimum(4 * gain, scale))
 # Halfway, on a logarithmic scale, between LENA's rule and linear scaling.
 _GEOMETRIC = optax_lena.Rule(lambda gain, scale: jnp.sqrt(gain * scale))
 
 
 def _variant(
-    label: str, factory: Factory, *, warms_up: bool = True, **options
+    label: str, factory: Factory, *, warms_up: bool = False, **options
 ) -> Method:
     make = at_scale(functools.partial(factory, **options), warms_up=warms_up)
     return Method(label, GREY, make)
@@ -43,54 +43,66 @@ def _variant(
 _lena, _amplified = optax_lena.lena, optax_lena.lena_amplified
 ABLATIONS = {
     # Without one part each.
-    "amplified_absolute": _variant(
-        "absolute averages", _amplified, averages="absolute"
+    "amplified_by_1": _variant(
+        "noise not amplified", _amplified, rule=optax_lena.capped_gain
     ),
-    "amplified_by_1": _variant("not amplified", _amplified, rule=_amplified_by(1)),
-    "amplified_multiplied": _variant(
-        "warm-up multiplies the rate", _amplified, rule=_MULTIPLIED
-    ),
-    "amplified_from_one": _variant(
-        "limit starts at 1, not √S", _amplified, rule=_FROM_ONE
-    ),
-    "amplified_layer_warmup": _variant(
-        "layer-wise warm-up", _amplified, warmup="state_aware"
-    ),
+    "amplified_warmup": _variant("with a warm-up", _amplified, warms_up=True),
     "amplified_base_clock": _variant(
         "schedule on base steps", _amplified, clock="base_steps"
     ),
     "amplified_gain_clock": _variant(
         "schedule on gain steps", _amplified, clock="gain_steps"
     ),
+    "amplified_absolute": _variant(
+        "absolute averages", _amplified, averages="absolute"
+    ),
     "amplified_whole_model": _variant(
         "one layer: the model", _amplified, layers=optax_lena.whole_model
     ),
-    "amplified_no_warmup": _variant("no warm-up", _amplified, warms_up=False),
     # Other settings.
-    "amplified_by_2": _variant("amplified by 2", _amplified, rule=_amplified_by(2)),
-    "amplified_by_8": _variant("amplified by 8", _amplified, rule=_amplified_by(8)),
+    "amplified_by_2": _variant("noise × 2", _amplified, rule=_at_noise_times(2)),
+    "amplified_by_8": _variant("noise × 8", _amplified, rule=_at_noise_times(8)),
+    "amplified_by_16": _variant("noise × 16", _amplified, rule=_at_noise_times(16)),
     "amplified_horizon_300": _variant("horizon 300", _amplified, horizon=300),
-    # One part each on top of LENA.
-    "lena_relative": _variant("LENA, relative averages", _lena, averages="relative"),
-    "lena_rate_clock": _variant(
-        "LENA, schedule on rate steps", _lena, clock="rate_steps"
-    ),
-    "lena_geometric": _variant(
-        "LENA, √(S · gain), no warm-up", _lena, warms_up=False, rule=_GEOMETRIC
-    ),
+    # Other rules.
+    "gain_times_4": _variant("min(4 · gain, S)", _amplified, rule=_TIMES_FOUR),
+    "gain_geometric": _variant("√(S · gain)", _amplified, rule=_GEOMETRIC),
     "linear_rate_clock": _variant(
         "linear + state-aware warm-up, rate steps",
         _lena,
+        warms_up=True,
         rule=optax_lena.linear,
-        warmup="model_aware",
+        layers=optax_lena.whole_model,
         clock="rate_steps",
     ),
+    # One part each on top of LENA.
+    "lena_amplified_rule": _variant(
+        "LENA, noise × 4", _lena, warms_up=True, rule=optax_lena.amplified_gain
+    ),
+    "lena_relative": _variant(
+        "LENA, relative averages", _lena, warms_up=True, averages="relative"
+    ),
+    "lena_rate_clock": _variant(
+        "LENA, schedule on rate steps", _lena, warms_up=True, clock="rate_steps"
+    ),
 }
-COMPARED = (
+# The rows of an ablation; where a row takes minutes, only those that matter most.
+EVERY_PART = (
     "lena_amplified",
     "lena",
     "lena_no_warmup",
     "linear_state_aware",
     "adascale",
+    *ABLATIONS,
+)
+MAIN_PARTS = (
+    "lena_amplified",
+    "lena",
+    "amplified_by_1",
+    "amplified_warmup",
+    "amplified_base_clock",
+    "amplified_absolute",
+    "amplified_whole_model",
+    "gain_times_4",
 )
 EVERY = METHODS | ADAM_METHODS | ABLATIONS

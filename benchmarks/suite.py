@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import records, report, train, workloads
+from benchmarks import records, report, train
 from benchmarks.ablations import EVERY
 from benchmarks.plan import Config
 from benchmarks.progress import progress_bars, run_with_bar
@@ -139,9 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load()
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    methods = options.methods or TABLES[options.table].methods
+    table = TABLES[options.table]
+    methods = options.methods or table.methods
+    scales = options.scales or table.scales
     part, parts = map(int, options.part.split("/"))
-    everything = list(rows(methods, options.scales))[part::parts]
+    everything = list(rows(methods, scales))[part::parts]
     with progress_bars(Console()) as progress:
         for row in everything:
             config = Config(row.method, row.batch_scale, SEEDS)
@@ -157,9 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--data", type=Path, help="folder of IDX or CIFAR files")
     parser.add_argument("--methods", nargs="+", choices=EVERY, help="default: all")
-    parser.add_argument(
-        "--scales", nargs="+", type=int, default=list(workloads.BATCH_SCALES)
-    )
+    parser.add_argument("--scales", nargs="+", type=int, help="default: the table's")
     parser.add_argument("--part", default="0/1", help="i/n: every n-th row from i")
     parser.add_argument("--out", type=Path, help="the file of records")
     return parser

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import adam_methods, data, workloads
-from benchmarks.ablations import ABLATIONS, COMPARED
+from benchmarks.ablations import EVERY_PART, MAIN_PARTS
 from benchmarks.methods import METHODS
 from benchmarks.workloads import Workload
 
@@ -24,24 +24,42 @@ class Table:
       load: makes the workload, from a folder if it needs one, and `validation`.
       methods: keys of `EVERY`.
       needs_folder: whether the data are in a folder, which `load` takes first.
+      scales: the S of its rows.
     """
 
     load: Load
     methods: tuple[str, ...] = tuple(METHODS)
     needs_folder: bool = False
+    scales: tuple[int, ...] = workloads.BATCH_SCALES
 
 
 def _of_folder(load: Load) -> Table:
     return Table(load, needs_folder=True)
 
 
+def _digits_fold() -> Workload:
+    """The demo's task, measured on a fifth of its training set."""
+    workload = workloads.digits(data.load())
+    fold = data.folds(workload.dataset, 5)[0]
+    return dataclasses.replace(workload, dataset=fold, split="validation")
+
+
+def _ablation(
+    load: Load, methods: tuple[str, ...] = EVERY_PART, needs_folder: bool = False
+) -> Table:
+    return Table(load, ("base", *methods), needs_folder, scales=(64,))
+
+
 TABLES = {
     "fashion_batchnorm": _of_folder(functools.partial(workloads.resnet, norm="batch")),
     "fashion_groupnorm": _of_folder(functools.partial(workloads.resnet, norm="group")),
     "text": Table(workloads.text),
-    "text_ablation": Table(
-        functools.partial(workloads.text, validation=True),
-        ("base", *COMPARED, *ABLATIONS),
+    "text_ablation": _ablation(functools.partial(workloads.text, validation=True)),
+    "digits_ablation": _ablation(_digits_fold),
+    "fashion_ablation": _ablation(
+        functools.partial(workloads.resnet, validation=True),
+        MAIN_PARTS,
+        needs_folder=True,
     ),
     "gpt": Table(workloads.gpt, adam_methods.COMPARED),
     # Full size, for a GPU.

@@ -125,31 +125,30 @@ def lena_amplified(
     weight_decay_mask: Any = None,
     layers: Layers = per_parameter,
     rule: _noise.Rule = _noise.amplified_gain,
-    warmup: str = _warmup.MODEL_AWARE,
+    warmup: str = _warmup.STATE_AWARE,
     clock: str = RATE_STEPS,
     averages: str = RELATIVE,
     horizon: float = 1000.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""LENA with four times the gain: faster, and not safe everywhere; experimental.
+    r"""LENA with the gain of four times the noise, and no warm-up: faster at large S.
 
-    $$w_k \leftarrow w_k - \eta \cdot \min(4\,\text{gain}_k(S),
-      \max(\sqrt S, S\,\text{progress} / \theta), S) \cdot m_k$$
-
-    On a small network without normalisation and with a constant rate it does not
-    train at S = 64, where `lena` does (docs/benchmarks.md): watch the loss.
+    $$w_k \leftarrow w_k - \eta \cdot
+      \frac{4\sigma_k^2 + \lVert\mu_k\rVert^2}
+           {4\sigma_k^2 / S + \lVert\mu_k\rVert^2} \cdot m_k$$
 
     It differs from `lena` in four ways, each of which docs/benchmarks.md measures. The
-    gain is amplified, up to S. The warm-up does not multiply the rate but limits it,
-    and follows the gain of the whole model. The schedule runs on the steps that the
-    rate is worth, so that a cautious start does not shorten the training. And the
-    moving averages are relative to the model's squared norm, so that large early
+    gain is amplified, to at most S. There is no warm-up: the gain is small where the
+    gradient is mostly signal, as it is at the start. The schedule runs on the steps
+    that the rate is worth, so that a cautious start does not shorten the training. And
+    the moving averages are relative to the model's squared norm, so that large early
     gradients do not outlive their time.
 
     Args:
       learning_rate: the small batch's rate, or its schedule, which then runs on
         `clock` and not on the number of updates.
       batch_scale: S, the global batch over the base batch; see `scale_by_lena`.
-      warmup_steps: θ, in base-batch steps; 5 % of the base run's, as for `lena`.
+      warmup_steps: θ, in base-batch steps; see `scale_by_lena`. With the paper's 5 % it
+        ends lower (docs/benchmarks.md).
       momentum: the momentum; None for none.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: added to the gradient before the momentum buffer.
@@ -166,7 +165,7 @@ def lena_amplified(
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
-      >>> tx = optax_lena.lena_amplified(0.1, batch_scale=32, warmup_steps=1000)
+      >>> tx = optax_lena.lena_amplified(0.1, batch_scale=32)
       >>> state = tx.init({"a": jnp.zeros(3), "b": jnp.zeros(3)})
       >>> list(optax_lena.layer_report(state))
       ['a', 'b']

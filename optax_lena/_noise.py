@@ -160,13 +160,6 @@ def relative_to_model(
     return noise * over, signal * over
 
 
-def _multiplied(
-    trust_ratio: jax.Array, warmup_factor: jax.Array, batch_scale: jax.Array
-) -> jax.Array:
-    del batch_scale
-    return trust_ratio * warmup_factor
-
-
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """How a gain becomes a trust ratio: what multiplies the base learning rate.
@@ -176,13 +169,10 @@ class Rule:
     Attributes:
       trust_ratio: a function of the gain `[layers]`, in [1, S], and S `()`.
       needs_gain: whether it reads the gain, and the update therefore needs moments.
-      warm_up: a function of the trust ratio, the warm-up factor `[layers]`, in [0, 1],
-        and S `()`: the rate during the warm-up. By default their product.
     """
 
     trust_ratio: Callable[[jax.Array, jax.Array], jax.Array]
     needs_gain: bool = True
-    warm_up: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = _multiplied
 
 
 def _gain(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
@@ -199,13 +189,6 @@ def _amplified(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
     return gain_ratio(AMPLIFICATION * noise, signal, batch_scale)
 
 
-def _limited(
-    trust_ratio: jax.Array, warmup_factor: jax.Array, batch_scale: jax.Array
-) -> jax.Array:
-    limit = jnp.maximum(batch_scale * warmup_factor, jnp.sqrt(batch_scale))
-    return jnp.minimum(trust_ratio, limit)
-
-
 def _linear(gain: jax.Array, batch_scale: jax.Array) -> jax.Array:
     return jnp.full_like(gain, batch_scale)
 
@@ -217,10 +200,9 @@ square_root_gain = Rule(_square_root)
 """The square root of the gain, for updates whose length does not grow with the
 gradient's (Adam): their noise adds up as the square root (AdaptDL's AdamScale)."""
 
-amplified_gain = Rule(_amplified, warm_up=_limited)
+amplified_gain = Rule(_amplified)
 """The gain that four times the noise would have: at most four times the gain, and at
-most S. A warm-up limits it, to S times its factor, but to no less than square-root
-scaling, which does not raise the noise of a step."""
+most S; 1 where there is no noise."""
 
 linear = Rule(_linear, needs_gain=False)
 """S itself: linear learning-rate scaling (Goyal et al., 2017)."""

@@ -78,7 +78,7 @@ def scale_by_lena(
       rule: how the gain becomes a trust ratio: `capped_gain`, `square_root_gain`,
         `linear`, or a `Rule` of your own.
       warmup: what the warm-up counts: `"state_aware"`, a layer's own gain,
-        `"model_aware"`, the whole model's, or `"fixed"`, base-batch steps.
+        or `"fixed"`, base-batch steps.
       schedule: also multiplies by `schedule(clock)`, so that a schedule written for
         the small batch needs no change. It is evaluated before the update is counted.
       clock: what `schedule` runs on: `"base_steps"`, the base batches seen;
@@ -173,7 +173,7 @@ def scale_by_lena(
             )
         gain, model_gain = _gains(new_averages, scale)
         trust_ratio = rule.trust_ratio(gain, scale)
-        step = _warmup.increment(warmup, gain, model_gain, scale)
+        step = _warmup.increment(warmup, gain, scale)
         if reference and warmup == _warmup.STATE_AWARE:
             step = jnp.where(trust_ratio >= scale, model_gain, gain)
         progress = state.progress + jnp.where(finite, step, 0)
@@ -182,14 +182,11 @@ def scale_by_lena(
             state.progress if reference else progress, warmup_steps
         )
 
-        rate = rule.warm_up(trust_ratio, warmup_factor, scale)
+        rate = trust_ratio * warmup_factor
         gain_steps = state.gain_steps + jnp.where(jnp.all(finite), model_gain, 0)
-        model_rate = rule.warm_up(
-            rule.trust_ratio(model_gain, scale),
-            _warmup.factor(
-                base_steps if warmup == _warmup.FIXED else gain_steps, warmup_steps
-            ),
-            scale,
+        model_progress = base_steps if warmup == _warmup.FIXED else gain_steps
+        model_rate = rule.trust_ratio(model_gain, scale) * _warmup.factor(
+            model_progress, warmup_steps
         )
         if schedule is not None:
             rate = rate * schedule(getattr(state, clock))

@@ -12,32 +12,25 @@ whose gradient is noisy gains more per update and is through sooner.
 import jax
 import jax.numpy as jnp
 
-STATE_AWARE, MODEL_AWARE, FIXED = "state_aware", "model_aware", "fixed"
-KINDS = (STATE_AWARE, MODEL_AWARE, FIXED)
+STATE_AWARE, FIXED = "state_aware", "fixed"
+KINDS = (STATE_AWARE, FIXED)
 
 
 def increment(
-    kind: str,
-    gain: jax.Array,
-    model_gain: jax.Array,
-    batch_scale: jax.typing.ArrayLike,
+    kind: str, gain: jax.Array, batch_scale: jax.typing.ArrayLike
 ) -> jax.Array:
     """What one update adds to every layer's progress.
 
     Args:
-      kind: `"state_aware"`: the layer's gain (the paper, Algorithm 1);
-        `"model_aware"`: the whole model's; `"fixed"`: S, whatever the gain (Goyal et
-        al., 2017).
+      kind: `"state_aware"`: the layer's gain (the paper, Algorithm 1); `"fixed"`: S,
+        whatever the gain (Goyal et al., 2017).
       gain: `[layers]`.
-      model_gain: `()`.
       batch_scale: S.
 
     Returns:
       `[layers]`, in base-batch steps.
     """
-    if kind == STATE_AWARE:
-        return gain
-    return jnp.full_like(gain, model_gain if kind == MODEL_AWARE else batch_scale)
+    return gain if kind == STATE_AWARE else jnp.full_like(gain, batch_scale)
 
 
 def factor(progress: jax.Array, warmup_steps: jax.typing.ArrayLike) -> jax.Array:

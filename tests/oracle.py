@@ -27,14 +27,6 @@ def amplified(gain, batch_scale):
     return (1 + b) / (1 + b / batch_scale)
 
 
-def multiplied(trust_ratio, factor, batch_scale):
-    return trust_ratio * factor
-
-
-def limited(trust_ratio, factor, batch_scale):
-    return min(trust_ratio, max(batch_scale * factor, np.sqrt(batch_scale)))
-
-
 def noise_and_signal(grads, shares, batch_scale):
     """Estimates σ² and ‖μ‖² from the microbatches' gradients of one layer, `[n, size]`.
 
@@ -65,7 +57,6 @@ def replay(
     batch_scale=None,
     weights=None,
     rule=capped,
-    warm_up=multiplied,
     warmup_steps=0,
     warmup="state_aware",
     clock="base_steps",
@@ -83,7 +74,6 @@ def replay(
       layers: {layer: [(parameter, index)]}; `array[index]` is what the layer has of it.
       learning_rate: a function of the clock.
       weights: `[T, n]`, or None.
-      warm_up: how trust ratio and warm-up factor make a rate.
       Others: as in `optax_lena.lena`.
 
     Returns:
@@ -133,12 +123,12 @@ def replay(
         for layer, members in layers.items():
             noise, signal = average[layer]
             gain = gain_ratio(noise, signal, scale)
-            counted = {"state_aware": gain, "model_aware": model_gain, "fixed": scale}
+            counted = {"state_aware": gain, "fixed": scale}
             progress[layer] += counted[warmup]
             factor = min(1, progress[layer] / warmup_steps) if warmup_steps else 1.0
             trust_ratio = rule(gain, scale)
             for p, index in members:
-                rates[p][index] = rate_now * warm_up(trust_ratio, factor, scale)
+                rates[p][index] = rate_now * trust_ratio * factor
             now = (gain, trust_ratio, factor, progress[layer], noise / weight)
             for field, value in zip(per_layer, (*now, signal / weight), strict=True):
                 trace[field][layer].append(value)
@@ -147,7 +137,7 @@ def replay(
         clocks["gain_steps"] += model_gain
         progressed = clocks["base_steps" if warmup == "fixed" else "gain_steps"]
         factor = min(1, progressed / warmup_steps) if warmup_steps else 1.0
-        clocks["rate_steps"] += warm_up(rule(model_gain, scale), factor, scale)
+        clocks["rate_steps"] += rule(model_gain, scale) * factor
         now = (model_gain, *clocks.values())
         for field, value in zip(per_update, now, strict=True):
             trace[field].append(value)

@@ -102,11 +102,3 @@ def test_an_amplified_gain_is_the_gain_at_four_times_the_noise(scale):
     np.testing.assert_allclose(amplified, expected, rtol=2e-4)
     assert amplified[0] == 1
     assert amplified[-1] == scale
-
-
-def test_a_warm_up_limits_an_amplified_gain_from_square_root_scaling_on():
-    rule, scale = optax_lena.amplified_gain, jnp.float32(64)
-    ratio = rule.trust_ratio(jnp.array([1.0, 10.0, 30.0]), scale)
-    for factor, limit in ((0.0, 8), (0.1, 8), (0.25, 16), (1.0, 64)):
-        rate = rule.warm_up(ratio, jnp.full(3, factor), scale)
-        np.testing.assert_allclose(rate, np.minimum(ratio, limit))

@@ -51,8 +51,6 @@ LENA, ADASCALE, LINEAR = optax_lena.lena, optax_lena.adascale, optax_lena.linear
 AMPLIFIED = optax_lena.lena_amplified
 AMPLIFIES = dict(
     rule=oracle.amplified,
-    warm_up=oracle.limited,
-    warmup="model_aware",
     clock="rate_steps",
     averages="relative",
 )
@@ -91,7 +89,6 @@ CASES = {
         dict(batch_scale=4, learning_rate=COSINE, clock="gain_steps"),
         dict(learning_rate=cosine),
     ),
-    "model-aware warm-up": (LENA, 4, dict(batch_scale=4, warmup="model_aware"), {}),
     "relative averages": (LENA, 4, dict(batch_scale=4, averages="relative"), {}),
     "schedule on rate steps": (
         LENA,
