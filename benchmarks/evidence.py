@@ -5,6 +5,7 @@ What counts as better was fixed in benchmarks/README.md before the tables were r
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,13 +19,12 @@ from benchmarks.plan import MAX_BUDGET
 from benchmarks.records import Record
 from benchmarks.report import standard_error
 from benchmarks.suite import RESULTS
+from benchmarks.tables import TABLES, Table
 from benchmarks.workloads import TARGET_DROP
 
 ROOT = RESULTS.parent
 PAGE, README = ROOT / "docs/benchmarks.md", ROOT / "README.md"
 FIGURES = ROOT / "docs/benchmarks"
-# Whose verdicts are written.
-RECOMMENDED = "lena_amplified"
 # AdaScale as its authors run it, and as LENA's paper does.
 PEERS = {
     "adascale": "AdaScale",
@@ -102,6 +102,7 @@ def markdown(
     runs: Sequence[Record],
     target: float,
     *,
+    recommended: str = Table.recommended,
     methods: Sequence[str] = tuple(EVERY),
     images: str = "benchmarks",
 ) -> str:
@@ -111,6 +112,7 @@ def markdown(
       name: of the table.
       runs: of the table.
       target: the accuracy to reach.
+      recommended: the method whose verdicts are written.
       methods: those to show; the best is marked if it is among them, and is the best
         of all.
       images: the folder of the figure, from where the text stands.
@@ -140,7 +142,7 @@ def markdown(
         "many seeds reach the target within 2.5 times the base run's examples; those "
         "that do not count with all the updates they were allowed. Re-tuned methods: "
         "the rate is tuned again at every S, on validation data.",
-        "\n".join(f"- {sentence}" for sentence in verdicts(table, scales)),
+        "\n".join(f"- {sentence}" for sentence in verdicts(table, recommended)),
         f"![{name}]({images}/{name}.png)",
         f"Recorded on {where['cpus']} cores ({where['device']}) with jax "
         f"{where['jax']}, at {', '.join(commits)}, by `python -m benchmarks.suite "
@@ -192,17 +194,15 @@ def _updates_cell(cell: Cell) -> str:
     return text
 
 
-def verdicts(table: Cells, scales: Sequence[int]) -> list[str]:
+def verdicts(table: Cells, recommended: str) -> list[str]:
     """What the two measures say of the recommended optimizer, S by S."""
     sentences = []
-    label = EVERY[RECOMMENDED].label
-    for scale in scales:
-        own = table.get((RECOMMENDED, scale))
-        if own is None:
-            continue
+    label = EVERY[recommended].label
+    for scale in sorted(scale for method, scale in table if method == recommended):
+        own, key = table[recommended, scale], (recommended, scale)
         texts = [
-            _verdict(table, scale, own, accuracy, "accuracy after equal examples"),
-            _verdict(table, scale, own, speed, "updates to the target"),
+            _verdict(table, key, accuracy, "accuracy after equal examples"),
+            _verdict(table, key, speed, "updates to the target"),
         ]
         gap = 100 * (table["base", 1].accuracy.mean() - own.accuracy.mean())
         texts.append(f"it ends {gap:.1f} points below the base run")
@@ -225,17 +225,17 @@ def _fewer(own: Cell, peer: Cell, name: str) -> str:
 
 def _verdict(
     table: Cells,
-    scale: int,
-    own: Cell,
+    key: tuple[str, int],
     measure: Callable[[Cell], np.ndarray],
     name: str,
 ) -> str:
+    method, scale = key
     leader = best(table, scale, measure)
     assert leader is not None
-    top = table[leader, scale]
+    own, top = table[key], table[leader, scale]
     if measure is speed and not top.reached:
         return f"{name}: no method without re-tuning gets there"
-    if leader == RECOMMENDED:
+    if leader == method:
         return f"best without re-tuning in {name}"
     rival = EVERY[leader].label
     if _is_level(measure(own), measure(top)):
@@ -243,7 +243,17 @@ def _verdict(
     return f"behind {rival} in {name}"
 
 
-SHOWN = ("linear", "adascale", "lena", "linear_state_aware", RECOMMENDED, "sgd_tuned")
+# In README and the figures: too many lines cannot be told apart.
+SHOWN = (
+    "linear",
+    "adascale",
+    "lena",
+    "linear_state_aware",
+    "lena_amplified",
+    "sgd_tuned",
+    "adamw_square_root",
+    "lena_adamw",
+)
 COLOURS = {"linear_state_aware": "#E69F00", "sgd_tuned": "#000000"}
 
 
@@ -308,8 +318,11 @@ def filled(page: str, readme: str) -> tuple[str, str]:
     for path in sorted(RESULTS.glob("*.jsonl")):
         runs, target = load(path)
         name = path.stem
-        page = markers.replace(page, name, markdown(name, runs, target))
-        short = markdown(name, runs, target, methods=SHOWN, images="docs/benchmarks")
+        tell = functools.partial(
+            markdown, name, runs, target, recommended=TABLES[name].recommended
+        )
+        page = markers.replace(page, name, tell())
+        short = tell(methods=SHOWN, images="docs/benchmarks")
         readme = markers.replace(readme, name, short)
     return page, readme
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.methods import METHODS
 from benchmarks.records import Record
-from benchmarks.report import OURS, group
+from benchmarks.report import LAYERS_OF, group
 from optax_lena.plotting import plot_layers
 
 TICKS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
@@ -18,7 +18,7 @@ DPI = 150
 
 
 def write(records: Sequence[Record], target: float, folder: Path) -> list[Path]:
-    """Writes accuracy.png, and trust_ratio.png and warmup_factor.png for our method.
+    """Writes accuracy.png, and trust_ratio.png and warmup_factor.png of LENA's layers.
 
     Args:
       records: of one workload.
@@ -29,9 +29,9 @@ def write(records: Sequence[Record], target: float, folder: Path) -> list[Path]:
       The paths written.
     """
     figures = {"accuracy.png": accuracy(records, target)}
-    ours = [record for record in records if record.method == OURS]
-    if ours:
-        largest = max(ours, key=lambda record: (record.batch_scale, -record.seed))
+    lena = [record for record in records if record.method == LAYERS_OF]
+    if lena:
+        largest = max(lena, key=lambda record: (record.batch_scale, -record.seed))
         figures["trust_ratio.png"] = layers(largest, "trust_ratio")
         figures["warmup_factor.png"] = warmup(largest)
     for name, figure in figures.items():

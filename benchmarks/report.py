@@ -17,8 +17,9 @@ from rich.table import Table
 from benchmarks.methods import METHODS
 from benchmarks.records import Record
 
-# The method whose layers and updates the sentences are about.
-OURS = "lena_amplified"
+# The method that is compared with the others, and the one whose layers are shown:
+# the paper's, for its warm-up.
+OURS, LAYERS_OF = "lena_amplified", "lena"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +179,7 @@ def conclusions(records: Sequence[Record], summaries: Sequence[Summary]) -> list
     for scale in scales:
         rows = [r for r in summaries if r.batch_scale == scale and r is not base]
         sentences.append(_comparison(scale, rows, base))
-    runs = group(records).get((OURS, scales[-1]))
+    runs = group(records).get((LAYERS_OF, scales[-1]))
     return sentences + ([_layers(runs)] if runs else [])
 
 
@@ -235,7 +236,7 @@ def _layers(runs: Sequence[Record]) -> str:
     ends = _per_layer(runs, "warmup_end", lambda values: values[-1])
     high, low = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
     text = (
-        f"At S = {scale}, its mean trust ratio over the run was highest in {high} "
+        f"At S = {scale}, LENA's mean trust ratio over the run was highest in {high} "
         f"({ratios[high]:.1f}) and lowest in {low} ({ratios[low]:.1f})"
     )
     ended = {layer: end for layer, end in ends.items() if end >= 0}

@@ -25,12 +25,14 @@ class Table:
       methods: keys of `EVERY`.
       needs_folder: whether the data are in a folder, which `load` takes first.
       scales: the S of its rows.
+      recommended: the method whose verdicts are written.
     """
 
     load: Load
     methods: tuple[str, ...] = tuple(METHODS)
     needs_folder: bool = False
     scales: tuple[int, ...] = workloads.BATCH_SCALES
+    recommended: str = "lena_amplified"
 
 
 def _of_folder(load: Load) -> Table:
@@ -61,7 +63,7 @@ TABLES = {
         MAIN_PARTS,
         needs_folder=True,
     ),
-    "gpt": Table(workloads.gpt, adam_methods.COMPARED),
+    "gpt": Table(workloads.gpt, adam_methods.COMPARED, recommended="lena_adamw"),
     # Full size, for a GPU.
     "fashion_full": _of_folder(workloads.resnet_full),
     "cifar10": _of_folder(workloads.cifar10),

@@ -10,7 +10,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import optax_lena
-from benchmarks import markers, readme, records
+from benchmarks import pages, records
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -83,8 +83,10 @@ def test_documented_arguments_are_the_arguments(name):
         assert names == list(parameters)
 
 
-def test_the_readme_table_is_made_from_the_records():
-    text = (ROOT / "README.md").read_text()
-    made = readme.block(records.read(readme.RECORDS))
-    assert markers.replace(text, "demo", made) == text
-    assert made in text
+def test_the_pages_are_made_from_the_records():
+    for page, text in pages.filled().items():
+        assert page.read_text() == text
+    assert (
+        pages.block(records.read(pages.KEPT / pages.RUNS))
+        in (ROOT / "README.md").read_text()
+    )

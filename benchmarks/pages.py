@@ -1,31 +1,46 @@
-"""Writes the demo's table and figure into README.md, from the recorded runs.
+"""Pages: keeps the latest demo and costs, and fills their blocks from the records.
 
-`python -m benchmarks.readme` after `make demo`: keeps what the demo recorded, and makes
-the table from it. A test compares the two.
+`python -m benchmarks.pages` after `make demo` or `python -m benchmarks.cost`: keeps in
+docs/ what they recorded, and fills README and docs/cost.md. `benchmarks.evidence` does
+the same for the tables.
 """
 
 import shutil
 from pathlib import Path
 
-from benchmarks import markers, records, report, workloads
+from benchmarks import cost_report, markers, measure, records, report, workloads
 from benchmarks.report import Summary
 
 ROOT = Path(__file__).parent.parent
 LATEST, KEPT = ROOT / "results", ROOT / "docs"
-RECORDS, FIGURE = KEPT / "demo/records.jsonl", KEPT / "demo/accuracy.png"
+README, COST_PAGE = ROOT / "README.md", KEPT / "cost.md"
+RUNS, FIGURE = Path("demo/records.jsonl"), Path("demo/accuracy.png")
+COSTS = Path("cost/records.jsonl")
 
 
 def main() -> None:
-    """Keeps the latest demo and replaces the block between the two markers."""
-    for kept in (RECORDS, FIGURE):
-        shutil.copy(LATEST / kept.relative_to(KEPT), kept)
-    path = ROOT / "README.md"
-    made = block(records.read(RECORDS))
-    path.write_text(markers.replace(path.read_text(), "demo", made))
+    """Keeps what is new, and writes the pages."""
+    for kept in (RUNS, FIGURE, COSTS):
+        if (LATEST / kept).exists():
+            (KEPT / kept).parent.mkdir(exist_ok=True)
+            shutil.copy(LATEST / kept, KEPT / kept)
+    for page, text in filled().items():
+        page.write_text(text)
+
+
+def filled() -> dict[Path, str]:
+    """The pages, each with its block made from what is kept."""
+    demo, cost = records.read(KEPT / RUNS), measure.read(KEPT / COSTS)
+    return {
+        README: markers.replace(README.read_text(), "demo", block(demo)),
+        COST_PAGE: markers.replace(
+            COST_PAGE.read_text(), "cost", cost_report.markdown(cost)
+        ),
+    }
 
 
 def block(runs: list[records.Record]) -> str:
-    """The table, the sentences and the figure, as Markdown."""
+    """The demo's table, sentences and figure, as Markdown."""
     target = report.target_accuracy(runs, workloads.TARGET_DROP)
     summaries = report.summarise(runs, target)
     header, *rows = report.cells(summaries, runs[0].recipe["base_batch"], target)
@@ -35,7 +50,7 @@ def block(runs: list[records.Record]) -> str:
         _caption(runs, summaries),
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
         "\n".join(f"- {sentence}" for sentence in report.conclusions(runs, summaries)),
-        f"![Test accuracy against updates]({FIGURE.relative_to(ROOT)})",
+        f"![Test accuracy against updates]({KEPT.name}/{FIGURE})",
         f"Recorded on {environment['cpus']} cores ({environment['device']}) with jax "
         f"{environment['jax']}, at commit {environment['commit']}.",
     ]
