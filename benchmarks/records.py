@@ -18,6 +18,8 @@ from typing import Any
 import jax
 
 PACKAGES = ("optax_lena", "jax", "jaxlib", "optax", "flax", "numpy")
+# What a number depends on, in the repository.
+CODE = ("optax_lena", "benchmarks", "pyproject.toml", "constraints.txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +132,22 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    folder = Path(__file__).parent
-    try:
-        found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    except OSError:
+    """The commit, and whether the code (not the results, say) differs from it."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit is None:
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    return commit + "-dirty" * bool(_git("status", "--porcelain", "--", *CODE))
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).parent.parent
+    try:
+        found = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def _plain(value: Any) -> Any:
