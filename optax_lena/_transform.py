@@ -75,10 +75,10 @@ def scale_by_lena(
         5 % of the base run's steps. 0: no warm-up.
       layers: what one layer is: `per_parameter`, `per_module`, `whole_model`,
         `by_regex(...)`, `stacked(...)`.
-      rule: how the gain becomes a trust ratio: `capped_gain`, `square_root_gain`,
-        `linear`, or a `Rule` of your own.
-      warmup: what the warm-up counts: `"state_aware"`, a layer's own gain,
-        or `"fixed"`, base-batch steps.
+      rule: how the gain becomes a trust ratio: `capped_gain`, `amplified_gain`,
+        `square_root_gain`, `linear`, or a `Rule` of your own.
+      warmup: what the warm-up counts: `"state_aware"`, a layer's own gain, or
+        `"fixed"`, base-batch steps.
       schedule: also multiplies by `schedule(clock)`, so that a schedule written for
         the small batch needs no change. It is evaluated before the update is counted.
       clock: what `schedule` runs on: `"base_steps"`, the base batches seen;
@@ -125,8 +125,8 @@ def scale_by_lena(
     _check_choice("averages", averages, AVERAGES)
     if not isinstance(rule, _noise.Rule):
         raise ValueError(
-            "`rule` must be optax_lena.capped_gain, square_root_gain, linear or "
-            f"a Rule(function), got {rule!r}."
+            "`rule` must be optax_lena.capped_gain, amplified_gain, square_root_gain, "
+            f"linear or a Rule(function), got {rule!r}."
         )
     if reference and isinstance(batch_scale, numbers.Real) and batch_scale > 1000:
         raise ValueError(
@@ -139,7 +139,7 @@ def scale_by_lena(
     needs_moments = (
         batch_scale is None
         or rule.needs_gain
-        or (has_warmup and warmup != _warmup.FIXED)
+        or (has_warmup and warmup == _warmup.STATE_AWARE)
         or clock != BASE_STEPS
     )
 
