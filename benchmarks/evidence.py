@@ -219,6 +219,8 @@ def _fewer(own: Cell, peer: Cell, name: str) -> str:
     """Compares updates to the target; seeds that never reach it make a bound of it."""
     fewer = 100 * (1 - own.updates.mean() / peer.updates.mean())
     censored = own.reached == len(own.updates) and peer.reached < len(peer.updates)
+    if round(fewer) == 0:
+        return f"takes as many updates as {name}"
     share = f"{'at least ' if censored else ''}{abs(fewer):.0f} %"
     return f"takes {share} {'fewer' if fewer >= 0 else 'more'} updates than {name}"
 
