@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks import markers, records, report
 from benchmarks.ablations import EVERY
@@ -143,7 +143,7 @@ def markdown(
         "that do not count with all the updates they were allowed. Re-tuned methods: "
         "the rate is tuned again at every S, on validation data.",
         "\n".join(f"- {sentence}" for sentence in verdicts(table, recommended)),
-        f"![{name}]({images}/{name}.png)",
+        *([f"![{name}]({images}/{name}.png)"] if has_figure(runs) else []),
         f"Recorded on {where['cpus']} cores ({where['device']}) with jax "
         f"{where['jax']}, at {', '.join(commits)}, by `python -m benchmarks.suite "
         f"{name}`.",
@@ -259,6 +259,11 @@ SHOWN = (
 COLOURS = {"linear_state_aware": "#E69F00", "sgd_tuned": "#000000"}
 
 
+def has_figure(runs: Sequence[Record]) -> bool:
+    """Whether there are curves over S to draw, more than one S beside the base run's."""
+    return len({run.batch_scale for run in runs} - {1}) > 1
+
+
 def figure(runs: Sequence[Record], target: float) -> Figure:
     """Both measures against S, with standard errors."""
     table = cells(runs, target)
@@ -295,7 +300,10 @@ def figure(runs: Sequence[Record], target: float) -> Figure:
     left.set_ylabel("accuracy after equal examples (%)")
     right.set_ylabel(f"updates until {100 * target:.1f} %, all seeds")
     right.set_yscale("log")
-    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    numbers = FuncFormatter(lambda value, _: f"{value:,.0f}")
+    right.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    right.yaxis.set_major_formatter(numbers)
+    right.yaxis.set_minor_formatter(numbers)
     for ax in (left, right):
         ax.set_xscale("log", base=2)
         ax.set_xlabel("S (batch over base batch)")
@@ -336,7 +344,9 @@ def main() -> None:
     README.write_text(readme)
     FIGURES.mkdir(exist_ok=True)
     for path in RESULTS.glob("*.jsonl"):
-        figure(*load(path)).savefig(FIGURES / f"{path.stem}.png", dpi=150)
+        runs, target = load(path)
+        if has_figure(runs):
+            figure(runs, target).savefig(FIGURES / f"{path.stem}.png", dpi=150)
 
 
 if __name__ == "__main__":

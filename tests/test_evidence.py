@@ -73,7 +73,9 @@ def test_evidence_writes_tables_verdicts_and_a_figure():
     assert "it ends 1.5 points below the base run" in text
     short = evidence.markdown("fake", runs, target, methods=["adascale"], images="x")
     assert "amplified LENA |" not in short
-    assert "](x/fake.png)" in short
+    assert "fake.png" not in short  # one S makes no curve
+    wide = [*runs, *(fake_run("adascale", 2, s, [0.8] * 4) for s in (0, 1))]
+    assert "](x/fake.png)" in evidence.markdown("fake", wide, target, images="x")
     page = "a\n<!-- fake: made by b -->\nstale\n<!-- /fake -->\nc"
     filled = markers.replace(page, "fake", text)
     assert filled.startswith("a\n<!-- fake: made by b -->\n\nfake: base batch 4")
