@@ -260,7 +260,7 @@ COLOURS = {"linear_state_aware": "#E69F00", "sgd_tuned": "#000000"}
 
 
 def has_figure(runs: Sequence[Record]) -> bool:
-    """Whether there are curves over S to draw, more than one S beside the base run's."""
+    """Whether there is a curve over S to draw: more than one S beside 1."""
     return len({run.batch_scale for run in runs} - {1}) > 1
 
 
