@@ -24,37 +24,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.console import Console
 
 import optax_lena
-from benchmarks import cost_report, measure, models, peer, records, trees
+from benchmarks import contenders, cost_report, measure, peer, records, trees
 from benchmarks.measure import Measurement
-from benchmarks.resnet import group_norm, resnet18
 
 FAKE_DEVICES = "--xla_force_host_platform_device_count"
-# Rates are tiny: thousands of updates with one and the same gradient follow.
-RATE, DECAY, SCALE = 1e-6, 1e-4, 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Contender:
-    """One way to change parameters.
-
-    Attributes:
-      name: for people.
-      step: `step(params, state, *inputs) -> (params, state)`.
-      init: `init(params) -> state`.
-      inputs: what each step reads.
-    """
-
-    name: str
-    step: Callable[..., tuple[Any, Any]]
-    init: Callable[[Any], Any]
-    inputs: tuple[Any, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,25 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"In {options.out}: {path.name}", highlight=False, markup=False)
 
 
-# By name: the optimizer, and whether its update needs moments.
-UPDATES: dict[str, tuple[optax.GradientTransformation, bool]] = {
-    "SGD": (optax.sgd(RATE, 0.9), False),
-    "SGD, decay": (
-        optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, 0.9)),
-        False,
-    ),
-    "AdamW": (optax.adamw(RATE, weight_decay=DECAY), False),
-    "LARS, decay": (optax.lars(RATE, DECAY), False),
-    "LAMB, decay": (optax.lamb(RATE, weight_decay=DECAY), False),
-    "AdaScale": (optax_lena.adascale(RATE, SCALE), True),
-    "LENA": (optax_lena.lena(RATE, SCALE, warmup_steps=100), True),
-    "LENA, decay": (
-        optax_lena.lena(RATE, SCALE, warmup_steps=100, weight_decay=DECAY),
-        True,
-    ),
-}
-
-
 def update_part(quick: bool) -> Iterable[Measurement]:
     """One update of a real model's parameters, momentum SGD being the yardstick."""
     settings = {"ResNet-50": trees.resnet50, "GPT-2 small": trees.gpt2_small}
@@ -114,93 +73,21 @@ def update_part(quick: bool) -> Iterable[Measurement]:
         settings = {"3 tensors": lambda: trees.equal(3)}
     for name, make_tree in settings.items():
         tree = make_tree()
-        grads = _filled(tree, 1e-3)
+        grads = contenders.filled(tree, 1e-3)
         yield from compare(
             Measurement("update", name, "", "SGD", 0, 0),
             [
-                update_contender(method, *optimizer, grads)
-                for method, optimizer in UPDATES.items()
+                contenders.update(method, *optimizer, grads)
+                for method, optimizer in contenders.UPDATES.items()
             ],
-            _filled(tree, 0.01),
+            contenders.filled(tree, 0.01),
             rounds=2 if quick else 15,
         )
 
 
-def update_contender(
-    name: str, tx: optax.GradientTransformation, needs_moments: bool, grads: Any
-) -> Contender:
-    """The optimizer alone, with one gradient and one set of moments for every call."""
-    tx = optax.with_extra_args_support(tx)
-
-    # In this order every result finds a donated buffer of its own shape; with the state
-    # first, momentum would be written where the parameters were, by way of copies.
-    def step(params: Any, state: Any, grads: Any, extra: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grads, state, params, **extra)
-        return optax.apply_updates(params, updates), state
-
-    extra = {}
-    if needs_moments:
-        norms = jax.tree.map(lambda g: jnp.full((), 1e-6 * g.size), grads)
-        moments = optax_lena.GradMoments(
-            jax.tree.map(lambda x: 2 * x, norms), norms, jnp.asarray(SCALE)
-        )
-        extra = {"moments": moments}
-    return Contender(name, step, tx.init, (grads, extra))
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A model and how much data a step of its training takes.
-
-    Attributes:
-      name: for people.
-      make_model: makes the model of a seed.
-      shape: of an example.
-      num_classes: number of logits.
-      batch_size: of the whole batch.
-      num_microbatches: n.
-    """
-
-    name: str
-    make_model: Callable[[nnx.Rngs], nnx.Module]
-    shape: tuple[int, ...]
-    num_classes: int
-    batch_size: int
-    num_microbatches: int
-
-
-def setting(work: Task) -> str:
-    """Names a task, for a table."""
-    return f"{work.name}, batch {work.batch_size}, n = {work.num_microbatches}"
-
-
-SHAPE, CLASSES, CHANNELS, WIDTH = (32, 32, 3), 100, (32, 64), 256
-
-
-def task(quick: bool) -> Task:
-    """A small convolutional network; on a GPU ResNet-18 at a batch of 1024."""
-    if jax.default_backend() == "gpu" and not quick:
-        # With GroupNorm a step has no state but the optimizer's.
-        def resnet(rngs: nnx.Rngs) -> nnx.Module:
-            return resnet18(SHAPE, CLASSES, norm=group_norm, rngs=rngs)
-
-        return Task("ResNet-18", resnet, SHAPE, CLASSES, 1024, 8)
-
-    return conv_net(32 if quick else 1024)
-
-
-def conv_net(batch_size: int) -> Task:
-    """The small convolutional network, which the peer has as well."""
-
-    def make(rngs: nnx.Rngs) -> nnx.Module:
-        return models.ConvNet(SHAPE, CLASSES, rngs=rngs, channels=CHANNELS, width=WIDTH)
-
-    return Task("ConvNet", make, SHAPE, CLASSES, batch_size, 8)
-
-
 def step_part(quick: bool) -> Iterable[Measurement]:
     """A whole training step, with and without LENA."""
-    yield from step_on_one(task(quick), "step", "SGD", quick)
+    yield from step_on_one(contenders.task(quick), "step", "SGD", quick)
     if jax.default_backend() == "cpu":
         yield from _on_fake_devices("step", 8, quick)
     elif jax.device_count() > 1:
@@ -208,33 +95,35 @@ def step_part(quick: bool) -> Iterable[Measurement]:
 
 
 def step_on_one(
-    work: Task, part: str, baseline: str, quick: bool
+    work: contenders.Task, part: str, baseline: str, quick: bool
 ) -> Iterable[Measurement]:
     """On one device: the whole batch at once, and in n microbatches."""
-    params, loss, batch = _materialise(work)
+    params, loss, batch = contenders.materialise(work)
     n = work.num_microbatches
-    contenders = [
-        sgd_contender("SGD, accumulated", _accumulated(loss, n), batch),
-        lena_contender("LENA", optax_lena.value_and_grad(loss, n), n, batch),
+    compared = [
+        contenders.sgd("SGD, accumulated", contenders.accumulated(loss, n), batch),
+        contenders.lena("LENA", optax_lena.value_and_grad(loss, n), n, batch),
     ]
     if baseline == "SGD":
-        contenders.insert(0, sgd_contender("SGD", jax.grad(loss), batch))
-    template = Measurement(part, setting(work), "", baseline, 0, 0, microbatches=n)
-    yield from compare(template, contenders, params, rounds=2 if quick else 15)
+        compared.insert(0, contenders.sgd("SGD", jax.grad(loss), batch))
+    template = Measurement(part, work.setting, "", baseline, 0, 0, microbatches=n)
+    yield from compare(template, compared, params, rounds=2 if quick else 15)
 
 
 def devices_step(quick: bool) -> Iterable[Measurement]:
     """Data-parallel under `jax.jit`: the batch is spread over all devices."""
-    yield from _data_parallel(task(quick), "step", quick)
+    yield from _data_parallel(contenders.task(quick), "step", quick)
 
 
 def devices_growth(quick: bool) -> Iterable[Measurement]:
     """The same, as a line of the growth with the number of devices."""
-    yield from _data_parallel(task(quick), "growth", quick)
+    yield from _data_parallel(contenders.task(quick), "growth", quick)
 
 
-def _data_parallel(work: Task, part: str, quick: bool) -> Iterable[Measurement]:
-    params, loss, batch = _materialise(work)
+def _data_parallel(
+    work: contenders.Task, part: str, quick: bool
+) -> Iterable[Measurement]:
+    params, loss, batch = contenders.materialise(work)
     devices, n = jax.device_count(), work.num_microbatches
     mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,))
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -242,7 +131,7 @@ def _data_parallel(work: Task, part: str, quick: bool) -> Iterable[Measurement]:
     gather = optax_lena.value_and_grad(loss, n, axis_name="data")
     template = Measurement(
         part,
-        f"{setting(work)}, devices = {devices}",
+        f"{work.setting}, devices = {devices}",
         "",
         "SGD, data parallel",
         0,
@@ -253,67 +142,13 @@ def _data_parallel(work: Task, part: str, quick: bool) -> Iterable[Measurement]:
     yield from compare(
         template,
         [
-            sgd_contender("SGD, data parallel", jax.grad(loss), batch),
-            lena_contender("LENA, data parallel", gather, n, batch),
+            contenders.sgd("SGD, data parallel", jax.grad(loss), batch),
+            contenders.lena("LENA, data parallel", gather, n, batch),
         ],
         jax.device_put(params, replicated),
         rounds=2 if quick else 15,
         place=lambda state: jax.device_put(state, replicated),
     )
-
-
-def sgd_contender(name: str, grad: Callable[..., Any], batch: Any) -> Contender:
-    """A step of momentum SGD."""
-    tx = optax.sgd(RATE, 0.9)
-
-    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grad(params, batch), state, params)
-        return optax.apply_updates(params, updates), state
-
-    return Contender(name, step, tx.init, (batch,))
-
-
-def lena_contender(
-    name: str, gather: Callable[..., Any], scale: int, batch: Any
-) -> Contender:
-    """A step of LENA with state-aware warm-up, one layer per parameter."""
-    tx = optax_lena.lena(RATE, scale, warmup_steps=100)
-
-    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
-        _, grads, moments = gather(params, batch)
-        updates, state = tx.update(grads, state, params, moments=moments)
-        return optax.apply_updates(params, updates), state
-
-    return Contender(name, step, tx.init, (batch,))
-
-
-def _accumulated(loss: Callable[..., jax.Array], n: int) -> Callable[..., Any]:
-    """The gradient as people who lack memory take it: n microbatches in a scan."""
-
-    def grad(params: Any, batch: Any) -> Any:
-        def body(total: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, jax.grad(loss)(params, part)), None
-
-        parts = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        total, _ = jax.lax.scan(body, zeros, parts)
-        return jax.tree.map(lambda g: g / n, total)
-
-    return grad
-
-
-def _materialise(work: Task) -> tuple[Any, Callable[..., jax.Array], Any]:
-    graphdef, state = nnx.split(work.make_model(nnx.Rngs(0)), nnx.Param)
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((work.batch_size, *work.shape), np.float32)
-    y = rng.integers(0, work.num_classes, work.batch_size, np.int32)
-
-    def loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-        logits = nnx.merge(graphdef, params)(batch[0])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
-        return losses.mean()
-
-    return nnx.to_pure_dict(state), loss, (jnp.asarray(x), jnp.asarray(y))
 
 
 def growth_part(quick: bool) -> Iterable[Measurement]:
@@ -323,19 +158,19 @@ def growth_part(quick: bool) -> Iterable[Measurement]:
     if not quick:
         settings["100 unequal tensors"] = trees.unequal(100)
     for name, tree in settings.items():
-        grads = _filled(tree, 1e-3)
+        grads = contenders.filled(tree, 1e-3)
         yield from compare(
             Measurement("growth", name, "", "Adam", 0, 0),
             [
-                update_contender("SGD", *UPDATES["SGD"], grads),
-                update_contender("Adam", optax.adam(RATE), False, grads),
-                update_contender("LENA", *UPDATES["LENA"], grads),
+                contenders.update("SGD", *contenders.UPDATES["SGD"], grads),
+                contenders.update("Adam", optax.adam(contenders.RATE), False, grads),
+                contenders.update("LENA", *contenders.UPDATES["LENA"], grads),
             ],
-            _filled(tree, 0.01),
+            contenders.filled(tree, 0.01),
             rounds=2 if quick else 15,
         )
     for n in (2,) if quick else (2, 4, 8, 16, 32, 64):
-        work = dataclasses.replace(task(quick), num_microbatches=n)
+        work = dataclasses.replace(contenders.task(quick), num_microbatches=n)
         yield from step_on_one(work, "growth", "SGD, accumulated", quick)
     if jax.default_backend() == "cpu":
         for devices in (2,) if quick else (1, 2, 8):
@@ -348,13 +183,13 @@ def peer_part(quick: bool) -> Iterable[Measurement]:
     Both accumulate the gradients of n microbatches; each library is measured against
     its own SGD, because what is compared is what the method adds.
     """
-    work, rounds = conv_net(32 if quick else 1024), 2 if quick else 15
+    work, rounds = contenders.conv_net(32 if quick else 1024), 2 if quick else 15
     batch_size, n = work.batch_size, work.num_microbatches
-    calls, size, tensors = peer.steps(SHAPE, CLASSES, CHANNELS, WIDTH, batch_size, n)
+    calls, size, tensors = peer.steps(*contenders.CONV_NET, batch_size, n)
     for name, fields in measure.take_turns(calls, "torch SGD", rounds).items():
         yield Measurement(
             "peer",
-            f"PyTorch: {setting(work)}",
+            f"PyTorch: {work.setting}",
             name,
             "torch SGD",
             size,
@@ -376,7 +211,7 @@ PARTS: dict[str, Callable[[bool], Iterable[Measurement]]] = {
 
 def compare(
     template: Measurement,
-    contenders: Sequence[Contender],
+    compared: Sequence[contenders.Contender],
     params: Any,
     *,
     rounds: int,
@@ -386,7 +221,7 @@ def compare(
 
     Args:
       template: the fields that all measurements share.
-      contenders: to measure.
+      compared: the contenders.
       params: donated to the first, whose result goes to the next, and so on: GPT-2's
         would not fit eight times.
       rounds: to time.
@@ -404,7 +239,7 @@ def compare(
     )
     jax.jit(jnp.negative)(1.0)  # what a process compiles first pays for the start
     analyses, calls, held = {}, {}, [params]
-    for contender in contenders:
+    for contender in compared:
         state = place(jax.jit(contender.init)(params))
         jitted = jax.jit(contender.step, donate_argnums=(0, 1))
         compiled, analyses[contender.name] = measure.compile_timed(
@@ -442,10 +277,6 @@ def _on_fake_devices(part: str, devices: int, quick: bool) -> list[Measurement]:
         env = os.environ | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
         subprocess.run(command, env=env, check=True)
         return measure.read(Path(folder) / "records.jsonl")
-
-
-def _filled(tree: Any, value: float) -> Any:
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), tree)
 
 
 def _parser() -> argparse.ArgumentParser:

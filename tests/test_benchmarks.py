@@ -13,6 +13,7 @@ from flax import nnx
 
 from benchmarks import (
     adam_methods,
+    contenders,
     cost,
     cost_report,
     data,
@@ -569,14 +570,14 @@ def test_the_cost_of_an_update_is_the_same_every_time(tmp_path, capsys):
     cost.main(arguments)
     runs = measure.read(tmp_path / "records.jsonl")
     assert "3 tensors, LENA: words 6." in capsys.readouterr().out
-    assert [one.method for one in runs] == list(cost.UPDATES)
+    assert [one.method for one in runs] == list(contenders.UPDATES)
     tree = trees.equal(3)
     grads, params = (jax.tree.map(lambda p: jnp.ones(p.shape), tree) for _ in range(2))
-    contenders = [
-        cost.update_contender(name, *cost.UPDATES[name], grads)
+    compared = [
+        contenders.update(name, *contenders.UPDATES[name], grads)
         for name in ("SGD", "LENA")
     ]
-    again = cost.compare(runs[0], contenders, params, rounds=1)
+    again = cost.compare(runs[0], compared, params, rounds=1)
     for one, other in zip(runs[::6], again, strict=True):
         assert (one.method, one.words) == (other.method, other.words)
         assert one.temp_bytes == other.temp_bytes
@@ -587,10 +588,10 @@ def test_the_cost_of_a_step_on_several_devices(monkeypatch):
     def make(rngs):
         return MLP((4, 3, 2), rngs=rngs)
 
-    task = cost.Task(
+    task = contenders.Task(
         "MLP", make, (4,), num_classes=2, batch_size=16, num_microbatches=8
     )
-    monkeypatch.setattr(cost, "task", lambda quick: task)
+    monkeypatch.setattr(contenders, "task", lambda quick: task)
     sgd, lena = cost.devices_step(quick=True)
     assert sgd.devices == lena.devices == jax.device_count()
     assert sgd.all_reduces == lena.all_reduces == 1
