@@ -22,10 +22,9 @@ from benchmarks.tables import TABLES, Load, loader
 from benchmarks.workloads import Workload
 
 RESULTS = Path(__file__).parent.parent / "results"
-SEEDS = (0, 1, 2)
-# Rates are tuned with a seed that no record of the table has.
+# Rates are tuned with a seed that no table has.
 TUNING_SEED = 100
-# Whose curves are kept for every layer, of one seed; of the others only the model's.
+# Whose curves are kept for every layer, of seed 0; of the others only the model's.
 LAYERS_OF = ("lena", "lena_amplified")
 
 
@@ -57,13 +56,18 @@ def rows(methods: Sequence[str], scales: Sequence[int]) -> Iterator[Row]:
 
 
 def run_row(
-    row: Row, load: Load, path: Path, on_progress: Callable[[float], None]
+    row: Row,
+    load: Load,
+    seeds: tuple[int, ...],
+    path: Path,
+    on_progress: Callable[[float], None],
 ) -> list[Record]:
     """Trains what a row needs and appends its records to the file.
 
     Args:
       row: of the table.
       load: makes the workload; `load(validation=True)` the one to tune on.
+      seeds: of the table.
       path: of the records.
       on_progress: as in `train.run`.
     """
@@ -71,8 +75,8 @@ def run_row(
     if method.rates or method.tuned_as:
         tuned = Row(method.tuned_as, 1) if method.tuned_as else row
         rate = _tune(tuned, load, path, on_progress)
-    target = None if row.method == "base" else _target(path, workload)
-    config = Config(row.method, row.batch_scale, SEEDS, rate=rate)
+    target = None if row.method == "base" else _target(path, workload, seeds)
+    config = Config(row.method, row.batch_scale, seeds, rate=rate)
     return _append(train.run(workload, config, on_progress, target), path)
 
 
@@ -112,7 +116,7 @@ def _append(runs: Sequence[Record], path: Path) -> list[Record]:
 
 
 def _kept(record: Record) -> dict[str, list[float]]:
-    everything = record.method in LAYERS_OF and record.seed == SEEDS[0]
+    everything = record.method in LAYERS_OF and record.seed == 0
     return {
         key: values
         for key, values in record.layers.items()
@@ -120,8 +124,8 @@ def _kept(record: Record) -> dict[str, list[float]]:
     }
 
 
-def _target(path: Path, workload: Workload) -> float:
-    base = _find(path, Config("base", 1, SEEDS))
+def _target(path: Path, workload: Workload, seeds: tuple[int, ...]) -> float:
+    base = _find(path, Config("base", 1, seeds))
     if not base:
         raise SystemExit(
             f"error: {path} must hold the base run first, got none: run this table "
@@ -146,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     everything = list(rows(methods, scales))[part::parts]
     with progress_bars(Console()) as progress:
         for row in everything:
-            config = Config(row.method, row.batch_scale, SEEDS)
+            config = Config(row.method, row.batch_scale, table.seeds)
             if not _find(path, config):
-                record = functools.partial(run_row, row, load, path)
+                record = functools.partial(run_row, row, load, table.seeds, path)
                 run_with_bar(progress, config, record)
 
 

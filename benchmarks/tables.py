@@ -25,6 +25,7 @@ class Table:
       methods: keys of `EVERY`.
       needs_folder: whether the data are in a folder, which `load` takes first.
       scales: the S of its rows.
+      seeds: of its runs.
       recommended: the method whose verdicts are written.
     """
 
@@ -32,11 +33,12 @@ class Table:
     methods: tuple[str, ...] = tuple(METHODS)
     needs_folder: bool = False
     scales: tuple[int, ...] = workloads.BATCH_SCALES
+    seeds: tuple[int, ...] = (0, 1, 2)
     recommended: str = "lena_amplified"
 
 
-def _of_folder(load: Load) -> Table:
-    return Table(load, needs_folder=True)
+def _of_folder(load: Load, seeds: tuple[int, ...] = Table.seeds) -> Table:
+    return Table(load, needs_folder=True, seeds=seeds)
 
 
 def _digits_fold() -> Workload:
@@ -52,10 +54,14 @@ def _ablation(
     return Table(load, ("base", *methods), needs_folder, scales=(64,))
 
 
+# For differences of a few tenths of a point.
+SIX = tuple(range(6))
 TABLES = {
-    "fashion_batchnorm": _of_folder(functools.partial(workloads.resnet, norm="batch")),
+    "fashion_batchnorm": _of_folder(
+        functools.partial(workloads.resnet, norm="batch"), seeds=SIX
+    ),
     "fashion_groupnorm": _of_folder(functools.partial(workloads.resnet, norm="group")),
-    "text": Table(workloads.text),
+    "text": Table(workloads.text, seeds=SIX),
     "text_ablation": _ablation(functools.partial(workloads.text, validation=True)),
     "digits_ablation": _ablation(_digits_fold),
     "fashion_ablation": _ablation(
@@ -63,7 +69,9 @@ TABLES = {
         MAIN_PARTS,
         needs_folder=True,
     ),
-    "gpt": Table(workloads.gpt, adam_methods.COMPARED, recommended="lena_adamw"),
+    "gpt": Table(
+        workloads.gpt, adam_methods.COMPARED, scales=(16, 64), recommended="lena_adamw"
+    ),
     # Full size, for a GPU.
     "fashion_full": _of_folder(workloads.resnet_full),
     "cifar10": _of_folder(workloads.cifar10),

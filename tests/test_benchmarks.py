@@ -538,7 +538,7 @@ def test_a_table_tunes_on_validation_data_and_goes_on_where_it_stopped(
     assert [each.rate for _, each, _ in tuning] == list(EVERY["lars_tuned"].rates)
     assert {split for split, _, _ in tuning} == {"validation"}
     assert {each.seeds for _, each, _ in tuning} == {(suite.TUNING_SEED,)}
-    assert (split, config.rate, config.seeds) == ("test", 4.0, suite.SEEDS)
+    assert (split, config.rate, config.seeds) == ("test", 4.0, (0, 1, 2))
 
     # What was tuned is not tuned again.
     lines = (tmp_path / "toy.jsonl").read_text().splitlines()
