@@ -5,8 +5,10 @@ text_ablation` and the other ablations, which measure on validation data.
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
+import optax
 
 import optax_lena
 from benchmarks.adam_methods import ADAM_METHODS
@@ -31,6 +33,26 @@ def _at_noise_times(factor: float) -> optax_lena.Rule:
 _TIMES_FOUR = optax_lena.Rule(lambda gain, scale: jnp.minimum(4 * gain, scale))
 # Halfway, on a logarithmic scale, between LENA's rule and linear scaling.
 _GEOMETRIC = optax_lena.Rule(lambda gain, scale: jnp.sqrt(gain * scale))
+
+
+def _shrunk(gain: jnp.ndarray, scale: jnp.ndarray) -> jnp.ndarray:
+    """`amplified_gain` of gains halfway to their mean, on a logarithmic scale."""
+    halfway = jnp.sqrt(gain * jnp.exp(jnp.mean(jnp.log(gain))))
+    return optax_lena.amplified_gain.trust_ratio(halfway, scale)
+
+
+def _buffer_behind(
+    learning_rate: optax.ScalarOrSchedule,
+    batch_scale: int,
+    *,
+    momentum: float,
+    **options: Any,
+) -> optax.GradientTransformation:
+    """`lena_amplified` whose rate and trust ratio enter the momentum buffer."""
+    plain = optax_lena.lena_amplified(
+        learning_rate, batch_scale, momentum=None, **options
+    )
+    return optax.chain(plain, optax.trace(momentum))
 
 
 def _variant(
@@ -59,12 +81,16 @@ ABLATIONS = {
     "amplified_whole_model": _variant(
         "one layer: the model", _amplified, layers=optax_lena.whole_model
     ),
+    "amplified_buffer_behind": _variant("ratio inside the momentum", _buffer_behind),
     # Other settings.
     "amplified_by_2": _variant("noise × 2", _amplified, rule=_at_noise_times(2)),
     "amplified_by_8": _variant("noise × 8", _amplified, rule=_at_noise_times(8)),
     "amplified_by_16": _variant("noise × 16", _amplified, rule=_at_noise_times(16)),
     "amplified_horizon_300": _variant("horizon 300", _amplified, horizon=300),
     # Other rules.
+    "amplified_shrunk": _variant(
+        "gains halfway to their mean", _amplified, rule=optax_lena.Rule(_shrunk)
+    ),
     "gain_times_4": _variant("min(4 · gain, S)", _amplified, rule=_TIMES_FOUR),
     "gain_geometric": _variant("√(S · gain)", _amplified, rule=_GEOMETRIC),
     "linear_rate_clock": _variant(
