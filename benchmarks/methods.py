@@ -196,14 +196,14 @@ METHODS = {
         GREY,
         fixed_warmup(optax.lars, momentum=0.9),
         needs_moments=False,
-        rates=(1.0, 4.0, 8.0, 16.0, 32.0, 64.0),
+        rates=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
     ),
     "lamb_tuned": Method(
         "LAMB, re-tuned",
         GREY,
         fixed_warmup(optax.lamb),
         needs_moments=False,
-        rates=(0.003, 0.01, 0.03, 0.1),
+        rates=(0.003, 0.01, 0.03, 0.06, 0.1, 0.2),
     ),
 }
 # What a newcomer's demo compares.
