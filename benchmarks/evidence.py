@@ -105,6 +105,7 @@ def markdown(
     recommended: str = Table.recommended,
     methods: Sequence[str] = tuple(EVERY),
     images: str = "benchmarks",
+    judge: bool = True,
 ) -> str:
     """Tables of both measures, what they say, and where they were recorded.
 
@@ -116,6 +117,7 @@ def markdown(
       methods: those to show; the best is marked if it is among them, and is the best
         of all.
       images: the folder of the figure, from where the text stands.
+      judge: whether verdicts follow the tables.
     """
     table = cells(runs, target)
     scales = sorted({scale for _, scale in table} - {1})
@@ -142,7 +144,7 @@ def markdown(
         "many seeds reach the target within 2.5 times the base run's examples; those "
         "that do not count with all the updates they were allowed. Re-tuned methods: "
         "the rate is tuned again at every S, on validation data.",
-        "\n".join(f"- {sentence}" for sentence in verdicts(table, recommended)),
+        *(["\n".join(verdicts(table, recommended))] if judge else []),
         *([f"![{name}]({images}/{name}.png)"] if has_figure(runs) else []),
         f"Recorded on {where['cpus']} cores ({where['device']}) with jax "
         f"{where['jax']}, at {', '.join(commits)}, by `python -m benchmarks.suite "
@@ -195,7 +197,7 @@ def _updates_cell(cell: Cell) -> str:
 
 
 def verdicts(table: Cells, recommended: str) -> list[str]:
-    """What the two measures say of the recommended optimizer, S by S."""
+    """What the two measures say of the recommended optimizer, a bullet for each S."""
     sentences = []
     label = EVERY[recommended].label
     for scale in sorted(scale for method, scale in table if method == recommended):
@@ -211,7 +213,7 @@ def verdicts(table: Cells, recommended: str) -> list[str]:
             for peer, name in PEERS.items()
             if own.reached and (peer, scale) in table
         ]
-        sentences.append(f"S = {scale}, {label}: " + "; ".join(texts) + ".")
+        sentences.append(f"- S = {scale}, {label}: " + "; ".join(texts) + ".")
     return sentences
 
 
@@ -332,7 +334,7 @@ def filled(page: str, readme: str) -> tuple[str, str]:
             markdown, name, runs, target, recommended=TABLES[name].recommended
         )
         page = markers.replace(page, name, tell())
-        short = tell(methods=SHOWN, images="docs/benchmarks")
+        short = tell(methods=SHOWN, images="docs/benchmarks", judge=False)
         readme = markers.replace(readme, name, short)
     return page, readme
 
