@@ -5,10 +5,8 @@ text_ablation` and the other ablations, which measure on validation data.
 """
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
-import optax
 
 import optax_lena
 from benchmarks.adam_methods import ADAM_METHODS
@@ -30,7 +28,7 @@ def _at_noise_times(factor: float) -> optax_lena.Rule:
 
 
 # The gain itself times a factor, which overshoots where the gain is large.
-_TIMES_FOUR = optax_lena.Rule(lambda gain, scale: jnp.minimum(4 * gain, scale))
+_TIMES_EIGHT = optax_lena.Rule(lambda gain, scale: jnp.minimum(8 * gain, scale))
 # Halfway, on a logarithmic scale, between LENA's rule and linear scaling.
 _GEOMETRIC = optax_lena.Rule(lambda gain, scale: jnp.sqrt(gain * scale))
 
@@ -41,22 +39,8 @@ def _shrunk(gain: jnp.ndarray, scale: jnp.ndarray) -> jnp.ndarray:
     return optax_lena.amplified_gain.trust_ratio(halfway, scale)
 
 
-def _buffer_behind(
-    learning_rate: optax.ScalarOrSchedule,
-    batch_scale: int,
-    *,
-    momentum: float,
-    **options: Any,
-) -> optax.GradientTransformation:
-    """`lena_amplified` whose rate and trust ratio enter the momentum buffer."""
-    plain = optax_lena.lena_amplified(
-        learning_rate, batch_scale, momentum=None, **options
-    )
-    return optax.chain(plain, optax.trace(momentum))
-
-
 def _variant(
-    label: str, factory: Factory, *, warms_up: bool = False, **options
+    label: str, factory: Factory, *, warms_up: bool = True, **options
 ) -> Method:
     make = at_scale(functools.partial(factory, **options), warms_up=warms_up)
     return Method(label, GREY, make)
@@ -68,7 +52,20 @@ ABLATIONS = {
     "amplified_by_1": _variant(
         "noise not amplified", _amplified, rule=optax_lena.capped_gain
     ),
-    "amplified_warmup": _variant("with a warm-up", _amplified, warms_up=True),
+    "amplified_no_limit": _variant("no spike limit", _amplified, spike_limit=None),
+    "amplified_behind": _variant(
+        "rate behind the momentum",
+        _lena,
+        rule=optax_lena.amplified_gain,
+        warmup="fixed",
+        clock="rate_steps",
+        averages="relative",
+        spike_limit=2.0,
+    ),
+    "amplified_no_warmup": _variant("no warm-up", _amplified, warms_up=False),
+    "amplified_state_aware": _variant(
+        "state-aware warm-up", _amplified, warmup="state_aware"
+    ),
     "amplified_base_clock": _variant(
         "schedule on base steps", _amplified, clock="base_steps"
     ),
@@ -81,35 +78,29 @@ ABLATIONS = {
     "amplified_whole_model": _variant(
         "one layer: the model", _amplified, layers=optax_lena.whole_model
     ),
-    "amplified_buffer_behind": _variant("ratio inside the momentum", _buffer_behind),
     # Other settings.
-    "amplified_by_2": _variant("noise × 2", _amplified, rule=_at_noise_times(2)),
-    "amplified_by_8": _variant("noise × 8", _amplified, rule=_at_noise_times(8)),
+    "amplified_by_4": _variant("noise × 4", _amplified, rule=_at_noise_times(4)),
     "amplified_by_16": _variant("noise × 16", _amplified, rule=_at_noise_times(16)),
+    "amplified_by_32": _variant("noise × 32", _amplified, rule=_at_noise_times(32)),
+    "amplified_limit_1": _variant("spike limit 1", _amplified, spike_limit=1.0),
+    "amplified_limit_4": _variant("spike limit 4", _amplified, spike_limit=4.0),
     "amplified_horizon_300": _variant("horizon 300", _amplified, horizon=300),
     # Other rules.
     "amplified_shrunk": _variant(
         "gains halfway to their mean", _amplified, rule=optax_lena.Rule(_shrunk)
     ),
-    "gain_times_4": _variant("min(4 · gain, S)", _amplified, rule=_TIMES_FOUR),
+    "gain_times_8": _variant("min(8 · gain, S)", _amplified, rule=_TIMES_EIGHT),
     "gain_geometric": _variant("√(S · gain)", _amplified, rule=_GEOMETRIC),
-    "linear_rate_clock": _variant(
-        "linear + state-aware warm-up, rate steps",
-        _lena,
-        warms_up=True,
-        rule=optax_lena.linear,
-        layers=optax_lena.whole_model,
-        clock="rate_steps",
-    ),
+    "amplified_linear": _variant("S", _amplified, rule=optax_lena.linear),
     # One part each on top of LENA.
     "lena_amplified_rule": _variant(
-        "LENA, noise × 4", _lena, warms_up=True, rule=optax_lena.amplified_gain
+        "LENA, noise × 8", _lena, rule=optax_lena.amplified_gain
     ),
-    "lena_relative": _variant(
-        "LENA, relative averages", _lena, warms_up=True, averages="relative"
-    ),
+    "lena_spike_limit": _variant("LENA, spike limit 2", _lena, spike_limit=2.0),
+    "lena_fixed_warmup": _variant("LENA, fixed warm-up", _lena, warmup="fixed"),
+    "lena_relative": _variant("LENA, relative averages", _lena, averages="relative"),
     "lena_rate_clock": _variant(
-        "LENA, schedule on rate steps", _lena, warms_up=True, clock="rate_steps"
+        "LENA, schedule on rate steps", _lena, clock="rate_steps"
     ),
 }
 # The rows of an ablation; where a row takes minutes, only those that matter most.
@@ -125,10 +116,15 @@ MAIN_PARTS = (
     "lena_amplified",
     "lena",
     "amplified_by_1",
-    "amplified_warmup",
+    "amplified_no_limit",
+    "amplified_behind",
+    "amplified_no_warmup",
+    "amplified_state_aware",
     "amplified_base_clock",
     "amplified_absolute",
     "amplified_whole_model",
-    "gain_times_4",
+    "amplified_by_4",
+    "amplified_by_16",
+    "amplified_linear",
 )
 EVERY = METHODS | ADAM_METHODS | ABLATIONS

@@ -163,7 +163,7 @@ METHODS = {
     "lena_amplified": Method(
         "amplified LENA",
         "#CC79A7",
-        at_scale(optax_lena.lena_amplified, warms_up=False),
+        at_scale(optax_lena.lena_amplified, warms_up=True),
     ),
     "lena_no_warmup": Method(
         "LENA, no warm-up", GREY, at_scale(optax_lena.lena, warms_up=False)

@@ -24,7 +24,7 @@ REFERENCE_EPS = 1e-6
 # Chosen on validation data (docs/benchmarks.md). The gain weighs all directions alike;
 # weighted by curvature, which is what limits a rate, the noise scale differs by a
 # factor (McCandlish et al., 2018, Section 2.2).
-AMPLIFICATION = 4.0
+AMPLIFICATION = 8.0
 
 
 def noise_and_signal(
@@ -107,9 +107,9 @@ class Averages(NamedTuple):
     """Moving averages from zero, with the weight they have gathered so far.
 
     Attributes:
-      noise: float32 `[layers]`.
-      signal: float32 `[layers]`.
-      weight: float32 `[layers]`, in [0, 1]; average / weight has no bias from the
+      noise: float32, `[layers]`, or `()` for the whole model.
+      signal: of the same shape.
+      weight: of the same shape, in [0, 1]; average / weight has no bias from the
         start at zero. The gain needs no correction: it cancels.
     """
 
@@ -201,7 +201,7 @@ square_root_gain = Rule(_square_root)
 gradient's (Adam): their noise adds up as the square root (AdaptDL's AdamScale)."""
 
 amplified_gain = Rule(_amplified)
-"""The gain that four times the noise would have: at most four times the gain, and at
+"""The gain that eight times the noise would have: at most eight times the gain, and at
 most S; 1 where there is no noise."""
 
 linear = Rule(_linear, needs_gain=False)

@@ -129,7 +129,8 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
 
     Returns:
       float32 scalars: `model/...` with the whole model's gain, noise scale and clocks,
-      the share of layers still warming up and the extremes over layers; then
+      how far a spike cut the rate, the share of layers still warming up and the
+      extremes over layers; then
       `<field>/<layer>` for each field of `layer_report` (there, a `warmup_end` of -1
       stands for "not yet").
 
@@ -201,6 +202,7 @@ def _model(state: ScaleByLenaState) -> dict[str, jax.Array]:
         "noise": noise,
         "signal": signal,
         "noise_scale": _noise.noise_scale(noise, signal),
+        "spike_factor": applied.spike_factor,
         "batch_scale": applied.batch_scale,
         "base_steps": state.base_steps,
         "gain_steps": state.gain_steps,

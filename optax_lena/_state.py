@@ -62,6 +62,7 @@ class Applied(NamedTuple):
       trust_ratio: float32 `[layers]`, what the rule made of the gain.
       warmup_factor: float32 `[layers]`, in [0, 1].
       model_gain: float32 `()`, the gain of the whole model as one layer.
+      spike_factor: float32 `()`, in (0, 1], by which a spike cut the trust ratios.
       batch_scale: float32 `()`, S.
     """
 
@@ -69,6 +70,7 @@ class Applied(NamedTuple):
     trust_ratio: jax.Array
     warmup_factor: jax.Array
     model_gain: jax.Array
+    spike_factor: jax.Array
     batch_scale: jax.Array
 
 
@@ -77,6 +79,7 @@ class ScaleByLenaState(NamedTuple):
 
     Attributes:
       averages: moving averages of noise and signal, `[layers]` each.
+      recent: those of the whole model over the last updates, `()` each.
       progress: `[layers]`, warm-up progress in base-batch steps.
       warmup_end: `[layers]`, the base-batch step at which it ended; -1 before.
       base_steps: `()`, Σ S: base batches seen, the clock of small-batch schedules.
@@ -87,6 +90,7 @@ class ScaleByLenaState(NamedTuple):
     """
 
     averages: Averages
+    recent: Averages
     progress: jax.Array
     warmup_end: jax.Array
     base_steps: jax.Array
@@ -100,20 +104,29 @@ def initial_state(names: tuple[str, ...]) -> ScaleByLenaState:
     """Returns the state before the first update, for layers of these names."""
 
     # Every entry is an array of its own: JAX does not donate one buffer twice.
-    def zeros() -> jax.Array:
-        return jnp.zeros(len(names))
+    def zeros(*shape: int) -> jax.Array:
+        return jnp.zeros(shape)
 
-    def ones() -> jax.Array:
-        return jnp.ones(len(names))
+    def ones(*shape: int) -> jax.Array:
+        return jnp.ones(shape)
 
+    layers = len(names)
     return ScaleByLenaState(
-        averages=Averages(zeros(), zeros(), zeros()),
-        progress=zeros(),
-        warmup_end=-ones(),
-        base_steps=jnp.zeros(()),
-        gain_steps=jnp.zeros(()),
-        rate_steps=jnp.zeros(()),
-        applied=Applied(ones(), ones(), ones(), jnp.ones(()), jnp.ones(())),
+        averages=Averages(zeros(layers), zeros(layers), zeros(layers)),
+        recent=Averages(zeros(), zeros(), zeros()),
+        progress=zeros(layers),
+        warmup_end=-ones(layers),
+        base_steps=zeros(),
+        gain_steps=zeros(),
+        rate_steps=zeros(),
+        applied=Applied(
+            gain=ones(layers),
+            trust_ratio=ones(layers),
+            warmup_factor=ones(layers),
+            model_gain=ones(),
+            spike_factor=ones(),
+            batch_scale=ones(),
+        ),
         layer_names=LayerNames(names),
     )
 

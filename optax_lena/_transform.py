@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena import _noise, _warmup
+from optax_lena import _noise, _spikes, _warmup
 from optax_lena._layers import (
     LayerMap,
     Layers,
@@ -53,6 +53,7 @@ def scale_by_lena(
     clock: str = BASE_STEPS,
     averages: str = ABSOLUTE,
     horizon: float = 1000.0,
+    spike_limit: float | None = None,
     reference: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scales every layer's update by its trust ratio and its warm-up factor.
@@ -60,8 +61,9 @@ def scale_by_lena(
     $$u_k \leftarrow \text{rule}(\text{gain}_k(S), S) \cdot
       \min(1, \text{progress}_k / \theta) \cdot u_k$$
 
-    Place it after the momentum buffer and before the learning rate: the rate of a
-    layer may change from update to update, and a buffer holds gradients, not steps.
+    The paper has it after the momentum buffer and before the learning rate, where the
+    buffer holds gradients, and a change of the rate is felt at once. Before the buffer
+    (as in `lena_amplified`) every gradient keeps the rate that it was taken at.
 
     The update needs the moments of the gradient, as a keyword argument:
     `update(updates, state, params, moments=moments)`. `optax_lena.value_and_grad`
@@ -88,6 +90,10 @@ def scale_by_lena(
         paper), or `"relative"`, as shares of the model's squared norm at each update.
       horizon: of the moving averages, in base batches: their weight per update is
         min(1, S / horizon).
+      spike_limit: cuts the trust ratios, though not below 1, when the gradient's
+        squared norm is more than so many times what the last updates had: to what
+        brings it back there. At least 1; None: no limit. For a place before the
+        momentum buffer, which else would keep the spike.
       reference: follow the authors' code where it differs from their paper: progress
         counts after it is used, a layer at its cap progresses by the whole model's
         gain, and 1e-6 is added to both moving averages, which then are not scale-free.
@@ -120,6 +126,9 @@ def scale_by_lena(
         _check_number("batch_scale", batch_scale, 1, meaning)
     _check_number("warmup_steps", warmup_steps, 0, "a number of base-batch steps")
     _check_number("horizon", horizon, 1, "a number of base batches")
+    if spike_limit is not None:
+        meaning = "a squared norm over the usual one"
+        _check_number("spike_limit", spike_limit, 1, meaning)
     _check_choice("warmup", warmup, _warmup.KINDS)
     _check_choice("clock", clock, CLOCKS)
     _check_choice("averages", averages, AVERAGES)
@@ -141,6 +150,7 @@ def scale_by_lena(
         or rule.needs_gain
         or (has_warmup and warmup == _warmup.STATE_AWARE)
         or clock != BASE_STEPS
+        or spike_limit is not None
     )
 
     def init_fn(params: PyTree) -> ScaleByLenaState:
@@ -166,13 +176,25 @@ def scale_by_lena(
         scale = default if batch_scale is None else batch_scale
         scale = jnp.asarray(scale, jnp.float32)
 
-        new_averages, finite = state.averages, jnp.ones(len(layout.names), bool)
+        new_averages, recent, cut = state.averages, state.recent, jnp.ones(())
+        finite = jnp.ones(len(layout.names), bool)
         if moments is not None:
-            new_averages, finite = _average(
-                state.averages, moments, updates, layout, scale
+            noise, signal, finite = _measure(moments, updates, layout, scale)
+            measured = jnp.asarray(moments.num_microbatches) >= 2
+            new_averages = _average(
+                state.averages, noise, signal, scale, finite & measured
+            )
+            recent, cut = _limit_spikes(
+                state.recent,
+                *(jnp.sum(x, where=finite) for x in (noise, signal)),
+                scale,
+                jnp.all(finite) & measured,
             )
         gain, model_gain = _gains(new_averages, scale)
-        trust_ratio = rule.trust_ratio(gain, scale)
+        trust_ratio, model_ratio = (
+            _spikes.cut_ratio(rule.trust_ratio(x, scale), cut)
+            for x in (gain, model_gain)
+        )
         step = _warmup.increment(warmup, gain, scale)
         if reference and warmup == _warmup.STATE_AWARE:
             step = jnp.where(trust_ratio >= scale, model_gain, gain)
@@ -185,13 +207,12 @@ def scale_by_lena(
         rate = trust_ratio * warmup_factor
         gain_steps = state.gain_steps + jnp.where(jnp.all(finite), model_gain, 0)
         model_progress = base_steps if warmup == _warmup.FIXED else gain_steps
-        model_rate = rule.trust_ratio(model_gain, scale) * _warmup.factor(
-            model_progress, warmup_steps
-        )
+        model_rate = model_ratio * _warmup.factor(model_progress, warmup_steps)
         if schedule is not None:
             rate = rate * schedule(getattr(state, clock))
         new_state = ScaleByLenaState(
             averages=new_averages,
+            recent=recent,
             progress=progress,
             warmup_end=_warmup.end(
                 state.warmup_end, progress, warmup_steps, base_steps
@@ -199,19 +220,15 @@ def scale_by_lena(
             base_steps=base_steps,
             gain_steps=gain_steps,
             rate_steps=state.rate_steps + jnp.where(jnp.all(finite), model_rate, 0),
-            applied=Applied(gain, trust_ratio, warmup_factor, model_gain, scale),
+            applied=Applied(gain, trust_ratio, warmup_factor, model_gain, cut, scale),
             layer_names=state.layer_names,
         )
         scaled = scale_leaves(updates, layout.scatter(rate), layout)
         return scaled, to_float32(new_state)
 
-    def _average(
-        old: _noise.Averages,
-        moments: GradMoments,
-        updates: PyTree,
-        layout: LayerMap,
-        scale: jax.Array,
-    ) -> tuple[_noise.Averages, jax.Array]:
+    def _measure(
+        moments: GradMoments, updates: PyTree, layout: LayerMap, scale: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         micro, batch = (
             layout.gather(_align(norms, name, updates, layout))
             for name, norms in zip(moments._fields[:2], moments[:2], strict=True)
@@ -223,12 +240,32 @@ def scale_by_lena(
             micro, batch, jnp.maximum(count, 2), scale
         )
         # Not finite if a norm is not, and also where S times a large norm overflows.
-        finite = jnp.isfinite(noise) & jnp.isfinite(signal)
-        step = jnp.minimum(scale / horizon, 1)
-        measured = finite & (jnp.asarray(count) >= 2)
+        return noise, signal, jnp.isfinite(noise) & jnp.isfinite(signal)
+
+    def _average(
+        old: _noise.Averages,
+        noise: jax.Array,
+        signal: jax.Array,
+        scale: jax.Array,
+        measured: jax.Array,
+    ) -> _noise.Averages:
         if averages == RELATIVE:
             noise, signal = _noise.relative_to_model(noise, signal)
-        return old.update(noise, signal, step, measured), finite
+        return old.update(noise, signal, jnp.minimum(scale / horizon, 1), measured)
+
+    def _limit_spikes(
+        recent: _noise.Averages,
+        noise: jax.Array,
+        signal: jax.Array,
+        scale: jax.Array,
+        measured: jax.Array,
+    ) -> tuple[_noise.Averages, jax.Array]:
+        cut = jnp.ones(())
+        if spike_limit is not None:
+            cut = _spikes.factor(recent, noise, signal, scale, spike_limit)
+        # The sum of finite layers may overflow.
+        measured &= jnp.isfinite(noise) & jnp.isfinite(signal)
+        return _spikes.remember(recent, noise, signal, cut, measured), cut
 
     def _gains(of: _noise.Averages, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
         if reference:

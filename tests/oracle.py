@@ -20,10 +20,10 @@ def linear(gain, batch_scale):
 
 
 def amplified(gain, batch_scale):
-    """The gain at four times the noise scale b, which solves gain = (1+b) / (1+b/S)."""
+    """The gain at eight times the noise scale b; gain = (1 + b) / (1 + b/S)."""
     if gain == batch_scale:
         return batch_scale
-    b = 4 * (gain - 1) / (1 - gain / batch_scale)
+    b = 8 * (gain - 1) / (1 - gain / batch_scale)
     return (1 + b) / (1 + b / batch_scale)
 
 
@@ -65,6 +65,8 @@ def replay(
     nesterov=False,
     weight_decay=0.0,
     horizon=1000,
+    spike_limit=None,
+    rate_enters_buffer=False,
 ):
     """Trains T updates with torch's SGD, every layer at LENA's rate.
 
@@ -74,6 +76,7 @@ def replay(
       layers: {layer: [(parameter, index)]}; `array[index]` is what the layer has of it.
       learning_rate: a function of the clock.
       weights: `[T, n]`, or None.
+      rate_enters_buffer: whether the rate is in front of the momentum, or behind it.
       Others: as in `optax_lena.lena`.
 
     Returns:
@@ -85,13 +88,20 @@ def replay(
     momenta = {p: np.zeros_like(x) for p, x in params.items()}
     updates, n = next(iter(stacks.values())).shape[:2]
     per_layer = ("gain", "trust_ratio", "warmup_factor", "progress", "noise", "signal")
-    per_update = ("model_gain", "base_steps", "gain_steps", "rate_steps")
+    per_update = (
+        "model_gain",
+        "spike_factor",
+        "base_steps",
+        "gain_steps",
+        "rate_steps",
+    )
     trace = {field: {layer: [] for layer in layers} for field in per_layer}
     trace |= {field: [] for field in per_update}
     trace["params"] = {p: [] for p in params}
     average = {layer: np.zeros(2) for layer in layers}
     weight = 0.0
-    clocks = dict.fromkeys(per_update[1:], 0.0)
+    recent, recent_weight = np.zeros(2), 0.0
+    clocks = dict.fromkeys(per_update[2:], 0.0)
     progress = dict.fromkeys(layers, 0.0)
 
     for t in range(updates):
@@ -120,13 +130,21 @@ def replay(
             average[layer] = (1 - step) * average[layer] + step * new
         model_gain = gain_ratio(*sum(average.values()), scale)
 
+        cut, whole = 1.0, sum(measured.values())
+        if spike_limit is not None and recent_weight > 0:
+            usual_noise, usual_signal = recent / recent_weight
+            usual = usual_noise / scale + max(usual_signal, 0)
+            cut = min(1, np.sqrt(spike_limit * usual / (whole[0] / scale + whole[1])))
+        recent = 0.9 * recent + 0.1 * cut**2 * whole
+        recent_weight = 0.9 * recent_weight + 0.1
+
         for layer, members in layers.items():
             noise, signal = average[layer]
             gain = gain_ratio(noise, signal, scale)
             counted = {"state_aware": gain, "fixed": scale}
             progress[layer] += counted[warmup]
             factor = min(1, progress[layer] / warmup_steps) if warmup_steps else 1.0
-            trust_ratio = rule(gain, scale)
+            trust_ratio = max(1, cut * rule(gain, scale))
             for p, index in members:
                 rates[p][index] = rate_now * trust_ratio * factor
             now = (gain, trust_ratio, factor, progress[layer], noise / weight)
@@ -137,17 +155,17 @@ def replay(
         clocks["gain_steps"] += model_gain
         progressed = clocks["base_steps" if warmup == "fixed" else "gain_steps"]
         factor = min(1, progressed / warmup_steps) if warmup_steps else 1.0
-        clocks["rate_steps"] += rule(model_gain, scale) * factor
-        now = (model_gain, *clocks.values())
+        clocks["rate_steps"] += max(1, cut * rule(model_gain, scale)) * factor
+        now = (model_gain, cut, *clocks.values())
         for field, value in zip(per_update, now, strict=True):
             trace[field].append(value)
 
         for p, x in params.items():
             mean = np.tensordot(shares, stacks[p][t], axes=1)
-            grad = mean + weight_decay * x
+            grad = (mean + weight_decay * x) * (rates[p] if rate_enters_buffer else 1)
             momenta[p] = momentum * momenta[p] + grad
             direction = grad + momentum * momenta[p] if nesterov else momenta[p]
-            params[p] = x - rates[p] * direction
+            params[p] = x - direction * (1 if rate_enters_buffer else rates[p])
             trace["params"][p].append(params[p])
 
     return trace

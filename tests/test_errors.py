@@ -53,6 +53,13 @@ def test_warmup_steps(factory, value):
         factory(4, warmup_steps=value)
 
 
+@pytest.mark.parametrize("value", [0, 0.9, float("inf"), "2"])
+def test_spike_limit(value):
+    message = says("`spike_limit`", "at least 1", str(value), "squared norm")
+    with pytest.raises(ValueError, match=message):
+        optax_lena.lena_amplified(0.1, 4, spike_limit=value)
+
+
 @pytest.mark.parametrize("value", [0, -5, float("nan")])
 def test_horizon(value):
     message = says("`horizon`", "at least 1", str(value), "base batches")

@@ -51,8 +51,11 @@ LENA, ADASCALE, LINEAR = optax_lena.lena, optax_lena.adascale, optax_lena.linear
 AMPLIFIED = optax_lena.lena_amplified
 AMPLIFIES = dict(
     rule=oracle.amplified,
+    warmup="fixed",
     clock="rate_steps",
     averages="relative",
+    spike_limit=2,
+    rate_enters_buffer=True,
 )
 COSINE = optax.cosine_decay_schedule(0.02, 3 * UPDATES)
 cosine = lambda t: 0.01 * (1 + np.cos(np.pi * min(t / (3 * UPDATES), 1)))
@@ -113,6 +116,24 @@ CASES = {
         4,
         dict(batch_scale=16, warmup_steps=0),
         AMPLIFIES,
+    ),
+    "amplified, nesterov, weight decay": (
+        AMPLIFIED,
+        4,
+        dict(batch_scale=16, nesterov=True, weight_decay=0.1),
+        AMPLIFIES,
+    ),
+    "amplified, many spikes": (
+        AMPLIFIED,
+        4,
+        dict(batch_scale=16, spike_limit=1),
+        AMPLIFIES | dict(spike_limit=1),
+    ),
+    "behind the momentum, many spikes": (
+        LENA,
+        8,
+        dict(batch_scale=4, spike_limit=1.2),
+        {},
     ),
     "adascale": (
         ADASCALE,
@@ -175,6 +196,7 @@ def check_against_oracle(factory, n, arguments, differing, grouping, weights=Non
             got = metrics[f"{field}/{layer}"]
             np.testing.assert_allclose(got, values, rtol=1e-5, atol=atol)
     close(metrics["model/gain"], expected["model_gain"], "model gain")
+    close(metrics["model/spike_factor"], expected["spike_factor"], "spike factor")
     close(metrics["model/base_steps"], expected["base_steps"], "base steps")
     close(metrics["model/gain_steps"], expected["gain_steps"], "gain steps")
     close(metrics["model/rate_steps"], expected["rate_steps"], "rate steps")
@@ -188,7 +210,9 @@ def test_agrees_with_the_oracle(case):
     factory, *_ = CASES[case]
     one_layer = factory in (ADASCALE, LINEAR)
     grouping = "whole_model" if one_layer else "per_parameter"
-    check_against_oracle(*CASES[case], grouping)
+    expected = check_against_oracle(*CASES[case], grouping)
+    if "spikes" in case:
+        assert 5 < np.sum(np.less(expected["spike_factor"], 1)) < UPDATES - 5
 
 
 @pytest.mark.parametrize("grouping", sorted(set(GROUPINGS) - {"per_parameter"}))
