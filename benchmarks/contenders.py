@@ -55,6 +55,10 @@ UPDATES: dict[str, tuple[optax.GradientTransformation, bool]] = {
         optax_lena.lena(RATE, SCALE, warmup_steps=100, weight_decay=DECAY),
         True,
     ),
+    "amplified LENA": (
+        optax_lena.lena_amplified(RATE, SCALE, warmup_steps=100),
+        True,
+    ),
 }
 
 

@@ -169,16 +169,23 @@ def _on_gpu(group: Group) -> float | None:
     return _time_over("LENA", "SGD")(group) if is_gpu else None
 
 
+def _bars_of_an_update(method: str) -> tuple[Bar, ...]:
+    return (
+        Bar("update", method, "words", lambda group: group[method].words, 7.02),
+        Bar(
+            "update",
+            method,
+            "temporary MB",
+            lambda group: (group[method].temp_bytes or 0) / 1e6,
+            1,
+        ),
+        Bar("update", method, "time over SGD", _time_over(method, "SGD"), 1.25),
+    )
+
+
 BARS = (
-    Bar("update", "LENA", "words", lambda group: group["LENA"].words, 7.02),
-    Bar(
-        "update",
-        "LENA",
-        "temporary MB",
-        lambda group: (group["LENA"].temp_bytes or 0) / 1e6,
-        1,
-    ),
-    Bar("update", "LENA", "time over SGD", _time_over("LENA", "SGD"), 1.25),
+    *_bars_of_an_update("LENA"),
+    *_bars_of_an_update("amplified LENA"),
     Bar(
         "update",
         "LENA, decay",

@@ -6,6 +6,7 @@ What counts as better was fixed in benchmarks/README.md before the tables were r
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -83,17 +84,20 @@ def best(table: Cells, scale: int, measure: Callable[[Cell], np.ndarray]) -> str
 
 
 def _is_level(one: np.ndarray, best: np.ndarray) -> bool:
-    gap = one.mean() - best.mean()
-    return report.is_level(gap, standard_error(one), standard_error(best))
+    return report.is_level(_gap(one, best), standard_error(one), standard_error(best))
+
+
+def _gap(one: np.ndarray, best: np.ndarray) -> float:
+    return best.mean() - one.mean()
 
 
 def accuracy(cell: Cell) -> np.ndarray:
-    """The first measure."""
-    return cell.accuracy
+    """The first measure, in percent."""
+    return 100 * cell.accuracy
 
 
 def speed(cell: Cell) -> np.ndarray:
-    """The second measure, to be maximised as the first is."""
+    """The second measure, in updates, to be maximised as the first is."""
     return -cell.updates
 
 
@@ -236,15 +240,18 @@ def _verdict(
     method, scale = key
     leader = best(table, scale, measure)
     assert leader is not None
-    own, top = table[key], table[leader, scale]
-    if measure is speed and not top.reached:
+    own, top = measure(table[key]), measure(table[leader, scale])
+    if measure is speed and not table[leader, scale].reached:
         return f"{name}: no method without re-tuning gets there"
     if leader == method:
         return f"best without re-tuning in {name}"
     rival = EVERY[leader].label
-    if _is_level(measure(own), measure(top)):
+    if _is_level(own, top):
         return f"level with the best in {name} ({rival})"
-    return f"behind {rival} in {name}"
+    error = math.hypot(standard_error(own), standard_error(top))
+    digits, unit = (".2f", "points") if measure is accuracy else (",.0f", "updates")
+    gap = f"{_gap(own, top):{digits}} ± {error:{digits}}"
+    return f"{gap} {unit} behind {rival} in {name}"
 
 
 # In README and the figures: too many lines cannot be told apart.

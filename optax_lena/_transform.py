@@ -186,7 +186,8 @@ def scale_by_lena(
             )
             recent, cut = _limit_spikes(
                 state.recent,
-                *(jnp.sum(x, where=finite) for x in (noise, signal)),
+                jnp.sum(noise, where=finite),
+                jnp.sum(signal, where=finite),
                 scale,
                 jnp.all(finite) & measured,
             )

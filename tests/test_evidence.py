@@ -71,6 +71,9 @@ def test_evidence_writes_tables_verdicts_and_a_figure():
     assert "| momentum SGD, re-tuned | 80.0 ± 0.0 |" in text
     assert "at least 47 % fewer updates than AdaScale" in text
     assert "it ends 1.5 points below the base run" in text
+    rival = evidence.markdown("fake", runs, target, recommended="adascale")
+    assert "18.50 ± 0.50 points behind amplified LENA in accuracy after" in rival
+    assert "9 ± 1 updates behind amplified LENA in updates to the target" in rival
     short = evidence.markdown("fake", runs, target, methods=["adascale"], judge=False)
     assert "amplified LENA" not in short
     assert "fake.png" not in short  # one S makes no curve
