@@ -173,7 +173,7 @@ def lena_amplified(
     moving averages are relative to the model's squared norm, so that large early
     gradients do not outlive their time.
 
-    With a `batch_scale` of 1 and no warm-up it is `optax.sgd`.
+    With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
 
     Args:
       learning_rate: η, the small batch's rate, or its schedule, which then runs on

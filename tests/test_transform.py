@@ -252,6 +252,29 @@ def test_the_oracle_cases_reach_what_they_must_discriminate():
     assert (factors[:, 0] < 1).all() and (factors[:, -1] == 1).any()
 
 
+@pytest.mark.parametrize("factory", [LENA, AMPLIFIED])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_at_a_batch_scale_of_one_it_is_sgd(factory, nesterov):
+    """Spikes too: some gradients here are ten times as long as others."""
+    params, lengths = helpers.example_params(), np.tile([1, 1, 1, 10], 5)
+    stacks = jax.tree.map(
+        lambda x: x * lengths.reshape(-1, *[1] * (x.ndim - 1)),
+        helpers.random_stacks(3, len(lengths), 2),
+    )
+    _, ours, _ = helpers.train(factory(0.1, 1, nesterov=nesterov), params, stacks)
+    sgd = optax.sgd(0.1, 0.9, nesterov)
+
+    def step(carry, grads):
+        params, state = carry
+        updates, state = sgd.update(grads, state)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    grads = jax.tree.map(lambda x: jnp.mean(x, axis=1), stacks)
+    _, theirs = jax.lax.scan(step, (params, sgd.init(params)), grads)
+    helpers.assert_trees_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 def first_update(tx, stack, weights=None):
     """Returns the first updates, and the state after them."""
     grads, moments = optax_lena.moments_from_stack(stack, weights=weights)
