@@ -305,7 +305,9 @@ def figure(runs: Sequence[Record], target: float) -> Figure:
     base = 100 * table["base", 1].accuracy.mean()
     grey = dict(color="#666666", linewidth=1)
     left.axhline(base, linestyle=":", label="base run", **grey)
-    left.set_ylim(base - 18, base + 1.5)
+    # What failed to train would flatten the rest.
+    lowest = min(100 * table[key].accuracy.mean() for key in table if key[0] in SHOWN)
+    left.set_ylim(max(lowest, base - 18) - 0.5, base + 1)
     left.set_ylabel("accuracy after equal examples (%)")
     right.set_ylabel(f"updates until {100 * target:.1f} %, all seeds")
     right.set_yscale("log")
