@@ -176,7 +176,8 @@ def _matrix(
             leader = leaders[scale]
             if cell and leader and not EVERY[method].rates:
                 top = measure(table[leader, scale])
-                if method == leader or _is_level(measure(cell), top):
+                counts = measure is accuracy or cell.reached
+                if counts and (method == leader or _is_level(measure(cell), top)):
                     text = f"**{text}**"
             line.append(text)
         lines.append(line)

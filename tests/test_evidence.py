@@ -86,6 +86,7 @@ def test_evidence_writes_tables_verdicts_and_a_figure():
     assert filled.endswith("<!-- /fake -->\nc")
     assert "stale" not in filled
     assert len(evidence.figure(runs, target).axes) == 2
+    assert "**never**" not in evidence.markdown("fake", runs, 0.95)  # nobody's best
 
 
 def test_the_kept_evidence_is_what_the_pages_show():
