@@ -331,13 +331,7 @@ def load(path: Path) -> tuple[list[Record], float]:
     """The runs of a table, without those that tuned a rate, and its target."""
     runs = records.read(path)
     seeds = {run.seed for run in runs if run.method == "base"}
-    # By seed: two processes may have trained the same row at the same time.
-    by_seed = {
-        (run.method, run.batch_scale, run.seed): run
-        for run in runs
-        if run.seed in seeds
-    }
-    kept = list(by_seed.values())
+    kept = records.one_per_seed(run for run in runs if run.seed in seeds)
     return kept, report.target_accuracy(kept, TARGET_DROP)
 
 

@@ -112,6 +112,15 @@ def read(path: Path) -> list[Record]:
     return records
 
 
+def one_per_seed(records: Iterable[Record]) -> list[Record]:
+    """One record for each method, S and seed: the last.
+
+    Two processes may have trained the same run at the same time.
+    """
+    kept = {(run.method, run.batch_scale, run.seed): run for run in records}
+    return list(kept.values())
+
+
 @cache
 def environment() -> dict[str, str]:
     """Versions, device and commit that a number depends on."""

@@ -97,15 +97,14 @@ def _tune(
 
 def _find(path: Path, config: Config) -> list[Record]:
     """The records of a run, if the file holds them all; without a rate, at any."""
-    # By seed: two processes may have tuned the same rate at the same time.
-    found = {
-        record.seed: record
+    found = records.one_per_seed(
+        record
         for record in (records.read(path) if path.exists() else [])
         if (record.method, record.batch_scale) == (config.method, config.batch_scale)
         and record.seed in config.seeds
         and config.rate in (None, record.recipe["learning_rate"])
-    }
-    return list(found.values()) if len(found) == len(config.seeds) else []
+    )
+    return found if len(found) == len(config.seeds) else []
 
 
 def _append(runs: Sequence[Record], path: Path) -> list[Record]:

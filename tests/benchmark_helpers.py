@@ -5,12 +5,7 @@ import gzip
 
 import numpy as np
 
-from benchmarks import (
-    data,
-    records,
-    report,
-    workloads,
-)
+from benchmarks import data, records, report, workloads
 
 RNG = np.random.default_rng(0)
 

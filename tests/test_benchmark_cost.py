@@ -4,14 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import (
-    contenders,
-    cost,
-    cost_report,
-    measure,
-    peer,
-    trees,
-)
+from benchmarks import contenders, cost, cost_report, measure, peer, trees
 from benchmarks.models import MLP
 
 

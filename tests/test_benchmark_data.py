@@ -5,10 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from benchmarks import (
-    data,
-    demo,
-)
+from benchmarks import data, demo
 from tests.benchmark_helpers import write_mnist
 
 RNG = np.random.default_rng(0)

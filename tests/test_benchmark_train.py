@@ -6,13 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import (
-    demo,
-    plan,
-    records,
-    report,
-    train,
-)
+from benchmarks import demo, plan, records, report, train
 from tests.benchmark_helpers import record, tiny_workload
 
 
