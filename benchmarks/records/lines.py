@@ -7,6 +7,8 @@ finite; and the dataclasses again.
 import dataclasses
 import json
 import math
+import types
+import typing
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -56,9 +58,20 @@ def from_line(line: str, kind: type[T]) -> T:
     if unknown or missing:
         parts = [f"no field {name!r}" for name in missing]
         raise ValueError(", ".join(parts + [f"a field {name!r}" for name in unknown]))
+    for name, hint in typing.get_type_hints(kind).items():
+        if name in fields and not isinstance(fields[name], _classes(hint)):
+            raise ValueError(f"{type(fields[name]).__name__} as field {name!r}")
     return kind(**fields)
 
 
 def _is_needed(field: dataclasses.Field[Any]) -> bool:
     nothing = dataclasses.MISSING
     return field.default is nothing and field.default_factory is nothing
+
+
+def _classes(hint: Any) -> tuple[type, ...]:
+    """The classes of a field's value, without those of what it contains."""
+    if isinstance(hint, types.UnionType):
+        return tuple(c for part in typing.get_args(hint) for c in _classes(part))
+    # A whole number of JSON may stand for a fractional one.
+    return (int, float) if hint is float else (typing.get_origin(hint) or hint,)

@@ -14,6 +14,15 @@ from typing import Any
 
 import numpy as np
 
+# What a pickle that breaks off, or that was written to do harm, ends in.
+_BROKEN = (
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
 # CIFAR-100's training set takes a fifth of it.
 MAX_OPCODES = 1_000_000
 
@@ -68,8 +77,8 @@ def parse(raw: bytes) -> dict[str, Any]:
             machine.run(opcode.name, argument)
     except NotPlain:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise NotPlain(f"a broken pickle ({error})") from error
+    except _BROKEN as error:
+        raise NotPlain(f"a broken pickle ({type(error).__name__}: {error})") from error
     return _finished(machine.stack)
 
 

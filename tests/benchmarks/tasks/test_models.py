@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-
 from benchmarks.gpt import GPT
 from benchmarks.models import ConvNet, patches
 from benchmarks.resnet import ResNet, group_norm, resnet18, resnet50
+from flax import nnx
 
 RNG = np.random.default_rng(0)
 

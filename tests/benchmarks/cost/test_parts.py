@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from benchmarks.models import MLP
 
 from benchmarks import contenders, cost, cost_report, measure, peer, trees
-from benchmarks.models import MLP
 
 
 def test_methods_take_turns_and_are_divided_within_a_turn():

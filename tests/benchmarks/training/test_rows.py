@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from benchmarks.ablations import EVERY
+from benchmarks.gpt import GPT
 
 from benchmarks import (
     adam_methods,
@@ -18,8 +20,6 @@ from benchmarks import (
     train,
     workloads,
 )
-from benchmarks.ablations import EVERY
-from benchmarks.gpt import GPT
 from tests.benchmark_helpers import record, tiny_workload, write_mnist
 
 RNG = np.random.default_rng(0)
