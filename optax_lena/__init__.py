@@ -2,42 +2,53 @@
 
 Keep the recipe of the small batch, change one number (`batch_scale`). In the order in
 which data flow: what one layer is, the moments of its gradient, how they are gathered,
-what becomes of them, the optimizers, and the reports.
+the parts that make a rate of them, the transformation, the optimizers, and the reports.
 """
 
 import importlib
 from typing import Any
 
-from optax_lena._layers import Layers as Layers
-from optax_lena._layers import by_regex as by_regex
-from optax_lena._layers import per_module as per_module
-from optax_lena._layers import per_parameter as per_parameter
-from optax_lena._layers import stacked as stacked
-from optax_lena._layers import whole_model as whole_model
-from optax_lena._moments import GradMoments as GradMoments
-from optax_lena._moments import moments_over_axis as moments_over_axis
-from optax_lena._moments import moments_from_stack as moments_from_stack
-from optax_lena._gather import value_and_grad as value_and_grad
-from optax_lena._noise import Rule as Rule
-from optax_lena._noise import amplified_gain as amplified_gain
-from optax_lena._noise import capped_gain as capped_gain
-from optax_lena._noise import linear as linear
-from optax_lena._noise import square_root_gain as square_root_gain
-from optax_lena._state import ScaleByLenaState as ScaleByLenaState
-from optax_lena._transform import scale_by_lena as scale_by_lena
-from optax_lena._accumulate import accumulate as accumulate
-from optax_lena._accumulate import (
+from optax_lena._measure.layers import Layers as Layers
+from optax_lena._measure.layers import by_regex as by_regex
+from optax_lena._measure.layers import per_module as per_module
+from optax_lena._measure.layers import per_parameter as per_parameter
+from optax_lena._measure.layers import stacked as stacked
+from optax_lena._measure.layers import whole_model as whole_model
+from optax_lena._measure.metric import Metric as Metric
+from optax_lena._measure.adam import adam_preconditioner as adam_preconditioner
+from optax_lena._measure.moments import GradMoments as GradMoments
+from optax_lena._measure.sums import IncrementalMoments as IncrementalMoments
+from optax_lena._gather.stack import moments_from_stack as moments_from_stack
+from optax_lena._gather.over_axis import moments_over_axis as moments_over_axis
+from optax_lena._gather.value_and_grad import value_and_grad as value_and_grad
+from optax_lena._gather.accumulate import accumulate as accumulate
+from optax_lena._gather.successive import (
     from_successive_gradients as from_successive_gradients,
 )
-from optax_lena._alias import adascale as adascale
-from optax_lena._alias import lena as lena
-from optax_lena._alias import lena_amplified as lena_amplified
-from optax_lena._alias import linear_scaling as linear_scaling
-from optax_lena._adam import adam_preconditioner as adam_preconditioner
-from optax_lena._adam import lena_adamw as lena_adamw
-from optax_lena._lars import lena_lars as lena_lars
-from optax_lena._report import layer_report as layer_report
-from optax_lena._report import metrics as metrics
+from optax_lena._parts.estimate import Estimate as Estimate
+from optax_lena._parts.averages import Averages as Averages
+from optax_lena._parts.rules import Rule as Rule
+from optax_lena._parts.rules import amplified_gain as amplified_gain
+from optax_lena._parts.rules import capped_gain as capped_gain
+from optax_lena._parts.rules import linear as linear
+from optax_lena._parts.rules import square_root_gain as square_root_gain
+from optax_lena._parts.guard import SpikeLimit as SpikeLimit
+from optax_lena._parts.warmup import FixedWarmup as FixedWarmup
+from optax_lena._parts.warmup import StateAwareWarmup as StateAwareWarmup
+from optax_lena._parts.layer_rate import LayerRate as LayerRate
+from optax_lena._transform.state import ScaleByLenaState as ScaleByLenaState
+from optax_lena._transform.scale_by_lena import (
+    scale_by_layer_rate as scale_by_layer_rate,
+)
+from optax_lena._transform.scale_by_lena import scale_by_lena as scale_by_lena
+from optax_lena._optimizers.adascale import adascale as adascale
+from optax_lena._optimizers.lena import lena as lena
+from optax_lena._optimizers.lena_adamw import lena_adamw as lena_adamw
+from optax_lena._optimizers.lena_amplified import lena_amplified as lena_amplified
+from optax_lena._optimizers.lena_lars import lena_lars as lena_lars
+from optax_lena._optimizers.linear_scaling import linear_scaling as linear_scaling
+from optax_lena._reports.report import layer_report as layer_report
+from optax_lena._reports.report import metrics as metrics
 
 __version__ = "0.1.0"
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._axes import AxisName
-from optax_lena._gather import value_and_grad as _value_and_grad
-from optax_lena._layers import Layers, per_parameter
-from optax_lena._moments import GradMoments, PyTree
+from optax_lena._gather.axes import AxisName
+from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
+from optax_lena._measure.layers import Layers, per_parameter
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.moments import GradMoments
 
 try:
     from flax import nnx

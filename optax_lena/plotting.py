@@ -22,7 +22,7 @@ except ImportError as error:
         "`optax_lena.plotting` needs Matplotlib: pip install 'optax_lena[plot]'."
     ) from error
 
-from optax_lena._report import LAYER_FIELDS
+from optax_lena._reports.report import LAYER_FIELDS
 
 # Okabe and Ito's palette without its yellow: colour-blind readers can tell it apart.
 PALETTE = (

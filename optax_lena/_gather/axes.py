@@ -10,11 +10,14 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.lax import with_sharding_constraint
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
 
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.metric import Metric, ShardedMetric
+
 AxisName = str | tuple[str, ...]
-PyTree = Any
 
 
 def names(axis_name: AxisName) -> tuple[str, ...]:
@@ -73,6 +76,71 @@ def check_local(grads: PyTree, parameters: list[str], axis_name: AxisName) -> No
                 "to='varying'), or let optax_lena.value_and_grad(loss_fn, n, "
                 f"axis_name={axis_name!r}) do it."
             )
+
+
+def metric_of_shards(
+    metric: Metric, grads: PyTree, axis_name: AxisName, param_specs: PyTree | None
+) -> Metric | ShardedMetric:
+    """Returns the metric of gradients that are sharded over other bound axes.
+
+    Tensor-parallel parameters: each device holds a shard, and a norm is a sum over all.
+
+    Args:
+      metric: of what one device holds.
+      grads: the gradients or parameters that it holds.
+      axis_name: the axis of the batch.
+      param_specs: which axes shard each parameter; None: what the types say.
+
+    Raises:
+      ValueError: if neither says it, and there is another axis that may.
+    """
+    if param_specs is not None:
+        specs = jax.tree.broadcast(param_specs, grads, is_leaf=_is_spec)
+        specs = jax.tree.leaves(specs, is_leaf=_is_spec)
+        sharded = [
+            tuple(n for entry in spec for n in names(entry or ())) for spec in specs
+        ]
+    elif _is_checked(axis_name):
+        sharded = [
+            tuple(sorted(_varying(jnp.asarray(g)))) for g in jax.tree.leaves(grads)
+        ]
+    else:
+        others = _other_manual_axes(axis_name)
+        if others:
+            raise ValueError(
+                f"`param_specs` must say how the parameters are sharded over {others}: "
+                "without `check_vma` jax's types do not, and the norm of a shard is "
+                "not that of its parameter. Pass the `in_specs` of the parameters, or "
+                "jax.P() if every device holds all of them."
+            )
+        return metric
+    own = [tuple(n for n in axes if n not in names(axis_name)) for axes in sharded]
+    return ShardedMetric(metric, tuple(own)) if any(own) else metric
+
+
+def _other_manual_axes(axis_name: AxisName) -> list[str]:
+    mesh = jax.sharding.get_abstract_mesh()
+    return [
+        n for n in mesh.manual_axes if n not in names(axis_name) and mesh.shape[n] > 1
+    ]
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)
+
+
+def spans_devices(tree: PyTree) -> bool:
+    """Says whether arrays in `tree` lie on a mesh of several devices, as a whole.
+
+    Inside `shard_map` they are one device's own.
+    """
+    meshes = [jax.sharding.get_abstract_mesh()]
+    meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree)]
+    return any(
+        math.prod(mesh.shape[n] for n in mesh.axis_names if n not in mesh.manual_axes)
+        > 1
+        for mesh in meshes
+    )
 
 
 def mesh_with(axis_name: AxisName, tree: PyTree) -> AbstractMesh:

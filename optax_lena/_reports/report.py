@@ -4,6 +4,7 @@ In: any optax state with a LENA state somewhere inside. Out: dictionaries. Pure
 functions of the state; `metrics` also works under `jit` and in `lax.scan`.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -11,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey, tree_leaves_with_path
 
-from optax_lena import _noise
-from optax_lena._state import ScaleByLenaState, initial_state
+from optax_lena._parts.estimate import Estimate
+from optax_lena._transform.state import ScaleByLenaState, follows
 
 LAYER_FIELDS = (
     "gain",
     "trust_ratio",
+    "learning_rate",
     "progress",
     "warmup_factor",
     "warmup_end",
@@ -24,8 +26,6 @@ LAYER_FIELDS = (
     "signal",
     "noise_scale",
 )
-
-_TREEDEF = jax.tree.structure(jax.eval_shape(initial_state, ()))
 
 
 def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:
@@ -109,12 +109,18 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     del params
     report: dict[str, dict[str, Any]] = {}
     for label, state in lena_states(opt_state).items():
+        _check_is_one(state)
         columns = jax.device_get(_columns(state))
         _warn_of_summed_gradients(columns, float(state.applied.batch_scale))
-        for i, name in enumerate(state.layer_names()):
+        for i, name in enumerate(state.names):
+            row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
-            end = row["warmup_end"] if row["warmup_end"] >= 0 else None
-            report[f"{label}/{name}" if label else name] = row | {"warmup_end": end}
+            if row["warmup_end"] < 0:
+                row["warmup_end"] = None
+            # For people; logs need finite numbers, and get the largest float32.
+            if row["noise"] > 0 >= row["signal"]:
+                row["noise_scale"] = math.inf
+            report[f"{label}/{name}" if label else name] = row
     return report
 
 
@@ -149,8 +155,8 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
         for field, value in _model(state).items():
             flat[f"{prefix}model/{field}"] = value
         for field, column in _columns(state).items():
-            names = [f"{prefix}{field}/{name}" for name in state.layer_names()]
-            flat.update(zip(names, jnp.unstack(column), strict=True))
+            names = [f"{prefix}{field}/{name}" for name in state.names]
+            flat.update(zip(names, jnp.unstack(column, axis=-1), strict=False))
     return flat
 
 
@@ -160,8 +166,34 @@ def _is_lena(node: Any) -> bool:
 
 def _plain(state: ScaleByLenaState) -> ScaleByLenaState:
     """Takes the leaves out of the variables into which nnx.Optimizer puts them."""
-    leaves = jax.tree.leaves(state)
-    return jax.tree.unflatten(_TREEDEF, leaves)._replace(layer_names=state.layer_names)
+
+    def unwrap(node: Any) -> Any:
+        leaves = jax.tree.leaves(node)
+        return leaves[0] if len(leaves) == 1 else node
+
+    is_inside = lambda node: not isinstance(node, tuple)  # noqa: E731
+    return jax.tree.map(unwrap, state, is_leaf=is_inside)
+
+
+def _check_is_one(state: ScaleByLenaState) -> None:
+    """Tells of states that are stacked: replicated for pmap, or of an ensemble."""
+    axes = jnp.shape(state.applied.batch_scale)
+    if axes:
+        raise ValueError(
+            f"`opt_state` must be one state, got a stack of shape {axes}: take one, "
+            "jax.tree.map(lambda x: x[0], opt_state) (of replicas any: "
+            "flax.jax_utils.unreplicate), or read all with optax_lena.metrics, whose "
+            "numbers then have that shape."
+        )
+    if not follows(state):
+        warnings.warn(
+            "The rows of `opt_state` belong to other layers than its names say: it was "
+            "restored from a checkpoint of a model whose layers had other names or "
+            "another order. The next update sorts them by name, and starts afresh what "
+            "it does not know.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> None:
@@ -181,33 +213,33 @@ def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> No
 
 
 def _columns(state: ScaleByLenaState) -> dict[str, jax.Array]:
-    noise, signal = state.averages.unbiased()
+    applied = state.applied
     columns = {
-        **state.applied._asdict(),
-        "progress": state.progress,
+        **applied._asdict(),
+        "progress": state.progress.read(),
         "warmup_end": state.warmup_end,
-        "noise": noise,
-        "signal": signal,
-        "noise_scale": _noise.noise_scale(noise, signal),
+        "noise_scale": Estimate(applied.noise, applied.signal).noise_scale(),
     }
     return {field: columns[field] for field in LAYER_FIELDS}
 
 
 def _model(state: ScaleByLenaState) -> dict[str, jax.Array]:
-    noise, signal = (x.sum() for x in state.averages.unbiased())
-    applied = state.applied
+    applied, columns = state.applied, _columns(state)
+    fields = ("gain", "trust_ratio", "learning_rate", "noise", "signal", "noise_scale")
+    factor, ratio = applied.warmup_factor[..., :-1], applied.trust_ratio[..., :-1]
     return {
-        "gain": applied.model_gain,
-        "noise": noise,
-        "signal": signal,
-        "noise_scale": _noise.noise_scale(noise, signal),
+        **{field: columns[field][..., -1] for field in fields},
+        "schedule": applied.schedule,
         "spike_factor": applied.spike_factor,
         "batch_scale": applied.batch_scale,
-        "base_steps": state.base_steps,
-        "gain_steps": state.gain_steps,
-        "rate_steps": state.rate_steps,
-        "warming_up": jnp.mean(applied.warmup_factor < 1, dtype=jnp.float32),
-        "min_warmup_factor": jnp.min(applied.warmup_factor),
-        "min_trust_ratio": jnp.min(applied.trust_ratio),
-        "max_trust_ratio": jnp.max(applied.trust_ratio),
+        **{name: clock.read() for name, clock in state.clocks._asdict().items()},
+        "warming_up": _share_below_one(factor),
+        "min_warmup_factor": jnp.min(factor, axis=-1, initial=1),
+        "min_trust_ratio": jnp.min(ratio, axis=-1, initial=jnp.finfo(ratio.dtype).max),
+        "max_trust_ratio": jnp.max(ratio, axis=-1, initial=0),
     }
+
+
+def _share_below_one(factor: jax.Array) -> jax.Array:
+    count = max(factor.shape[-1], 1)
+    return jnp.sum(factor < 1, axis=-1, dtype=jnp.float32) / count

@@ -5,27 +5,34 @@ happen before gradients are averaged in the buffer. LENA's gain and warm-up mult
 what leaves it: they may change from update to update, and a buffer holds gradients.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena import _noise, _warmup
-from optax_lena._layers import Layers, layer_map, per_parameter
-from optax_lena._moments import PyTree, sq_norms
-from optax_lena._transform import BASE_STEPS, scale_by_lena, scale_leaves
+from optax_lena._checks import check_rate
+from optax_lena._measure.layers import Layers, per_parameter
+from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
+from optax_lena._measure.metric import Metric
+from optax_lena._optimizers import parts
+from optax_lena._parts.layer_rate import evaluate
+from optax_lena._parts.rules import square_root_gain
+from optax_lena._transform.scale_by_lena import scale_by_lena
 
 
 class LenaLarsState(NamedTuple):
     """State of `lena_lars`.
 
     Attributes:
-      lars: of what comes before the momentum buffer: masks and no arrays.
+      decay: of the weight decay.
+      lars: of LARS's ratio: masks and no arrays.
       momentum: the buffer, of gradients that have LARS's ratio and the rate.
       lena: the `ScaleByLenaState`, after the buffer.
     """
 
+    decay: optax.OptState
     lars: optax.OptState
     momentum: optax.OptState
     lena: Any
@@ -35,19 +42,15 @@ def lena_lars(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: jax.typing.ArrayLike | None = None,
     *,
-    warmup_steps: jax.typing.ArrayLike = 0,
     trust_coefficient: jax.typing.ArrayLike = 0.001,
     eps: jax.typing.ArrayLike = 0.0,
     trust_ratio_mask: Any = None,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay_mask: Any = None,
     momentum: jax.typing.ArrayLike = 0.9,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
-    weight_decay_mask: Any = None,
+    warmup_steps: jax.typing.ArrayLike = 0,
     layers: Layers = per_parameter,
-    rule: _noise.Rule = _noise.square_root_gain,
-    warmup: str = _warmup.STATE_AWARE,
-    clock: str = BASE_STEPS,
-    horizon: float = 1000.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LARS whose every layer finds its own rate and warm-up.
 
@@ -66,29 +69,25 @@ def lena_lars(
     The square root: a batch of S shrinks $\lVert \bar g \rVert$ to
     $\sqrt{\sigma^2 / S + \lVert\mu\rVert^2}$, so LARS itself steps $\sqrt{\text{gain}}$
     times as far along the true gradient. With the whole gain on top
-    (`rule=capped_gain`) a noisy layer would go $\sqrt S$ times too far.
+    a noisy layer would go $\sqrt S$ times too far.
 
     Args:
-      learning_rate: η, the small batch's rate, or its schedule, which then runs on
-        `clock` and not on the number of updates.
-      batch_scale: S, the global batch over the base batch; see `scale_by_lena`.
-      warmup_steps: θ, in base-batch steps; see `scale_by_lena`.
+      learning_rate: η, the rate that LARS was tuned to at the base batch, or its
+        schedule, called with the base batches seen.
+      batch_scale: S, how many times the base batch, at least 1; None: n of the moments.
       trust_coefficient: c, on LARS's ratio.
       eps: ε, in its denominator.
       trust_ratio_mask: which parameters have LARS's ratio: a pytree of booleans that is
         a prefix of the parameters, or a function of them; None: all. Biases and norms
         are usually left out. They keep the gain and the warm-up, but take SGD's steps,
         for which the square root is on the careful side.
-      momentum: β.
-      nesterov: whether the momentum is Nesterov's.
       weight_decay: λ, added to the gradient before LARS's ratio.
-      weight_decay_mask: what decays, as in `optax.add_decayed_weights`.
-      layers: what one layer is to LENA; see `scale_by_lena`. LARS's ratio is each
-        parameter's own, or each slice's of one that `optax_lena.stacked` selects.
-      rule: how the gain becomes a trust ratio; see `scale_by_lena`.
-      warmup: what the warm-up counts; see `scale_by_lena`.
-      clock: what a schedule runs on; see `scale_by_lena`.
-      horizon: of the moving averages; see `scale_by_lena`.
+      weight_decay_mask: which parameters have it; None: all.
+      momentum: β, of the buffer between the two ratios.
+      nesterov: whether that buffer looks ahead.
+      warmup_steps: θ, the sum of its gains at which a layer has its full rate.
+      layers: what one layer is to LENA. LARS's ratio is each parameter's own, or each
+        slice's of one that `optax_lena.stacked` selects.
 
     Returns:
       The optimizer. Its `update` takes the parameters, and the keyword argument
@@ -111,46 +110,45 @@ def lena_lars(
     References:
       You, Gitman, Ginsburg, *Large Batch Training of Convolutional Networks*, 2017.
     """
+    check_rate(learning_rate)
     ratio = _scale_by_lars_ratio(trust_coefficient, eps, layers)
     if trust_ratio_mask is not None:
         ratio = optax.masked(ratio, trust_ratio_mask)
-    lars = optax.chain(
-        optax.add_decayed_weights(weight_decay, weight_decay_mask), ratio
+    links = LenaLarsState(
+        parts.decay(weight_decay, weight_decay_mask),
+        ratio,
+        parts.buffer(momentum, nesterov, None),
+        scale_by_lena(
+            batch_scale, warmup_steps=warmup_steps, layers=layers, rule=square_root_gain
+        ),
     )
-    buffer = optax.trace(momentum, nesterov)
-    lena = scale_by_lena(
-        batch_scale,
-        warmup_steps=warmup_steps,
-        layers=layers,
-        rule=rule,
-        warmup=warmup,
-        clock=clock,
-        horizon=horizon,
-    )
-
-    def init_fn(params: PyTree) -> LenaLarsState:
-        return LenaLarsState(lars.init(params), buffer.init(params), lena.init(params))
-
-    def update_fn(
-        updates: PyTree,
-        state: LenaLarsState,
-        params: PyTree | None = None,
-        **extra_args: Any,
-    ) -> tuple[PyTree, LenaLarsState]:
-        # No chain: the rate stands before the buffer, and its clock behind.
-        rate: Any = learning_rate
-        if callable(learning_rate):
-            rate = learning_rate(getattr(state.lena, clock))
-        updates, lars_state = lars.update(updates, state.lars, params)
-        updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
-        updates, momentum_state = buffer.update(updates, state.momentum)
-        updates, lena_state = lena.update(updates, state.lena, params, **extra_args)
-        return updates, LenaLarsState(lars_state, momentum_state, lena_state)
-
+    # optax types every update as free of keyword arguments that it names.
     return optax.GradientTransformationExtraArgs(
-        init_fn,  # pyrefly: ignore[bad-argument-type]
-        update_fn,  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_init, links),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_update, links, learning_rate),  # pyrefly: ignore[bad-argument-type]
     )
+
+
+def _init(links: LenaLarsState, params: PyTree) -> LenaLarsState:
+    return LenaLarsState(*(link.init(params) for link in links))
+
+
+def _update(
+    links: LenaLarsState,
+    learning_rate: optax.ScalarOrSchedule,
+    updates: PyTree,
+    state: LenaLarsState,
+    params: PyTree | None = None,
+    **extra_args: Any,
+) -> tuple[PyTree, LenaLarsState]:
+    # No chain: the rate stands before the buffer, and its clock behind.
+    rate = evaluate(learning_rate, state.lena.clocks.base_steps)
+    updates, decay = links.decay.update(updates, state.decay, params)
+    updates, lars = links.lars.update(updates, state.lars, params)
+    updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
+    updates, momentum = links.momentum.update(updates, state.momentum)
+    updates, lena = links.lena.update(updates, state.lena, params, **extra_args)
+    return updates, LenaLarsState(decay, lars, momentum, lena)
 
 
 def _scale_by_lars_ratio(
@@ -161,6 +159,7 @@ def _scale_by_lars_ratio(
     And in one pass over parameters and updates, without copies of either: optax takes
     each norm twice, for the sake of its derivative.
     """
+    metric = Metric(layers)
 
     def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:
         param_norm, update_norm = jnp.sqrt(param_sq_norm), jnp.sqrt(update_sq_norm)
@@ -170,8 +169,8 @@ def _scale_by_lars_ratio(
         return jnp.where(has_both, scaled, 1)
 
     def scale(updates: PyTree, params: PyTree) -> PyTree:
-        norms = sq_norms(params, layers), sq_norms(updates, layers)
-        layout = layer_map(layers, updates)
+        norms = metric.sq_norms(params), metric.sq_norms(updates)
+        layout = layout_of(layers, updates)
         factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
         return scale_leaves(updates, factors, layout)
 

@@ -1,0 +1,175 @@
+r"""Gatherer for loops that call `update` once per microbatch.
+
+It wraps an optimizer, and gives it the moments that the loop cannot: successive calls
+are taken for the microbatches of one batch.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_lena._checks import check_number
+from optax_lena._measure.layers import Layers, check_layers, per_parameter
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.moments import GradMoments, check_weights
+from optax_lena._measure.sums import IncrementalMoments, MomentSums
+
+# A function of the wrapped optimizer's state and a pytree like the parameters.
+Preconditioner = Callable[[optax.OptState, PyTree], PyTree] | None
+EveryK = int | Callable[[jax.Array], jax.typing.ArrayLike]
+
+
+class AccumulateState(NamedTuple):
+    """State of `accumulate`.
+
+    Attributes:
+      inner_state: the wrapped optimizer's state.
+      sums: of the gradients so far, and of their squared norms.
+      calls: `()` int32, calls that made the sums.
+      updates: `()` int32, updates that the wrapped optimizer has made.
+      skipped: `()` int32, calls left out because their gradient or weight was not
+        finite.
+    """
+
+    inner_state: optax.OptState
+    sums: MomentSums
+    calls: jax.Array
+    updates: jax.Array
+    skipped: jax.Array
+
+
+def accumulate(
+    tx: optax.GradientTransformation,
+    every_k: EveryK,
+    *,
+    layers: Layers = per_parameter,
+    preconditioner: Preconditioner = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Takes k successive calls of `update` for the microbatches of one batch.
+
+    The training loop stays as it is, with one gradient per call and no moments. The
+    first k - 1 calls return updates of zero; the k-th runs `tx` once on the mean, with
+    the moments of the k gradients. It is `optax.MultiSteps` for LENA: MultiSteps gives
+    its optimizer only the last call's keyword arguments.
+
+    A call whose gradient is not finite is left out, and another one is awaited in its
+    place. The state may be saved at any call.
+
+    Args:
+      tx: the optimizer that gets the moments, such as `optax_lena.lena(...)`. Its
+        `batch_scale` is the scale of the whole batch; None: the number of microbatches.
+      every_k: calls per update; or a function of the number of updates made so far.
+      layers: which parameters stack several layers (`optax_lena.stacked`).
+      preconditioner: for Adam, `optax_lena.adam_preconditioner`: what makes, of the
+        state of `tx` and a pytree like the parameters, the multipliers of the gradients
+        of which the norms are taken. None: the gradients' own norms.
+
+    Returns:
+      The optimizer. Its `update` takes two optional keyword arguments: `moments`, if
+      every call's gradient is itself a mean over several devices (k calls times d
+      devices are n microbatches; if there is a preconditioner, made with it), and
+      `weight`, `()`, what the call's mean was taken over (tokens). Other keyword
+      arguments of the k-th call go to `tx`.
+
+    Raises:
+      ValueError: if `every_k` is no integer of at least 1; when called, if `moments` are
+        not those of the gradients.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> tx = optax_lena.accumulate(optax_lena.lena(0.1, momentum=None), every_k=2)
+      >>> params = {"w": jnp.array(1.0)}
+      >>> state = tx.init(params)
+      >>> for grad in (0.0, 2.0):
+      ...     updates, state = tx.update({"w": jnp.array(grad)}, state, params)
+      ...     print(round(float(updates["w"]), 3))
+      0.0
+      -0.2
+    """
+    check_layers(layers)
+    if not callable(every_k):
+        meaning = "the number of calls that make one update"
+        check_number("every_k", every_k, meaning, at_least=1, integer=True)
+    tx = optax.with_extra_args_support(tx)
+    # optax types every update as free of keyword arguments that it names.
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(_init, tx, layers),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_update, tx, every_k, layers, preconditioner),  # pyrefly: ignore[bad-argument-type]
+    )
+
+
+def _init(
+    tx: optax.GradientTransformationExtraArgs, layers: Layers, params: PyTree
+) -> AccumulateState:
+    # Every count is an array of its own: JAX does not donate one buffer twice.
+    def zero() -> jax.Array:
+        return jnp.zeros((), jnp.int32)
+
+    sums = IncrementalMoments(layers).init(params)
+    return AccumulateState(tx.init(params), sums, zero(), zero(), zero())
+
+
+def _update(
+    tx: optax.GradientTransformationExtraArgs,
+    every_k: EveryK,
+    layers: Layers,
+    preconditioner: Preconditioner,
+    grads: PyTree,
+    state: AccumulateState,
+    params: PyTree | None = None,
+    *,
+    moments: GradMoments | None = None,
+    weight: jax.typing.ArrayLike = 1.0,
+    **extra_args: Any,
+) -> tuple[PyTree, AccumulateState]:
+    multipliers = None
+    if preconditioner is not None:
+        multipliers = preconditioner(state.inner_state, grads)
+    incremental = IncrementalMoments(layers, multipliers)
+    added = _add(incremental, state, grads, moments, weight)
+    k = every_k(state.updates) if callable(every_k) else every_k
+
+    def emit(state: AccumulateState) -> tuple[PyTree, AccumulateState]:
+        mean, all_moments = incremental.finish(state.sums, grads)
+        updates, inner_state = tx.update(
+            mean, state.inner_state, params, moments=all_moments, **extra_args
+        )
+        empty = jax.tree.map(jnp.zeros_like, state)
+        return updates, empty._replace(
+            inner_state=inner_state,
+            updates=optax.safe_increment(state.updates),
+            skipped=state.skipped,
+        )
+
+    def wait(state: AccumulateState) -> tuple[PyTree, AccumulateState]:
+        # `zeros_like` keeps the shardings that are part of explicit types.
+        updates, _ = jax.eval_shape(emit, state)
+        return jax.tree.map(jnp.zeros_like, updates), state
+
+    return jax.lax.cond(added.calls >= k, emit, wait, added)
+
+
+def _add(
+    incremental: IncrementalMoments,
+    state: AccumulateState,
+    grads: PyTree,
+    moments: GradMoments | None,
+    weight: jax.typing.ArrayLike,
+) -> AccumulateState:
+    """Adds a call's gradient, unless that, its moments or its weight are not finite."""
+    weight = check_weights(weight, (), equal=1)
+    added = incremental.add(state.sums, grads, weight=1, moments=moments)
+    is_finite = jnp.all(jnp.isfinite(added.micro_sq_norm)) & jnp.isfinite(weight)
+    is_finite &= weight >= 0
+    sums = incremental.add(
+        state.sums, grads, weight=jnp.where(is_finite, weight, 0), moments=moments
+    )
+    return state._replace(
+        sums=sums,
+        calls=state.calls + is_finite,
+        skipped=state.skipped + ~is_finite,
+    )

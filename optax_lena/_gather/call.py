@@ -1,0 +1,101 @@
+"""One call of a gatherer: its arguments, and what all ways of spreading share."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_lena._gather import axes, outputs, passes
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.metric import Metric, ShardedMetric
+from optax_lena._measure.moments import GradMoments, check_weights
+from optax_lena._measure.sums import MomentSums, divide, finish, pack
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a gatherer: its arguments, and what all ways of spreading share."""
+
+    gatherer: Any
+    params: PyTree
+    batch: PyTree
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weights: jax.typing.ArrayLike | None
+    key: jax.Array | None
+    metric: Metric | ShardedMetric
+
+    def each(self, count: int) -> jax.Array:
+        """Returns the weights of `count` of the n microbatches, `[count]`."""
+        equal = 1 / self.gatherer.num_microbatches
+        return check_weights(self.weights, (count,), equal=equal)
+
+    def visit(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
+        """Differentiates the loss of one microbatch, and takes its norms."""
+        args, kwargs = _fold_in((self.args, self.kwargs), index)
+        if self.key is not None:
+            kwargs["key"] = jax.random.fold_in(self.key, index)
+        loss_fn, has_aux = self.gatherer.loss_fn, self.gatherer.has_aux
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
+        value, grads = grad_fn(self.params, microbatch, *args, **kwargs)
+        return value, grads, pack(self.metric.sq_norms(grads))
+
+    def kinds(self, shapes: PyTree, microbatch: PyTree, larger: PyTree) -> list[str]:
+        """Decides what becomes of every leaf that `visit` returns."""
+        value, *rest = shapes
+        means = [outputs.MEAN] * len(jax.tree.leaves(rest))
+        if not self.gatherer.has_aux:
+            return [outputs.MEAN, *means]
+        sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(microbatch)}
+
+        def aux_of_larger() -> PyTree:
+            value, *_ = jax.eval_shape(self.visit, larger, jnp.int32(0))
+            return value[1]
+
+        asked = self.gatherer.aux
+        return [
+            outputs.MEAN,
+            *outputs.kinds_of(value[1], asked, sizes, aux_of_larger),
+            *means,
+        ]
+
+    def finish(
+        self,
+        sums: list[jax.Array],
+        stacks: list[jax.Array],
+        kinds: list[str],
+        shapes: PyTree,
+        total: jax.Array | None,
+        count: int | jax.Array,
+    ) -> tuple[Any, PyTree, GradMoments]:
+        """Turns sums over all microbatches into means, and takes the mean's norms."""
+        merged = passes.merge(sums, stacks, kinds, shapes)
+        leaves, treedef = jax.tree.flatten(merged)
+        leaves = [
+            divide(x, total) if total is not None and kind == outputs.MEAN else x
+            for x, kind in zip(leaves, kinds, strict=True)
+        ]
+        value, mean_grads, micro = jax.tree.unflatten(treedef, leaves)
+        value = jax.tree.map(
+            lambda x, like: x.astype(like.dtype) if outputs.is_float(like) else x,
+            value,
+            shapes[0],
+        )
+        mean_grads = axes.shard_like(mean_grads, self.params)
+        means = MomentSums(mean_grads, micro, jnp.ones(()), jnp.int32(0))
+        grads, moments = finish(means, count, self.metric, self.params)
+        return value, grads, moments
+
+
+def _fold_in(tree: PyTree, index: jax.Array) -> PyTree:
+    """Gives each microbatch keys of its own: dropout masks differ between examples."""
+
+    def fold(leaf: Any) -> Any:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            return leaf
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(leaf.reshape(-1))
+        return keys.reshape(leaf.shape)
+
+    return jax.tree.map(fold, tree)

@@ -1,0 +1,108 @@
+"""Outputs: what becomes of what a loss returns, once it was called n times.
+
+In: the loss and auxiliary data of every microbatch. Out: those of the whole batch. What
+is meant follows from shapes alone, or is said by the user:
+
+- `"mean"`: averaged like the loss. Floating-point data whose shape does not depend on
+  the batch: accuracies, BatchNorm statistics.
+- `"sum"`: added up. Only if asked for: sums over tokens.
+- `"examples"`: joined along axis 0, in the batch's order. Data whose first axis grows
+  with the batch: logits, losses of examples.
+- `"stack"`: stacked, `(n, ...)`. Any other data: integers, keys.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_lena._measure.layout import PyTree, parameter_names
+
+MEAN, SUM, EXAMPLES, STACK = KINDS = ("mean", "sum", "examples", "stack")
+
+
+def check_kinds(aux: PyTree | None) -> None:
+    """Raises a `ValueError` unless every leaf of `aux` names a kind."""
+    for kind in jax.tree.leaves(aux):
+        if kind not in KINDS:
+            raise ValueError(
+                f"`aux` must say for each auxiliary output one of {KINDS}, got "
+                f"{kind!r}: it is a pytree that is a prefix of the auxiliary data, or "
+                "one of those words for all of it."
+            )
+
+
+def kinds_of(
+    aux: PyTree,
+    asked: PyTree | None,
+    sizes: set[int],
+    larger: Callable[[], PyTree],
+) -> list[str]:
+    """Decides what becomes of each leaf of the auxiliary data.
+
+    Args:
+      aux: shapes and dtypes, of one microbatch.
+      asked: what the user said, a prefix of `aux`; None for what the shapes say.
+      sizes: of the microbatch, along axis 0.
+      larger: returns the shapes for a batch several times as large.
+
+    Returns:
+      One kind per leaf.
+
+    Raises:
+      ValueError: if shapes do not tell, and the user did not.
+    """
+    leaves = jax.tree.leaves(aux)
+    if asked is not None:
+        return list(jax.tree.leaves(jax.tree.broadcast(asked, aux)))
+    may_grow = [leaf.shape[:1] and leaf.shape[0] in sizes for leaf in leaves]
+    if not any(may_grow):
+        return [_kind_of_fixed(leaf) for leaf in leaves]
+    names = parameter_names(aux)
+    try:
+        others = jax.tree.leaves(larger())
+    except Exception as error:
+        unclear = [name for name, grows in zip(names, may_grow, strict=True) if grows]
+        raise ValueError(
+            f"`aux` must say what becomes of the auxiliary outputs {unclear[:4]}, whose "
+            "first axis is as long as a microbatch: the loss cannot be traced with a "
+            f"larger batch to see whether it grows. Say aux='examples', or 'mean', or "
+            f"another of {KINDS}."
+        ) from error
+    return [
+        _kind(name, leaf, other)
+        for name, leaf, other in zip(names, leaves, others, strict=True)
+    ]
+
+
+def _kind(name: str, leaf: jax.ShapeDtypeStruct, larger: jax.ShapeDtypeStruct) -> str:
+    if leaf.shape == larger.shape:
+        return _kind_of_fixed(leaf)
+    if leaf.shape[1:] != larger.shape[1:]:
+        raise ValueError(
+            f"`aux` must say what becomes of the auxiliary output {name!r}: its shape "
+            f"{leaf.shape} becomes {larger.shape} with a larger batch, and only a "
+            "growing first axis can be joined. Move the examples to axis 0, or say "
+            "aux='stack'."
+        )
+    return EXAMPLES
+
+
+def _kind_of_fixed(leaf: jax.ShapeDtypeStruct) -> str:
+    return MEAN if is_float(leaf) else STACK
+
+
+def is_float(x: Any) -> bool:
+    """Says whether `x` can be averaged."""
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def join(stack: jax.Array) -> jax.Array:
+    """Joins `(n, b, ...)` to `(n * b, ...)`: microbatches of successive examples."""
+    return stack.reshape(-1, *stack.shape[2:])
+
+
+def join_interleaved(stack: jax.Array) -> jax.Array:
+    """Joins `(n, b, ...)` to `(b * n, ...)`: microbatch i has examples i, i + n, ..."""
+    return join(jnp.moveaxis(stack, 0, 1))

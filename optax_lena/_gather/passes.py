@@ -1,0 +1,99 @@
+"""Passes: one call of the loss for each microbatch, and the sums over all of them.
+
+In: a function that visits one microbatch, and all of them stacked. Out: weighted sums
+of what can be summed, and stacks of the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr
+
+from optax_lena._gather.outputs import MEAN, SUM
+from optax_lena._measure.layout import PyTree, accumulation_dtype
+from optax_lena._measure.sums import weigh
+
+
+def split(batch: PyTree, num_microbatches: int) -> PyTree:
+    """Cuts a batch: every leaf `(n * b, ...)` becomes `(n, b, ...)`."""
+    return _cut(batch, num_microbatches, (num_microbatches, -1))
+
+
+def split_interleaved(batch: PyTree, num_microbatches: int) -> PyTree:
+    """Cuts a batch so that each microbatch takes every n-th example.
+
+    A batch that lies on several devices stays where it is: a microbatch has a share of
+    every device's examples.
+    """
+    cut = _cut(batch, num_microbatches, (-1, num_microbatches))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), cut)
+
+
+def _cut(batch: PyTree, num_microbatches: int, shape: tuple[int, int]) -> PyTree:
+    def cut_leaf(path: Any, leaf: Any) -> jax.Array:
+        given = jnp.shape(leaf)
+        if not given or given[0] % num_microbatches or not given[0]:
+            raise ValueError(
+                f"`batch` must divide into {num_microbatches} microbatches on axis 0, "
+                f"got shape {given} at {keystr(path) or 'its root'}: drop or pad the "
+                "last examples (and pass `weights`), and pass what is no example as a "
+                "further argument."
+            )
+        size = given[0] // num_microbatches
+        known = tuple(size if length == -1 else length for length in shape)
+        return jnp.reshape(leaf, (*known, *given[1:]))
+
+    return jax.tree_util.tree_map_with_path(cut_leaf, batch)
+
+
+def weighted_scan(
+    visit: Callable[..., PyTree],
+    shapes: PyTree,
+    kinds: Sequence[str],
+    each: jax.Array,
+    xs: PyTree,
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Scans `visit` over xs; sums some of its leaves, stacks the others.
+
+    Args:
+      visit: `visit(*x) -> tree`, for one entry x of xs.
+      shapes: what `jax.eval_shape` says of that tree.
+      kinds: what becomes of each of its leaves.
+      each: `[n]`, the weights of what is averaged.
+      xs: a tuple of pytrees with leading axis n.
+
+    Returns:
+      The sums, in float32 or wider, and the stacks `(n, ...)`.
+    """
+
+    def body(sums: list[jax.Array], weight_and_x: Any) -> tuple[Any, Any]:
+        weight, x = weight_and_x
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
+        summed, stacked = _divided(leaves, kinds)
+        added = [
+            weigh(weight if kind == MEAN else (weight != 0).astype(weight.dtype), leaf)
+            for leaf, kind in summed
+        ]
+        return jax.tree.map(jnp.add, sums, added), [leaf for leaf, _ in stacked]
+
+    # `zeros_like` keeps what the types say of mesh axes, which scan insists on.
+    summed, _ = _divided(jax.tree.leaves(shapes), kinds)
+    zeros = [jnp.zeros_like(leaf, accumulation_dtype(leaf)) for leaf, _ in summed]
+    return jax.lax.scan(body, zeros, (each, xs))
+
+
+def merge(
+    sums: list[jax.Array], stacks: list[jax.Array], kinds: Sequence[str], shapes: PyTree
+) -> PyTree:
+    """Puts sums and stacks back into the tree that they were taken from."""
+    summed, stacked = iter(sums), iter(stacks)
+    merged = [next(summed) if kind in (MEAN, SUM) else next(stacked) for kind in kinds]
+    return jax.tree.unflatten(jax.tree.structure(shapes), merged)
+
+
+def _divided(leaves: list[Any], kinds: Sequence[str]) -> tuple[list, list]:
+    pairs = list(zip(leaves, kinds, strict=True))
+    summed = [pair for pair in pairs if pair[1] in (MEAN, SUM)]
+    return summed, [pair for pair in pairs if pair[1] not in (MEAN, SUM)]

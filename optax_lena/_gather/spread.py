@@ -1,0 +1,176 @@
+"""Where the microbatches go: one after the other, over devices, or over both.
+
+In: a call of a gatherer. Out: what the call returns. Each way is one function.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_lena._gather import axes, outputs, passes
+from optax_lena._gather.axes import AxisName
+from optax_lena._gather.call import Call
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.moments import GradMoments
+
+SPACE, TIME = SPREADS = ("space", "time")
+
+
+def in_turn(call: Call) -> tuple[Any, PyTree, GradMoments]:
+    """One device: microbatches of successive examples, one after the other."""
+    return _in_turn(call, passes.split, outputs.join)
+
+
+def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
+    """All devices together: each microbatch has a share of every device's examples."""
+    return _in_turn(call, passes.split_interleaved, outputs.join_interleaved)
+
+
+def _in_turn(
+    call: Call, split: Callable[..., PyTree], join: Callable[..., jax.Array]
+) -> tuple[Any, PyTree, GradMoments]:
+    n = call.gatherer.num_microbatches
+    each, xs = call.each(n), (split(call.batch, n), jnp.arange(n))
+    first = jax.tree.map(_first, xs)
+    shapes = jax.eval_shape(call.visit, *first)
+    kinds = call.kinds(shapes, first[0], call.batch)
+    sums, stacks = passes.weighted_scan(call.visit, shapes, kinds, each, xs)
+    stacks = _joined(stacks, kinds, join)
+    return call.finish(sums, stacks, kinds, shapes, *_totals(call, each))
+
+
+def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
+    """Inside `shard_map` or `pmap`: this device's microbatches, then one `psum`."""
+    if call.gatherer.spread == TIME:
+        raise ValueError(
+            f"`spread` must be 'space' or None where axis {axis_name!r} is bound, got "
+            "'time': a device sees its own examples only."
+        )
+    local = _share(call, jax.lax.axis_size(axis_name), axis_name)
+    params = axes.to_varying(call.params, axis_name)
+    metric = axes.metric_of_shards(
+        call.metric, params, axis_name, call.gatherer.param_specs
+    )
+    own = dataclasses.replace(call, params=params, metric=metric)
+    each, first = own.each(local), jax.lax.axis_index(axis_name) * local
+    xs = (passes.split(call.batch, local), first + jnp.arange(local))
+    one = jax.tree.map(_first, xs)
+    shapes = jax.eval_shape(own.visit, *one)
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), one[0])
+    kinds = own.kinds(shapes, one[0], twice)
+    sums, stacks = passes.weighted_scan(own.visit, shapes, kinds, each, xs)
+    stacks = _joined(stacks, kinds, outputs.join)
+    total, count = _totals(call, each)
+    if total is None:
+        sums = jax.lax.psum(sums, axis_name)
+    else:
+        sums, total, count = jax.lax.psum((sums, total, count), axis_name)
+    call = dataclasses.replace(call, metric=metric)
+    return call.finish(sums, stacks, kinds, shapes, total, count)
+
+
+def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
+    """Under `jax.jit`, in space; in time where the model cannot be traced so."""
+    mesh = axes.mesh_with(axis_name, (call.batch, call.params))
+    _share(call, axes.axis_size(mesh, axis_name), axis_name)
+    passes.split(call.batch, call.gatherer.num_microbatches)
+    try:
+        return _in_space(call, axis_name, mesh)
+    except Exception:
+        # A mapped axis cannot be named again: by `with_sharding_constraint`, `reshard`
+        # or flax's logical constraints over the batch's axis. An error of the loss
+        # itself comes up in time as well.
+        if call.gatherer.spread == SPACE:
+            raise
+        check_no_weights(call, "the model constrains the batch's axis")
+        return in_time(call)
+
+
+def _in_space(
+    call: Call, axis_name: AxisName, mesh: Any
+) -> tuple[Any, PyTree, GradMoments]:
+    """Every device scans over its own microbatches, then one all-reduce.
+
+    The mapped axis of the `vmap` is the devices': `spmd_axis_name` keeps it sharded
+    through whatever `visit` does, so that gradients stay local until they are summed,
+    whether the parameters are replicated or sharded, over this axis or another.
+    """
+
+    def gather_typed(tree: PyTree) -> PyTree:
+        return axes.gather_typed(tree, axis_name)
+
+    n = call.gatherer.num_microbatches
+    each, xs = call.each(n), (passes.split(call.batch, n), jnp.arange(n))
+    own = dataclasses.replace(
+        call, params=gather_typed(call.params), metric=call.metric.placed(gather_typed)
+    )
+    # An entry of a sharded array has a shape, but jax cannot take it out.
+    first = jax.tree.map(_entry, xs)
+    shapes = jax.eval_shape(own.visit, *first)
+    kinds = own.kinds(shapes, first[0], jax.tree.map(_whole, call.batch))
+
+    def scan(each: jax.Array, xs: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
+        return passes.weighted_scan(own.visit, shapes, kinds, each, xs)
+
+    sums, stacks = jax.vmap(scan, spmd_axis_name=axis_name)(
+        *axes.to_devices((each, xs), mesh, axis_name)
+    )
+    stacks = _joined([outputs.join(x) for x in stacks], kinds, outputs.join)
+    sums = [jnp.sum(x, axis=0) for x in sums]
+    call = dataclasses.replace(
+        call, metric=call.metric.placed(lambda tree: axes.shard_like(tree, call.params))
+    )
+    return call.finish(sums, stacks, kinds, shapes, *_totals(call, each))
+
+
+def _totals(call: Call, each: jax.Array) -> tuple[jax.Array | None, int | jax.Array]:
+    """Returns the sum of the weights, and how many count."""
+    if call.weights is None:  # equal weights sum to 1, over n microbatches
+        return None, call.gatherer.num_microbatches
+    return jnp.sum(each), jnp.sum(each != 0, dtype=jnp.int32)
+
+
+def _joined(
+    stacks: list[jax.Array], kinds: list[str], join: Callable[[jax.Array], jax.Array]
+) -> list[jax.Array]:
+    kept = [kind for kind in kinds if kind in (outputs.EXAMPLES, outputs.STACK)]
+    return [
+        join(x) if kind == outputs.EXAMPLES else x
+        for x, kind in zip(stacks, kept, strict=True)
+    ]
+
+
+def _share(call: Call, devices: int, axis_name: AxisName) -> int:
+    n = call.gatherer.num_microbatches
+    if n % devices:
+        raise ValueError(
+            f"`num_microbatches` must be a multiple of the {devices} devices on axis "
+            f"{axis_name!r}, got {n}: every device takes as many. Under jax.jit, "
+            "spread='time' takes any number."
+        )
+    return n // devices
+
+
+def check_no_weights(call: Call, why: str) -> None:
+    if call.weights is not None:
+        raise ValueError(
+            f"`spread` must be given with `weights`, got None: {why}, so the "
+            "microbatches are spread in time, and microbatch i has the examples i, "
+            "i + n, i + 2n, ... Say spread='time' and weigh those, or give `axis_name` "
+            "with spread='space'."
+        )
+
+
+def _first(x: jax.Array) -> jax.Array:
+    return x[0]
+
+
+def _entry(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
+
+def _whole(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))

@@ -1,0 +1,165 @@
+r"""Gatherer: the gradient of a large batch and its moments, from a loss function.
+
+In: a loss, and a batch that splits into n microbatches. Out: the loss, its gradient
+over the whole batch, and the `GradMoments` of the microbatches' gradients.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from optax_lena._checks import check_choice
+from optax_lena._gather import axes, outputs
+from optax_lena._gather import spread as ways
+from optax_lena._gather.axes import AxisName
+from optax_lena._gather.call import Call
+from optax_lena._measure.layers import Layers, check_layers, per_parameter
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.metric import Metric, metric_of
+from optax_lena._measure.moments import GradMoments, check_num_microbatches
+
+
+def value_and_grad(
+    loss_fn: Callable[..., Any],
+    num_microbatches: int,
+    *,
+    has_aux: bool = False,
+    aux: PyTree | None = None,
+    axis_name: AxisName | None = None,
+    spread: str | None = None,
+    layers: Layers = per_parameter,
+    param_specs: PyTree | None = None,
+) -> Callable[..., tuple[Any, PyTree, GradMoments]]:
+    r"""Like `jax.value_and_grad` over a large batch, and returns the moments as well.
+
+    The batch is cut into n microbatches, which a `lax.scan` goes through one after
+    the other: one accumulated gradient is in memory, whatever n.
+
+    **Several devices.** Microbatches are spread in *space* (every device goes through
+    its own n / devices of them, and one all-reduce sums all) or in *time* (every
+    microbatch takes a share of every device's examples, so that each pass sees a batch
+    that is sharded as the model expects, and is reduced by itself). Both estimate the
+    same noise. Space is cheaper; time works with models that constrain the sharding of
+    their activations over the batch's axis.
+
+    **Microbatches of unequal weight.** Where a microbatch's loss is a mean over $m_i$
+    tokens (or unpadded examples), pass `weights` $= m_i$. With $p_i = m_i / \sum_j m_j$
+    the gradient is $\bar g = \sum_i p_i g_i$, the mean over all tokens. Let $\tau$ be
+    the trace of the covariance of one token's gradient and $N = \sum_j m_j$. Then
+
+    $$E \lVert \bar g \rVert^2 = \lVert\mu\rVert^2 + \tau / N, \qquad
+      E \sum_i p_i \lVert g_i \rVert^2
+        = \lVert\mu\rVert^2 + \sum_i \frac{m_i}{N} \frac{\tau}{m_i}
+        = \lVert\mu\rVert^2 + n \tau / N$$
+
+    so noise and signal follow from the two moments exactly as with equal weights.
+
+    Args:
+      loss_fn: `loss_fn(params, microbatch, *args, **kwargs) -> loss`, a mean over the
+        microbatch; or `(loss, aux)` with `has_aux`. With `key`, it also gets a keyword
+        `key`.
+      num_microbatches: n, of the whole batch on all devices; at least 2.
+      has_aux: whether `loss_fn` returns auxiliary data.
+      aux: what becomes of them: `"mean"`, `"sum"`, `"examples"` (joined along axis 0
+        in the batch's order) or `"stack"` (`(n, ...)`), for all or in a pytree that is
+        a prefix of them. None: what shapes say. Data whose first axis grows with the
+        batch are examples (logits), other floating-point data are averaged like the
+        loss (BatchNorm statistics, accuracies), and any other data are stacked.
+      axis_name: the mesh axis (or a tuple of axes) over which the batch is spread.
+        Under `jax.jit` it is sharded over that axis; inside `shard_map` or `pmap`,
+        `batch` is the device's own part and so are `weights` (`[n / devices]`) and
+        joined or stacked auxiliary data. The norms ride in the gradient's all-reduce.
+      spread: `"space"` or `"time"`. In time, microbatch i has the examples i, i + n,
+        i + 2n, ... None: in space if `axis_name` is given and the model can be traced
+        so, else in time if the arrays lie on several devices.
+      layers: which parameters stack several layers (`optax_lena.stacked`).
+      param_specs: inside `shard_map` without `check_vma`, how the parameters are
+        sharded over *other* axes (tensor parallelism): their `in_specs`.
+
+    Returns:
+      A function `f(params, batch, *args, weights=None, key=None, preconditioner=None,
+      **kwargs)` that returns `(loss, grads, moments)`, or `((loss, aux), grads,
+      moments)`. `args` and `kwargs` go to every call of `loss_fn`: unchanged, but for
+      typed PRNG keys (`jax.random.key`), which differ between microbatches. `weights`:
+      `[n]`. `key`: a PRNG key, of which microbatch i gets `jax.random.fold_in(key, i)`.
+      `preconditioner`: a pytree like the parameters, by which gradients are multiplied
+      before their norms are taken, and only there (`optax_lena.adam_preconditioner`),
+      or a `Metric` of your own. Loss, gradients and averaged data are weighted means,
+      summed in float32 or wider, in their own dtypes.
+
+    Raises:
+      ValueError: if n < 2; when called, if the batch does not divide by n, or n by
+        the number of devices, or no mesh has the axis, or `preconditioner` is not like
+        the parameters, or an auxiliary output is unclear.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> loss = lambda params, batch: jnp.mean((params["w"] - batch) ** 2) / 2
+      >>> f = optax_lena.value_and_grad(loss, num_microbatches=2)
+      >>> batch = jnp.array([1.0, 3.0, 5.0, 7.0])
+      >>> value, grads, moments = f({"w": jnp.array(0.0)}, batch)
+      >>> print(value, grads["w"])
+      10.5 -4.0
+      >>> print(moments.micro_sq_norm["w"], moments.batch_sq_norm["w"])
+      20.0 16.0
+    """
+    check_layers(layers)
+    check_num_microbatches(num_microbatches)
+    outputs.check_kinds(aux)
+    if spread is not None:
+        check_choice("spread", spread, ways.SPREADS)
+    if spread == ways.SPACE and axis_name is None:
+        raise ValueError(
+            "`axis_name` must name the axis that carries the batch with "
+            "`spread='space'`, got None."
+        )
+    return Gatherer(
+        loss_fn,
+        int(num_microbatches),
+        has_aux=has_aux,
+        aux=aux,
+        axis_name=axis_name,
+        spread=spread,
+        layers=layers,
+        param_specs=param_specs,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gatherer:
+    """What `value_and_grad` returns; its attributes are that function's arguments."""
+
+    loss_fn: Callable[..., Any]
+    num_microbatches: int
+    has_aux: bool
+    aux: PyTree | None
+    axis_name: AxisName | None
+    spread: str | None
+    layers: Layers
+    param_specs: PyTree | None
+
+    def __call__(
+        self,
+        params: PyTree,
+        batch: PyTree,
+        *args: Any,
+        weights: jax.typing.ArrayLike | None = None,
+        key: jax.Array | None = None,
+        preconditioner: PyTree | Metric | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, PyTree, GradMoments]:
+        """Returns the loss, its gradient over the whole batch, and the moments."""
+        metric = metric_of(self.layers, preconditioner, params)
+        call = Call(self, params, batch, args, kwargs, weights, key, metric)
+        if self.axis_name is not None and axes.is_bound(self.axis_name):
+            return ways.over_bound_axis(call, self.axis_name)
+        if self.spread == ways.TIME:
+            return ways.in_time(call)
+        if self.axis_name is not None:
+            return ways.over_mesh_axis(call, self.axis_name)
+        if axes.spans_devices((params, batch)):
+            ways.check_no_weights(call, "the arrays lie on several devices")
+            return ways.in_time(call)
+        return ways.in_turn(call)

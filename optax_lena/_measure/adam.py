@@ -1,0 +1,127 @@
+r"""Adam's metric: the norm in which the noise of its gradients is measured.
+
+Adam divides every entry of the gradient by $\sqrt{\hat\nu}$ of its own, so a layer's
+noise is that of the divided gradient; that of the raw gradient is the noise of a few
+large entries. In: an optax state with Adam's. Out: one multiplier per entry, for the
+gatherers.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_lena._measure.layout import PyTree, accumulation_dtype, parameter_names
+
+# 1 / ν̂ of k Gaussian gradients without a mean is an inverse chi-squared with k degrees
+# of freedom: its mean is infinite for k < 3, its variance for k < 5. One such number
+# in the moving averages would outweigh the next thousand updates. (AdaptDL: also 5.)
+_MIN_UPDATES = 5
+
+
+def adam_preconditioner(
+    opt_state: Any,
+    params: PyTree,
+    *,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+) -> PyTree:
+    r"""What Adam multiplies every entry of the gradient by: for the gatherers.
+
+    $$p = \frac{1}{\sqrt{\hat\nu} + \epsilon}, \qquad
+      \hat\nu = \frac{\nu}{1 - \beta_2^t}$$
+
+    $\nu$ is that of the updates before this one: a $\nu$ that holds this very gradient
+    would bias its moments. Two cases have no usable $\nu$ and get p = 0, which measures
+    nothing. In the first 5 updates the variance of $1 / \hat\nu$ is infinite; all gains
+    are then 1, the base batch's rate. (A p of 1 would put the raw gradient's norms, in
+    other units, into the moving averages.) And to an entry that has had no gradient
+    yet, such as a rare word's embedding, $\nu = 0$ would give a p of $1 / \epsilon$.
+
+    The $\nu$ of a large batch is smaller than the base batch's: per entry it is
+    $\mu^2 + \sigma^2 / S$. That is the metric in which this run's updates are made, and
+    in it a layer's gain is the mean of its entries' own gains,
+
+    $$\frac{\sum p^2 (\sigma^2 + \mu^2)}{\sum p^2 (\sigma^2 / S + \mu^2)}
+      = \operatorname{mean}
+        \frac{\sigma^2 + \mu^2}{\sigma^2 / S + \mu^2}$$
+
+    Args:
+      opt_state: an optax state with that of `optax.scale_by_adam` at any depth.
+      params: the parameters that it was made for, or their shapes and dtypes.
+      b2: the optimizer's.
+      eps: the optimizer's.
+
+    Returns:
+      A pytree like the parameters, in float32 or wider; 1 for parameters that no Adam
+      in `opt_state` trains (`optax.masked`, `optax.partition`).
+
+    Raises:
+      ValueError: if `opt_state` holds no state of Adam, or that of other parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optax_lena
+      >>> tx, params = optax.adam(0.1), {"w": jnp.zeros(2)}
+      >>> state = tx.init(params)
+      >>> for step in range(5):
+      ...     _, state = tx.update({"w": jnp.array([0.5, 4.0])}, state, params)
+      >>> p = optax_lena.adam_preconditioner(state, params)["w"]
+      >>> print(p.round(3))
+      [2.   0.25]
+    """
+    states = [
+        state
+        for state in jax.tree.leaves(opt_state, is_leaf=_is_adam)
+        if _is_adam(state)
+    ]
+    if not states:
+        raise ValueError(
+            "`opt_state` must hold the state of optax.scale_by_adam, got none in "
+            f"{jax.tree.structure(opt_state)}. Other optimizers take their moments "
+            "without a preconditioner."
+        )
+    names, leaves = parameter_names(params), jax.tree.leaves(params)
+    shapes = {n: jnp.shape(leaf) for n, leaf in zip(names, leaves, strict=True)}
+    multipliers = {}
+    for state in states:
+        (count,) = jax.tree.leaves(state.count)  # nnx.Optimizer keeps it in a variable
+        own = zip(parameter_names(state.nu), jax.tree.leaves(state.nu), strict=True)
+        for parameter, nu in own:
+            if shapes.get(parameter) != jnp.shape(nu):
+                raise ValueError(
+                    f"`params` must be those of `opt_state`, which has {parameter!r} "
+                    f"of shape {jnp.shape(nu)}, got {shapes.get(parameter, 'none')} "
+                    "there: pass the parameters that the optimizer was initialised "
+                    "with."
+                )
+            multipliers[parameter] = _multiplier(nu, count, b2, eps)
+    return jax.tree.unflatten(
+        jax.tree.structure(params),
+        [
+            multipliers[name] if name in multipliers else _ones(leaf)
+            for name, leaf in zip(names, leaves, strict=True)
+        ],
+    )
+
+
+def _is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def _multiplier(
+    nu: jax.Array,
+    count: jax.Array,
+    b2: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+) -> jax.Array:
+    nu = jnp.real(nu)
+    nu = nu.astype(accumulation_dtype(nu))
+    correction = 1 - jnp.asarray(b2, nu.dtype) ** jnp.maximum(count, 1)
+    usable = (count >= _MIN_UPDATES) & (nu > 0)
+    root = jnp.sqrt(jnp.where(usable, nu / correction, 1))
+    return jnp.where(usable, 1 / (root + eps), 0).astype(nu.dtype)
+
+
+def _ones(leaf: Any) -> jax.Array:
+    return jnp.ones_like(leaf, dtype=jnp.finfo(accumulation_dtype(leaf)).dtype)

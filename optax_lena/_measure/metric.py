@@ -1,0 +1,166 @@
+r"""Metrics: in which norm noise is measured, and which slices are layers of their own.
+
+In: a gradient. Out: one squared norm per parameter, or per slice of a stacked one. An
+optimizer that divides every entry of the gradient by a scale of its own (Adam) is
+measured in the norm of the divided gradient.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_lena._measure.layers import Layers, check_layers, per_parameter
+from optax_lena._measure.layout import (
+    PyTree,
+    accumulation_dtype,
+    parameter_names,
+    stack_size,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Metric:
+    r"""Euclidean squared norms, of the gradient or of multiples of its entries.
+
+    $$\lVert g \rVert_p^2 = \sum_j (p_j g_j)^2$$
+
+    A metric of your own is a subclass with another `sq_norm`, given to a gatherer as
+    `preconditioner`.
+
+    Attributes:
+      layers: which parameters stack several layers.
+      multipliers: p, a pytree like the gradient; None: 1.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> class MaxNorm(optax_lena.Metric):
+      ...     def sq_norm(self, gradient):
+      ...         return jnp.max(jnp.abs(gradient)) ** 2
+      >>> stack = {"w": jnp.array([[3.0, 1.0], [1.0, 1.0]])}
+      >>> _, moments = optax_lena.moments_from_stack(stack, preconditioner=MaxNorm())
+      >>> print(moments.micro_sq_norm["w"], moments.batch_sq_norm["w"])
+      5.0 4.0
+    """
+
+    layers: Layers = per_parameter
+    multipliers: PyTree | None = None
+
+    def sq_norm(self, gradient: jax.Array) -> jax.Array:
+        """Returns the squared norm of one layer's gradient, in its own dtype.
+
+        Args:
+          gradient: one tensor, or one slice of it, already multiplied; in float32 or
+            wider, so that a float16 gradient of 300 has a square.
+        """
+        if jnp.iscomplexobj(gradient):
+            gradient = jnp.abs(gradient)
+        return jnp.sum(gradient * gradient)
+
+    def sq_norms(self, grads: PyTree) -> PyTree:
+        """Returns the squared norm of every leaf, per slice where it stacks layers.
+
+        The result keeps the accumulation dtype, so that it can be summed on.
+        """
+        if self.multipliers is not None:
+            grads = jax.tree.map(_multiply, grads, self.multipliers)
+        names = jax.tree.unflatten(jax.tree.structure(grads), parameter_names(grads))
+        return jax.tree.map(self._sq_norm_of_leaf, names, grads)
+
+    def _sq_norm_of_leaf(self, parameter: str, leaf: jax.Array) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        leaf = leaf.astype(accumulation_dtype(leaf))
+        axis = self.layers.stack_axis(parameter)
+        if axis is None:
+            return self.sq_norm(leaf)
+        stack_size(parameter, leaf, axis)
+        return jax.vmap(self.sq_norm, in_axes=axis)(leaf)
+
+    def placed(self, place: Callable[[PyTree], PyTree]) -> "Metric":
+        """Returns the metric with its arrays placed elsewhere on a mesh."""
+        if self.multipliers is None:
+            return self
+        return dataclasses.replace(self, multipliers=place(self.multipliers))
+
+
+def metric_of(
+    layers: Layers, preconditioner: PyTree | Metric | None, like: PyTree
+) -> Metric:
+    """Returns the metric of a gatherer's arguments.
+
+    Args:
+      layers: which parameters stack several layers.
+      preconditioner: multipliers, or a metric, or None.
+      like: the gradients or parameters. Leaves are matched by name: the gradients of an
+        nnx model stand in other variables than the optimizer's state does.
+
+    Raises:
+      ValueError: if the multipliers are not like the parameters.
+    """
+    check_layers(layers)
+    if preconditioner is None:
+        return Metric(layers)
+    if isinstance(preconditioner, Metric):
+        return dataclasses.replace(preconditioner, layers=layers)
+    given, expected = (
+        dict(zip(parameter_names(tree), jax.tree.leaves(tree), strict=True))
+        for tree in (preconditioner, like)
+    )
+    for parameter in {**expected, **given}:
+        shapes = [
+            jnp.shape(leaves[parameter]) if parameter in leaves else "none"
+            for leaves in (expected, given)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                "`preconditioner` must hold one multiplier for each entry of the "
+                f"gradient, shape {shapes[0]} at parameter {parameter!r}, got "
+                f"{shapes[1]}: take it from optax_lena.adam_preconditioner(opt_state, "
+                "params), with the parameters that are differentiated."
+            )
+    leaves = [jnp.asarray(given[parameter]) for parameter in expected]
+    return Metric(layers, jax.tree.unflatten(jax.tree.structure(like), leaves))
+
+
+def _multiply(grad: jax.Array, multiplier: jax.Array) -> jax.Array:
+    wide = grad.astype(accumulation_dtype(grad))
+    return wide * multiplier.astype(real_dtype(wide))
+
+
+def real_dtype(x: Any) -> Any:
+    """Returns the dtype of the real part of `x`."""
+    return jnp.finfo(x.dtype).dtype
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardedMetric:
+    """The metric of gradients of which this device holds one shard, in `shard_map`.
+
+    Attributes:
+      metric: of the shards.
+      axes: for each parameter the bound axes over which it is sharded.
+    """
+
+    metric: Metric
+    axes: tuple[tuple[str, ...], ...]
+
+    @property
+    def layers(self) -> Layers:
+        """Which parameters stack several layers."""
+        return self.metric.layers
+
+    def sq_norms(self, grads: PyTree) -> PyTree:
+        """Returns the squared norms of the whole tensors."""
+        leaves, treedef = jax.tree.flatten(self.metric.sq_norms(grads))
+        for axes in set(self.axes) - {()}:
+            places = [i for i, own in enumerate(self.axes) if own == axes]
+            sums = jax.lax.psum([leaves[i] for i in places], axes)
+            for i, total in zip(places, sums, strict=True):
+                leaves[i] = total
+        return jax.tree.unflatten(treedef, leaves)
+
+    def placed(self, place: Callable[[PyTree], PyTree]) -> "ShardedMetric":
+        """Returns the metric with its arrays placed elsewhere on a mesh."""
+        return dataclasses.replace(self, metric=self.metric.placed(place))

@@ -1,0 +1,198 @@
+r"""The two moments of a gradient that is the mean over several microbatches.
+
+The gradients $g_i$ of n microbatches have a mean and, per parameter, two moments:
+
+$$\text{micro\_sq\_norm} = \sum_i p_i \lVert g_i \rVert^2, \qquad
+  \text{batch\_sq\_norm} = \Bigl\lVert \sum_i p_i g_i \Bigr\rVert^2$$
+
+with $p_i = 1/n$, or the microbatch's share of the weight.
+"""
+
+import numbers
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import GetAttrKey
+
+from optax_lena._checks import check_number
+from optax_lena._measure.layout import Layout, PyTree, stack_size
+
+
+class GradMoments(NamedTuple):
+    """The squared norms of a gradient, before and after it was averaged.
+
+    Attributes:
+      micro_sq_norm: mean over the microbatches of the gradient's squared norm; a
+        pytree like the parameters with float32 leaves of shape `()`, or `(slices,)`
+        for a parameter that `optax_lena.stacked` selects.
+      batch_sq_norm: squared norm of the mean gradient; a pytree of the same kind.
+      num_microbatches: how many microbatches were averaged (those of weight 0 do not
+        count); an integer, which is no leaf of the pytree, or an integer scalar array.
+    """
+
+    micro_sq_norm: PyTree
+    batch_sq_norm: PyTree
+    num_microbatches: int | jax.Array
+
+    def rescale(self, factor: jax.typing.ArrayLike) -> "GradMoments":
+        """Returns the moments of `factor` times the gradients.
+
+        A loss that was multiplied by a loss scale has gradients that are too long by
+        it. They are divided by the scale, and so must their moments be.
+
+        Args:
+          factor: what the gradients are multiplied by, such as `1 / loss_scale`; a
+            number or a scalar array.
+
+        Returns:
+          Moments whose norms are multiplied by the factor's square, and whose count is
+          as it was.
+
+        Example:
+          >>> import jax.numpy as jnp, optax_lena
+          >>> stack = {"w": jnp.array([3.0, 5.0])}
+          >>> _, moments = optax_lena.moments_from_stack({"w": 1024 * stack["w"]})
+          >>> moments = moments.rescale(1 / 1024)
+          >>> print(moments.micro_sq_norm["w"], moments.num_microbatches)
+          17.0 2
+        """
+        # Twice, not its square: 1 / 2**80 is a float32, and its square is not.
+        scale = lambda x: x * factor * factor  # noqa: E731
+        micro, batch = jax.tree.map(scale, (self.micro_sq_norm, self.batch_sq_norm))
+        return GradMoments(micro, batch, self.num_microbatches)
+
+
+# A plain count is structure: `jax.tree.map(lambda m: m / 4, moments)` leaves it alone.
+def _flatten(moments: GradMoments) -> tuple[tuple[PyTree, ...], int | None]:
+    count = moments.num_microbatches
+    if isinstance(count, numbers.Integral):
+        return moments[:2], int(count)
+    return tuple(moments), None
+
+
+def _flatten_with_keys(moments: GradMoments) -> tuple[Any, int | None]:
+    children, count = _flatten(moments)
+    return tuple(zip(map(GetAttrKey, moments._fields), children, strict=False)), count
+
+
+def _unflatten(count: int | None, children: Any) -> GradMoments:
+    return GradMoments(*children) if count is None else GradMoments(*children, count)
+
+
+jax.tree_util.register_pytree_with_keys(
+    GradMoments, _flatten_with_keys, _unflatten, _flatten
+)
+
+
+def check_moments(moments: Any) -> None:
+    """Raises a `TypeError` unless `moments` are moments."""
+    if not isinstance(moments, GradMoments):
+        got = "none" if moments is None else type(moments).__name__
+        raise TypeError(
+            "LENA's update needs the keyword argument `moments`, an "
+            f"optax_lena.GradMoments, got {got}. Take gradients and moments together "
+            "from optax_lena.value_and_grad (or moments_from_stack, "
+            "moments_over_axis), then call tx.update(grads, state, params, "
+            "moments=moments)."
+        )
+
+
+def check_count(count: Any) -> None:
+    """Raises unless `count` can be the number of microbatches in moments."""
+    if isinstance(count, (int, numbers.Integral)):
+        check_num_microbatches(count)
+        return
+    dtype = getattr(count, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(
+            "`moments.num_microbatches` must be an integer, or an integer array, got "
+            f"{count if dtype is None else dtype}: a tree map over the moments has "
+            "changed it. To rescale moments use moments.rescale(factor)."
+        )
+
+
+def check_num_microbatches(num_microbatches: Any) -> None:
+    """Raises a `ValueError` unless there are at least two microbatches."""
+    is_integer = isinstance(num_microbatches, numbers.Integral)
+    if not is_integer or isinstance(num_microbatches, bool) or num_microbatches < 2:
+        raise ValueError(
+            "`num_microbatches` must be an integer of at least 2, got "
+            f"{num_microbatches!r}: the gain compares the gradients of several "
+            "microbatches and is undefined for one. "
+            "Split the batch into 2 or more, or train a base-batch run with plain "
+            "optax: its gain is 1 by definition."
+        )
+
+
+def check_weights(
+    weights: jax.typing.ArrayLike | None, shape: tuple[int, ...], equal: float
+) -> jax.Array:
+    """Returns float32 weights of the given shape; `equal` ones where there are none."""
+    if weights is None:
+        return jnp.full(shape, equal, jnp.float32)
+    given = weights
+    weights = jnp.asarray(given, jnp.float32)
+    if weights.shape != shape:
+        raise ValueError(
+            f"`weights` must hold one weight per microbatch, shape {shape}, got shape "
+            f"{weights.shape}: sum what you count (valid tokens, unpadded examples) "
+            "within each microbatch first."
+        )
+    if not isinstance(weights, jax.core.Tracer) and weights.is_fully_addressable:
+        for weight in jnp.ravel(weights):
+            meaning = "what the mean was taken over, such as a number of tokens"
+            check_number("weights", weight, meaning, at_least=0)
+    return weights
+
+
+def align_norms(
+    norms: PyTree, name: str, updates: PyTree, layout: Layout
+) -> list[jax.Array]:
+    """Returns the norms that belong to the parameters that `updates` holds.
+
+    Under `optax.masked` and `optax.partition` the updates of other parameters are
+    masked, and the moments hold the norms of all.
+
+    Args:
+      norms: a pytree like the parameters.
+      name: of it, for errors.
+      updates: a pytree like the parameters, of which some may be masked.
+      layout: of the updates.
+
+    Returns:
+      One norm per parameter of the layout, or one per slice of a stacked one.
+
+    Raises:
+      ValueError: if `norms` is not like the updates.
+    """
+    nodes, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
+    try:
+        entries = treedef.flatten_up_to(norms)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must be a pytree like the updates, with one norm per "
+            f"parameter: {error} Take moments and gradients from the same call."
+        ) from error
+    pairs = [
+        (node, entry)
+        for node, entry in zip(nodes, entries, strict=True)
+        if not _is_masked(node)
+    ]
+    for parameter, axis, (node, entry) in zip(
+        layout.parameters, layout.axes, pairs, strict=True
+    ):
+        expected = () if axis is None else (stack_size(parameter, node, axis),)
+        if not hasattr(entry, "shape") or entry.shape != expected:
+            got = getattr(entry, "shape", jax.tree.structure(entry))
+            raise ValueError(
+                f"`{name}` must have shape {expected} at parameter {parameter!r}, got "
+                f"{got}: give the gatherer, `accumulate` and the transformation the "
+                "same `layers`, and moments of the same parameters."
+            )
+    return [entry for _, entry in pairs]
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)

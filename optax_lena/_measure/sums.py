@@ -1,0 +1,233 @@
+r"""Sums over microbatches: gradients and their squared norms, one after the other.
+
+In: the gradient of each microbatch, and its weight. Out: the mean gradient and its
+`GradMoments`. Every gatherer is built on these sums, and so can be a loop that has its
+own scan: see `IncrementalMoments`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optax_lena._measure.layers import Layers, check_layers, per_parameter
+from optax_lena._measure.layout import (
+    PyTree,
+    accumulation_dtype,
+    layout_of,
+)
+from optax_lena._measure.metric import Metric, ShardedMetric, metric_of, real_dtype
+from optax_lena._measure.moments import (
+    GradMoments,
+    align_norms,
+    check_count,
+    check_moments,
+)
+
+
+class MomentSums(NamedTuple):
+    """Weighted sums over the microbatches so far; sums of sums are sums.
+
+    Attributes:
+      grads: of the gradients, a pytree like them in float32 or wider.
+      micro_sq_norm: of their squared norms, one vector for all parameters (and slices
+        of stacked ones), in float32 or wider.
+      weight: `()` float32, of the weights.
+      num_microbatches: `()` int32, how many have a weight.
+    """
+
+    grads: PyTree
+    micro_sq_norm: jax.Array
+    weight: jax.Array
+    num_microbatches: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class IncrementalMoments:
+    """Moments for loops that have their own scan over microbatches.
+
+    One gradient is in memory. The sums are a plain pytree: they go through `lax.scan`,
+    `jax.lax.psum` over the devices, `jax.tree.map(jnp.add, ...)` and checkpoints.
+
+    Attributes:
+      layers: which parameters stack several layers (`optax_lena.stacked`).
+      preconditioner: multipliers of the gradients of which the norms are taken
+        (`optax_lena.adam_preconditioner`), or a `Metric`; None: the gradients' own.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax_lena
+      >>> incremental = optax_lena.IncrementalMoments()
+      >>> def body(sums, grad):
+      ...     return incremental.add(sums, {"w": grad}), None
+      >>> sums = incremental.init({"w": jnp.zeros(())})
+      >>> sums, _ = jax.lax.scan(body, sums, jnp.array([3.0, 5.0]))
+      >>> grads, moments = incremental.finish(sums)
+      >>> print(grads["w"], moments.micro_sq_norm["w"], moments.batch_sq_norm["w"])
+      4.0 17.0 16.0
+    """
+
+    layers: Layers = per_parameter
+    preconditioner: Any = None
+
+    def __post_init__(self) -> None:
+        """Checks the layers."""
+        check_layers(self.layers)
+
+    def init(self, params: PyTree) -> MomentSums:
+        """Returns sums of nothing.
+
+        Args:
+          params: the parameters, or their shapes and dtypes. Inside `jax.shard_map` the
+            sums vary over the axes that the parameters vary over.
+        """
+        norms = jax.eval_shape(
+            lambda tree: pack(Metric(self.layers).sq_norms(tree)), params
+        )
+        return MomentSums(
+            grads=jax.tree.map(_zeros_in_accumulation_dtype, params),
+            micro_sq_norm=jnp.zeros_like(norms),
+            weight=jnp.zeros((), jnp.float32),
+            num_microbatches=jnp.zeros((), jnp.int32),
+        )
+
+    def add(
+        self,
+        sums: MomentSums,
+        grads: PyTree,
+        *,
+        weight: jax.typing.ArrayLike = 1.0,
+        moments: GradMoments | None = None,
+    ) -> MomentSums:
+        """Adds the gradient of one microbatch.
+
+        Args:
+          sums: what the previous call returned, or `init`.
+          grads: of the microbatch.
+          weight: `()`, what its mean was taken over (tokens, unpadded examples). With a
+            weight of 0 a microbatch is left out, whatever its gradient is.
+          moments: if `grads` is itself a mean over several microbatches (devices), its
+            moments.
+
+        Returns:
+          The new sums.
+
+        Raises:
+          ValueError: if the moments are not those of `grads`.
+        """
+        metric = metric_of(self.layers, self.preconditioner, grads)
+        if moments is None:
+            return add_gradient(sums, grads, metric.sq_norms(grads), 1, weight)
+        check_moments(moments)
+        check_count(moments.num_microbatches)
+        norms = align_norms(
+            moments.micro_sq_norm,
+            "moments.micro_sq_norm",
+            grads,
+            layout_of(self.layers, grads),
+        )
+        return add_gradient(sums, grads, norms, moments.num_microbatches, weight)
+
+    def finish(
+        self, sums: MomentSums, like: PyTree | None = None
+    ) -> tuple[PyTree, GradMoments]:
+        """Returns the mean gradient and its moments.
+
+        Args:
+          sums: over all microbatches: `jax.lax.psum(sums, axis)` first, if every device
+            has summed its own.
+          like: gradients or parameters in whose dtypes the mean is returned; None: in
+            float32 or wider.
+
+        Returns:
+          The mean gradient, and `GradMoments` whose count is an array. All are 0 if the
+          weights sum to 0.
+        """
+        like = sums.grads if like is None else like
+        metric = metric_of(self.layers, self.preconditioner, sums.grads)
+        return finish(divide(sums, sums.weight), sums.num_microbatches, metric, like)
+
+
+def add_gradient(
+    sums: MomentSums,
+    grads: PyTree,
+    sq_norms: PyTree,
+    count: int | jax.Array,
+    weight: jax.typing.ArrayLike,
+) -> MomentSums:
+    """Adds `weight` times a gradient and its squared norms."""
+    weight = jnp.asarray(weight, jnp.float32)
+    packed = pack(sq_norms)
+    return MomentSums(
+        grads=jax.tree.map(lambda s, g: s + weigh(weight, g), sums.grads, grads),
+        micro_sq_norm=sums.micro_sq_norm
+        + weigh(weight, packed).astype(sums.micro_sq_norm.dtype),
+        weight=sums.weight + weight,
+        num_microbatches=sums.num_microbatches + (weight != 0) * jnp.int32(count),
+    )
+
+
+def finish(
+    means: MomentSums,
+    count: int | jax.Array,
+    metric: Metric | ShardedMetric,
+    like: PyTree,
+) -> tuple[PyTree, GradMoments]:
+    """Takes the norms of the mean, then rounds: gradients to the dtypes of `like`.
+
+    Args:
+      means: sums over weights that sum to 1.
+      count: n.
+      metric: in which the norms are taken.
+      like: gradients or parameters.
+    """
+    batch_sq_norm = metric.sq_norms(means.grads)
+    micro_sq_norm = unpack(means.micro_sq_norm, batch_sq_norm)
+    to_float32 = lambda x: x.astype(jnp.float32)  # noqa: E731
+    micro, batch = jax.tree.map(to_float32, (micro_sq_norm, batch_sq_norm))
+    grads = jax.tree.map(lambda m, g: m.astype(jnp.result_type(g)), means.grads, like)
+    return grads, GradMoments(micro, batch, count)
+
+
+def divide(tree: PyTree, total: jax.Array) -> PyTree:
+    """Divides floating-point sums by a total; all are 0 if that is 0."""
+    scale = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
+
+    def divided(x: jax.Array) -> jax.Array:
+        is_float = jnp.issubdtype(x.dtype, jnp.inexact)
+        return x * scale.astype(real_dtype(x)) if is_float else x
+
+    return jax.tree.map(divided, tree)
+
+
+def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns `weight * value`, summable: in float32 or wider.
+
+    A weight of 0 gives 0 whatever the value: a microbatch of padding only has weight 0
+    and usually a loss of 0 / 0.
+    """
+    value = value.astype(accumulation_dtype(value))
+    weighted = weight.astype(real_dtype(value)) * value
+    return jnp.where(weight == 0, jnp.zeros_like(value), weighted)
+
+
+def pack(norms: PyTree) -> jax.Array:
+    """Puts the squared norms of all parameters into one vector."""
+    leaves = [jnp.ravel(x) for x in jax.tree.leaves(norms)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros((0,), jnp.float32)
+
+
+def unpack(packed: jax.Array, like: PyTree) -> PyTree:
+    """Undoes `pack`: returns a pytree of the shapes of `like`."""
+    leaves, treedef = jax.tree.flatten(like)
+    ends = [0]
+    for leaf in leaves:
+        ends.append(ends[-1] + leaf.size)
+    parts = [packed[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return treedef.unflatten(
+        [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    )
+
+
+def _zeros_in_accumulation_dtype(x: jax.Array) -> jax.Array:
+    return jnp.zeros_like(x, dtype=accumulation_dtype(x))

@@ -1,0 +1,84 @@
+"""The paper's optimizer: momentum SGD with a rate and a warm-up for every layer."""
+
+from typing import Any
+
+import jax
+import optax
+
+from optax_lena._measure.layers import Layers, per_parameter
+from optax_lena._optimizers import parts
+from optax_lena._transform.scale_by_lena import scale_by_lena
+
+
+def lena(
+    learning_rate: optax.ScalarOrSchedule,
+    batch_scale: jax.typing.ArrayLike | None = None,
+    *,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    layers: Layers = per_parameter,
+    momentum: jax.typing.ArrayLike | None = 0.9,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay_mask: Any = None,
+    reference: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""LENA: momentum SGD whose every layer finds its own rate and warm-up.
+
+    $$g \leftarrow \bar g + \lambda w, \quad m \leftarrow \beta m + g, \quad
+      w_k \leftarrow w_k - \eta \cdot \text{gain}_k(S) \cdot
+      \min(1, \text{progress}_k / \theta) \cdot m_k$$
+
+    Learning rate, schedule, momentum and weight decay are those of the small batch.
+
+    Args:
+      learning_rate: η, the small batch's rate, or its schedule, which is then called
+        with the number of base batches seen and not with the number of updates.
+      batch_scale: S, the global batch over the base batch that the recipe was tuned at,
+        at least 1; None: the number of microbatches.
+      warmup_steps: θ, in base-batch steps, at which a layer whose gains sum to it has
+        its full rate; the paper takes 5 % of the base run's steps. 0: no warm-up.
+      layers: which parameters are one layer, such as `optax_lena.per_module`.
+      momentum: β, in [0, 1); None for no buffer.
+      nesterov: whether the momentum is Nesterov's.
+      accumulator_dtype: of the momentum buffer, as in `optax.sgd`.
+      weight_decay: λ, added to the gradient before the momentum buffer.
+      weight_decay_mask: which parameters decay, as in `optax.add_decayed_weights`.
+      reference: follow the authors' code where it differs from their paper.
+
+    Returns:
+      The optimizer. Its `update` takes the keyword argument `moments`.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, optax_lena
+      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
+      >>> loss = lambda w, x: jnp.mean((x @ w - x[:, 0]) ** 2)
+      >>> gather = optax_lena.value_and_grad(loss, num_microbatches=16)
+      >>> tx = optax_lena.lena(0.05, batch_scale=16, momentum=None)
+      >>> params = jnp.zeros(8)
+      >>> state = tx.init(params)
+      >>> for step in range(3):
+      ...     value, grads, moments = gather(params, x)
+      ...     updates, state = tx.update(grads, state, params, moments=moments)
+      ...     params = optax.apply_updates(params, updates)
+      ...     print(f"{value:.3f}")
+      0.814
+      0.416
+      0.223
+
+    References:
+      Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Algorithm 1.
+    """
+    rate = scale_by_lena(
+        batch_scale,
+        warmup_steps=warmup_steps,
+        layers=layers,
+        schedule=learning_rate,
+        reference=reference,
+    )
+    buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
+    decay = parts.decay(weight_decay, weight_decay_mask)
+    return optax.chain(decay, buffer, rate, parts.descent)

@@ -1,0 +1,104 @@
+"""AdamW with a rate and a warm-up for every layer."""
+
+from typing import Any
+
+import jax
+import optax
+
+from optax_lena._checks import check_weight_decay
+from optax_lena._measure.layers import Layers, per_parameter
+from optax_lena._optimizers import parts
+from optax_lena._parts.rules import square_root_gain
+from optax_lena._transform.scale_by_lena import scale_by_lena
+
+
+def lena_adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    batch_scale: jax.typing.ArrayLike | None = None,
+    *,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.999,
+    eps: jax.typing.ArrayLike = 1e-8,
+    mu_dtype: Any = None,
+    nesterov: bool = False,
+    weight_decay: jax.typing.ArrayLike = 1e-4,
+    weight_decay_mask: Any = None,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    layers: Layers = per_parameter,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdamW whose every layer finds its own rate and warm-up.
+
+    $$w_k \leftarrow w_k - \eta \cdot \sqrt{\text{gain}_k(S)} \cdot
+      \min(1, \text{progress}_k / \theta) \cdot
+      \left( \frac{\hat m_k}{\sqrt{\hat \nu_k} + \epsilon} + \lambda w_k \right)$$
+
+    Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`:
+    without it the update works too, but the gains are those of plain SGD.
+
+    The square root: a batch of S shrinks $\sqrt{\hat\nu}$ to
+    $\sqrt{\sigma^2 / S + \mu^2}$, so Adam itself steps $\sqrt{\text{gain}}$ times as
+    far along the true gradient. The rate has to bring the other half of the gain.
+
+    With a `batch_scale` of 1 and no warm-up it is `optax.adamw`.
+
+    Args:
+      learning_rate: η, the rate of AdamW at the base batch, or its schedule over base
+        batches.
+      batch_scale: S, the batch in base batches, at least 1; None: one base batch a
+        microbatch.
+      b1: β1. Like β2, it counts updates and not base-batch steps.
+      b2: β2; pass it to `adam_preconditioner` too.
+      eps: ε; pass it to `adam_preconditioner` too.
+      mu_dtype: of the first moment, as in `optax.adamw`; a name such as `"bfloat16"`
+        also passes `optax.inject_hyperparams`.
+      nesterov: whether the first moment is Nesterov's.
+      weight_decay: λ, decoupled, and scaled by the layer's rate as the update is:
+        an update of S base batches decays by $\eta \lambda \sqrt{\text{gain}}$. For as
+        much decay per example as the base batch has where noise dominates (a gain of
+        S), pass $\lambda \sqrt S$.
+      weight_decay_mask: what decays, as in `optax.add_decayed_weights`: usually not
+        biases and norms. Their gains need no mask: the noise of each is its own.
+      warmup_steps: θ; a layer has its full rate once its gains sum to it. 0: at once.
+      layers: which parameters share a gain.
+
+    Returns:
+      The optimizer. Its `update` takes the keyword argument `moments`.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, optax_lena
+      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
+      >>> loss = lambda w, x: jnp.mean((x @ w - x[:, 0]) ** 2)
+      >>> gather = optax_lena.value_and_grad(loss, num_microbatches=16)
+      >>> tx = optax_lena.lena_adamw(0.02, batch_scale=16)
+      >>> params = jnp.zeros(8)
+      >>> state = tx.init(params)
+      >>> for step in range(21):
+      ...     p = optax_lena.adam_preconditioner(state, params)
+      ...     value, grads, moments = gather(params, x, preconditioner=p)
+      ...     updates, state = tx.update(grads, state, params, moments=moments)
+      ...     params = optax.apply_updates(params, updates)
+      ...     if step % 10 == 0:
+      ...         print(f"{value:.3f}")
+      0.814
+      0.252
+      0.015
+
+    References:
+      Loshchilov, Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019;
+      `AdamScale` in `scaling_rules.py` of AdaptDL; Malladi et al., *On the SDEs and
+      Scaling Rules for Adaptive Gradient Algorithms*, NeurIPS 2022.
+    """
+    check_weight_decay(weight_decay, weight_decay_mask)
+    rate = scale_by_lena(
+        batch_scale,
+        warmup_steps=warmup_steps,
+        layers=layers,
+        rule=square_root_gain,
+        schedule=learning_rate,
+    )
+    adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype, nesterov=nesterov)
+    decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
+    return optax.chain(adam, decay, rate, parts.descent)

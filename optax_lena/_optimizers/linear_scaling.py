@@ -1,0 +1,79 @@
+"""Linear learning-rate scaling: the recipe that LENA replaces."""
+
+from typing import Any
+
+import jax
+import optax
+
+from optax_lena._checks import check_given
+from optax_lena._measure.layers import Layers, whole_model
+from optax_lena._optimizers import parts
+from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._parts.reference import follow_authors
+from optax_lena._parts.rules import linear
+from optax_lena._parts.warmup import FixedWarmup
+from optax_lena._transform.scale_by_lena import scale_by_layer_rate
+
+
+def linear_scaling(
+    learning_rate: optax.ScalarOrSchedule,
+    batch_scale: jax.typing.ArrayLike,
+    *,
+    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay_mask: Any = None,
+    momentum: jax.typing.ArrayLike | None = 0.9,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+    layers: Layers = whole_model,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    reference: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Linear learning-rate scaling with a fixed warm-up: the usual large-batch recipe.
+
+    $$w \leftarrow w - \eta \cdot S \cdot \min(1, \text{base\_steps} / \theta) \cdot m$$
+
+    It needs no moments; if it gets some, the reports show what LENA would have seen.
+
+    Args:
+      learning_rate: η, the small batch's rate, or its schedule in base-batch steps.
+      batch_scale: S, by which the rate is multiplied, at least 1.
+      weight_decay: λ, which joins the gradient in front of the momentum buffer.
+      weight_decay_mask: where λ applies; None: everywhere.
+      momentum: β, in [0, 1), as in `optax.sgd`; None for none.
+      nesterov: as in `optax.sgd`.
+      accumulator_dtype: as in `optax.sgd`.
+      layers: which parameters are one layer in the reports.
+      warmup_steps: θ, over which the rate rises, in base-batch steps.
+      reference: count the warm-up as the code of LENA's authors does.
+
+    Returns:
+      The optimizer. Its `update` takes the keyword argument `moments`, and does not
+      need it.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> tx = optax_lena.linear_scaling(0.1, 8, warmup_steps=16, momentum=None)
+      >>> params = jnp.ones(())
+      >>> state = tx.init(params)
+      >>> for step in range(3):
+      ...     updates, state = tx.update(jnp.ones(()), state, params)
+      ...     print(round(float(updates), 3))
+      -0.4
+      -0.8
+      -0.8
+
+    References:
+      Goyal et al., *Accurate, Large Minibatch SGD*, 2017.
+    """
+    check_given("batch_scale", batch_scale, "linear_scaling")
+    rate = LayerRate(learning_rate, rule=linear, warmup=FixedWarmup(warmup_steps))
+    rate = follow_authors(rate, batch_scale) if reference else rate
+    return optax.chain(
+        parts.decay(weight_decay, weight_decay_mask),
+        parts.buffer(momentum, nesterov, accumulator_dtype),
+        scale_by_layer_rate(rate, batch_scale, layers=layers),
+        parts.descent,
+    )

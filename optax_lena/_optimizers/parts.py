@@ -1,0 +1,41 @@
+"""What the optimizers chain around LENA: weight decay, a momentum buffer, the sign.
+
+The order is torch SGD's, which the paper and its code use: weight decay joins the
+gradient, both enter the momentum buffer, and the layer's rate multiplies what leaves
+the buffer. Only in `lena_amplified` the rate enters the buffer too, as in `optax.lars`.
+"""
+
+import numbers
+from typing import Any
+
+import optax
+
+from optax_lena._checks import check_momentum, check_weight_decay
+
+descent = optax.scale(-1.0)
+"""Turns scaled gradients into updates."""
+
+
+def decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
+    """Adds `weight_decay` times the parameters; its state is the same for none.
+
+    Args:
+      weight_decay: λ, a number or an array.
+      mask: what decays; None: everything.
+    """
+    check_weight_decay(weight_decay, mask)
+    # Only a plain 0 is known to be none; optax.inject_hyperparams passes arrays.
+    if not (isinstance(weight_decay, numbers.Real) and weight_decay == 0):
+        return optax.add_decayed_weights(weight_decay, mask)
+    nothing = optax.identity()
+    return nothing if mask is None else optax.masked(nothing, mask)
+
+
+def buffer(
+    momentum: Any, nesterov: bool, accumulator_dtype: Any
+) -> optax.GradientTransformation:
+    """The momentum buffer of `optax.sgd`; none if `momentum` is None."""
+    check_momentum(momentum)
+    if momentum is None:
+        return optax.identity()
+    return optax.trace(momentum, nesterov, accumulator_dtype)

@@ -1,0 +1,110 @@
+r"""Estimator: moving averages of noise and signal over the last base batches.
+
+In: what one update measured. Out: an `Estimate` of what is steady in it.
+
+$$\bar x \leftarrow (1 - \alpha) \bar x + \alpha x, \qquad
+  \alpha = \min(1, S / \text{horizon})$$
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from optax_lena._checks import check_number
+from optax_lena._parts.estimate import Estimate, Measured
+
+
+class AveragesState(NamedTuple):
+    """Moving averages from zero, with the weight they have gathered so far.
+
+    Attributes:
+      noise: float32 `[rows]`.
+      signal: float32 `[rows]`.
+      weight: float32 `[rows]`, in [0, 1].
+    """
+
+    noise: jax.Array
+    signal: jax.Array
+    weight: jax.Array
+
+    @classmethod
+    def zeros(cls, *shape: int) -> "AveragesState":
+        """Returns the averages before the first update."""
+        # Each is an array of its own: JAX does not donate one buffer twice.
+        return cls(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(shape))
+
+    def move(
+        self, estimate: Estimate, step: ArrayLike, is_usable: jax.Array
+    ) -> "AveragesState":
+        """Moves by `step` toward the estimate where it is usable; stays elsewhere."""
+
+        def moved(old: jax.Array, new: ArrayLike) -> jax.Array:
+            return jnp.where(is_usable, (1 - step) * old + step * new, old)
+
+        return AveragesState(
+            moved(self.noise, estimate.noise),
+            moved(self.signal, estimate.signal),
+            moved(self.weight, 1.0),
+        )
+
+    def unbiased(self) -> Estimate:
+        """Returns the averages over their weight: no bias from the start at zero."""
+        weight = jnp.where(self.weight > 0, self.weight, 1)
+        return Estimate(self.noise / weight, self.signal / weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Averages:
+    """Moving averages of noise and signal: the estimator of a `LayerRate`.
+
+    A row that is not usable in an update (not finite, or from one microbatch) keeps its
+    averages.
+
+    Attributes:
+      horizon: how many base batches the averages look back on, at least 1.
+      relative: whether noise and signal are averaged as shares of the model's squared
+        norm at each update, so that every update counts alike. Averages of the plain
+        values, which the paper takes, forget late what early or spiky gradients were,
+        because those are the largest.
+
+    Raises:
+      ValueError: if the horizon is below 1.
+
+    Example:
+      >>> import optax_lena
+      >>> optax_lena.LayerRate(estimator=optax_lena.Averages(horizon=300)).estimator
+      Averages(horizon=300, relative=False)
+    """
+
+    horizon: ArrayLike = 1000.0
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the horizon."""
+        check_number("horizon", self.horizon, "a number of base batches", at_least=1)
+
+    def init(self, num_rows: int) -> AveragesState:
+        """Returns the state before the first update."""
+        return AveragesState.zeros(num_rows)
+
+    def update(self, state: AveragesState, measured: Measured) -> AveragesState:
+        """Returns the state after an update that measured this."""
+        step = jnp.minimum(measured.batch_scale / self.horizon, 1)
+        estimate = measured.estimate
+        if self.relative:
+            estimate = relative_to_model(estimate)
+        return state.move(estimate, step, measured.is_usable)
+
+    def read(self, state: AveragesState) -> Estimate:
+        """Returns the averages as an estimate."""
+        return state.unbiased()
+
+
+def relative_to_model(estimate: Estimate) -> Estimate:
+    """Divides noise and signal by the model's squared norm, so that those sum to 1."""
+    sq_norm = (estimate.noise + estimate.signal)[-1]
+    over = 1 / jnp.where(sq_norm > 0, sq_norm, 1)
+    return Estimate(estimate.noise * over, estimate.signal * over)

@@ -1,0 +1,161 @@
+r"""Noise and signal of every layer: what all other parts are computed from.
+
+In: the two moments of a gradient, `[layers]` each. Out: an `Estimate`, `[rows]` each,
+where rows are the layers and, last, the whole model. Pure `jax.numpy`, elementwise.
+
+$$\sigma^2 = \frac{S}{n-1} (\text{micro\_sq\_norm} - \text{batch\_sq\_norm}), \qquad
+  \lVert\mu\rVert^2 = \text{batch\_sq\_norm} - \sigma^2 / S$$
+
+`noise` is $\sigma^2$, the trace of the covariance of a base-batch gradient; `signal`
+is $\lVert\mu\rVert^2$, the squared norm of the true gradient. Neither depends on S.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+class Estimate(NamedTuple):
+    r"""Noise and signal, of one update or averaged over many.
+
+    Attributes:
+      noise: float32 `[rows]`, $\sigma^2$, the trace of the covariance of a base-batch
+        gradient.
+      signal: float32 `[rows]`, $\lVert\mu\rVert^2$, the squared norm of the true
+        gradient; negative where noise hides it.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> noisy = optax_lena.Estimate(noise=jnp.array([3.0]), signal=jnp.array([1.0]))
+      >>> print(noisy.sq_norm(1), noisy.gain(4))  # 4 / (3 / 4 + 1)
+      [4.] [2.2857144]
+
+    References:
+      Johnson et al., *AdaScale SGD*, ICML 2020, Appendix B.3.
+    """
+
+    noise: jax.Array
+    signal: jax.Array
+
+    def sq_norm(self, batch_scale: ArrayLike) -> jax.Array:
+        """Returns the squared norm that the gradient of a batch of S is expected to have.
+
+        Args:
+          batch_scale: S, the batch in base batches; any S, not only the run's own.
+
+        Returns:
+          float32 `[rows]`.
+        """
+        return self.noise / batch_scale + jnp.maximum(self.signal, 0)
+
+    def gain(self, batch_scale: ArrayLike) -> jax.Array:
+        r"""Returns how many base-batch steps one update with a batch of S is worth.
+
+        $$\text{gain}(S) = \frac{\sigma^2 + \lVert\mu\rVert^2}
+                                {\sigma^2 / S + \lVert\mu\rVert^2}$$
+
+        1 where there is no noise, or no gradient at all; S where there is only noise.
+        No epsilon: the gain does not change when the loss is multiplied by a constant.
+
+        Args:
+          batch_scale: S, the batch in base batches; any S, not only the run's own.
+
+        Returns:
+          float32 `[rows]`, between 1 and S.
+        """
+        per_base_batch, per_batch = self.sq_norm(1), self.sq_norm(batch_scale)
+        was_seen = per_batch > 0
+        ratio = per_base_batch / jnp.where(was_seen, per_batch, 1)
+        return jnp.where(was_seen, jnp.clip(ratio, 1, batch_scale), 1)
+
+    def noise_scale(self) -> jax.Array:
+        """Returns noise / signal: the batch at which half of the squared norm is noise.
+
+        McCandlish et al. (2018) call it the simple noise scale, in examples; here it
+        counts base batches. Where no signal was seen it is the largest float32, so
+        that logs stay finite, and 0 where nothing was.
+        """
+        largest = jnp.finfo(jnp.float32).max
+        has_signal = self.signal > 0
+        ratio = self.noise / jnp.where(has_signal, self.signal, 1)
+        unseen = jnp.where(self.noise > 0, largest, 0)
+        return jnp.minimum(jnp.where(has_signal, ratio, unseen), largest)
+
+
+class Measured(NamedTuple):
+    """What one update's moments say, with the rows that they may be believed on.
+
+    Attributes:
+      estimate: noise and signal of this update alone, `[rows]` each.
+      is_finite: bool `[rows]`; false where the moments are not finite. The whole model
+        is the sum of the layers that are, and finite if there is one.
+      is_usable: bool `[rows]`; finite, and taken from at least two microbatches.
+      overflows: bool `()`; whether a squared norm is too large for float32.
+      batch_scale: float32 `()`, S.
+    """
+
+    estimate: Estimate
+    is_finite: jax.Array
+    is_usable: jax.Array
+    overflows: jax.Array
+    batch_scale: jax.Array
+
+
+def measure(
+    micro_sq_norm: jax.Array,
+    batch_sq_norm: jax.Array,
+    num_microbatches: ArrayLike,
+    batch_scale: jax.Array,
+) -> Measured:
+    """Estimates noise and signal of a base-batch gradient, both without bias.
+
+    A microbatch is S/n base batches, so its gradient has n/S times the noise; n/(n-1)
+    is the sample variance's correction (AdaScale, App. B.3, for n = S).
+
+    Args:
+      micro_sq_norm: `[layers]`, mean squared norm of the microbatches' gradients.
+      batch_sq_norm: `[layers]`, squared norm of their mean.
+      num_microbatches: n; below 2 nothing is measured.
+      batch_scale: float32 `()`, S.
+
+    Returns:
+      The estimates, with noise never negative.
+    """
+    count = jnp.asarray(num_microbatches)
+    spread = jnp.maximum(micro_sq_norm - batch_sq_norm, 0)
+    over_scale = spread / (jnp.maximum(count, 2) - 1)
+    noise, signal = batch_scale * over_scale, batch_sq_norm - over_scale
+    # Not finite if a norm is not, and also where S times a large norm overflows.
+    is_finite = jnp.isfinite(noise) & jnp.isfinite(signal)
+    estimate = Estimate(*(_with_model(x, is_finite) for x in (noise, signal)))
+    is_finite = jnp.append(is_finite, jnp.any(is_finite))
+    is_finite &= jnp.isfinite(estimate.noise) & jnp.isfinite(estimate.signal)
+    overflows = jnp.any(jnp.isinf(micro_sq_norm) | jnp.isinf(batch_sq_norm))
+    is_usable = is_finite & (count >= 2)
+    return Measured(estimate, is_finite, is_usable, overflows, batch_scale)
+
+
+def not_measured(num_layers: int, batch_scale: jax.Array) -> Measured:
+    """Returns what an update without moments says: nothing, of no layer.
+
+    Args:
+      num_layers: rows, but for the whole model.
+      batch_scale: float32 `()`, S.
+
+    Returns:
+      No row is usable; all are finite, so that what counts S goes on.
+    """
+    zeros = jnp.zeros(num_layers + 1)
+    return Measured(
+        estimate=Estimate(zeros, zeros),
+        is_finite=jnp.ones(num_layers + 1, bool),
+        is_usable=jnp.zeros(num_layers + 1, bool),
+        overflows=jnp.zeros((), bool),
+        batch_scale=batch_scale,
+    )
+
+
+def _with_model(values: jax.Array, is_finite: jax.Array) -> jax.Array:
+    return jnp.append(values, jnp.sum(values, where=is_finite))

@@ -1,0 +1,170 @@
+r"""The rate of every layer, put together from its parts.
+
+In: what each update measured. Out: the factor on every layer's update,
+
+$$\eta(\text{clock}) \cdot \text{rule}(\text{estimate}_k, S) \cdot \text{warmup}_k$$
+
+Six choices are independent of each other: the learning rate and the clock it runs on,
+the estimator, the rule, the warm-up, and the guard. Every vector has a row for each
+layer and, last, one for the whole model.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_lena._checks import check_rate
+from optax_lena._parts.averages import Averages
+from optax_lena._parts.clocks import Clocks, Count, check_clock
+from optax_lena._parts.estimate import Measured
+from optax_lena._parts.guard import SpikeLimit
+from optax_lena._parts.rules import Rule, capped_gain, check_rule
+from optax_lena._parts.state import Applied, LayerRateState
+from optax_lena._parts.warmup import StateAwareWarmup, Worth
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRate:
+    r"""How fast every layer learns: the parts of LENA, each of which can be another.
+
+    `optax_lena.scale_by_layer_rate` makes a gradient transformation of it. An ablation
+    is `dataclasses.replace(rate, guard=None)`; a part of your own is an object with the
+    methods of the one it replaces (docs/extending.md).
+
+    Attributes:
+      learning_rate: η, a number, or a schedule of the clock. 1 leaves it to another
+        transformation of the chain.
+      clock: the name of what a schedule runs on: `"base_steps"`, the base batches seen;
+        `"gain_steps"`, the sum of the whole model's gains (AdaScale); or
+        `"rate_steps"`, the sum of what multiplied the whole model's rate. It is read
+        before the update is counted. A clock goes on as long as one layer is finite.
+      estimator: what makes an estimate of noise and signal out of single updates.
+      rule: what makes a trust ratio out of the estimate.
+      warmup: what multiplies the rate at first.
+      guard: what cuts the trust ratios when something goes wrong; None: nothing.
+
+    Raises:
+      ValueError: where a part is not what its place takes.
+
+    Example:
+      >>> import optax, optax_lena
+      >>> rate = optax_lena.LayerRate(
+      ...     learning_rate=optax.cosine_decay_schedule(0.1, 6400),
+      ...     rule=optax_lena.amplified_gain,
+      ...     warmup=optax_lena.FixedWarmup(320),
+      ...     guard=optax_lena.SpikeLimit(2.0),
+      ... )
+      >>> tx = optax.chain(
+      ...     optax_lena.scale_by_layer_rate(rate, batch_scale=32), optax.scale(-1.0)
+      ... )
+    """
+
+    learning_rate: Any = 1.0
+    clock: str = "base_steps"
+    estimator: Any = Averages()
+    rule: Rule = capped_gain
+    warmup: Any = StateAwareWarmup()
+    guard: Any = None
+
+    def __post_init__(self) -> None:
+        """Checks the parts."""
+        check_rate(self.learning_rate)
+        check_clock(self.clock)
+        check_rule(self.rule)
+        _check_part("estimator", self.estimator, Averages(), ("init", "update", "read"))
+        _check_part("warmup", self.warmup, StateAwareWarmup(), ("init", "update"))
+        if self.guard is not None:
+            _check_part("guard", self.guard, SpikeLimit(), ("init", "update"))
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether an update needs the moments of the gradient."""
+        return (
+            self.rule.needs_moments
+            or getattr(self.warmup, "needs_moments", True)
+            or self.guard is not None
+            or self.clock != "base_steps"
+        )
+
+    def init(self, num_rows: int) -> LayerRateState:
+        """Returns the state before the first update.
+
+        Args:
+          num_rows: the layers, and one for the whole model.
+        """
+        return LayerRateState(
+            averages=self.estimator.init(num_rows),
+            guard=() if self.guard is None else self.guard.init(num_rows),
+            progress=Count.zeros(num_rows),
+            warmup_end=-jnp.ones(num_rows),
+            clocks=Clocks.zeros(),
+            applied=Applied.nothing(num_rows, self.warmup.init(num_rows)),
+        )
+
+    def update(self, state: LayerRateState, measured: Measured) -> LayerRateState:
+        """Decides the rates of one update.
+
+        Args:
+          state: what the previous update returned.
+          measured: what this update's moments say.
+
+        Returns:
+          The new state; the rates are its `applied.learning_rate`, `[rows]`.
+        """
+        scale, is_finite = measured.batch_scale, measured.is_finite
+        averages = self.estimator.update(state.averages, measured)
+        estimate = self.estimator.read(averages)
+        gain = estimate.gain(scale)
+        ratio = self.rule.trust_ratio(estimate, scale)
+        guard, spike_factor = state.guard, jnp.ones(())
+        if self.guard is not None:
+            ratio, guard, spike_factor = self.guard.update(guard, ratio, measured)
+        worth = Worth(gain, ratio, scale, is_finite)
+        progress, factor = self.warmup.update(state.progress, worth)
+        schedule = evaluate(self.learning_rate, getattr(state.clocks, self.clock))
+        clocks = state.clocks.add(
+            base_steps=scale,
+            gain_steps=jnp.where(is_finite[-1], gain[-1], 0),
+            rate_steps=jnp.where(is_finite[-1], (ratio * factor)[-1], 0),
+        )
+        has_ended = (state.warmup_end < 0) & (factor >= 1)
+        return LayerRateState(
+            averages,
+            guard,
+            progress,
+            jnp.where(has_ended, clocks.base_steps.read(), state.warmup_end),
+            clocks,
+            Applied(
+                noise=estimate.noise,
+                signal=estimate.signal,
+                gain=gain,
+                trust_ratio=ratio,
+                warmup_factor=factor,
+                learning_rate=schedule * ratio * factor,
+                schedule=schedule,
+                spike_factor=spike_factor,
+                batch_scale=scale,
+            ),
+        )
+
+
+def evaluate(learning_rate: Any, clock: Count) -> jax.Array:
+    """Returns the rate at a clock's time, float32 `()`."""
+    if not callable(learning_rate):
+        return jnp.asarray(learning_rate, jnp.float32)
+    try:
+        return jnp.asarray(learning_rate(clock.read()), jnp.float32)
+    except TypeError:
+        # A schedule that indexes a table takes whole steps only, as optax counts them.
+        return jnp.asarray(learning_rate(clock.whole), jnp.float32)
+
+
+def _check_part(name: str, part: Any, example: Any, methods: tuple[str, ...]) -> None:
+    missing = [m for m in methods if not callable(getattr(part, m, None))]
+    if missing or isinstance(part, type):
+        raise ValueError(
+            f"`{name}` must be an object such as optax_lena.{example!r}, or one of your "
+            f"own with the methods {methods}, got {part!r}."
+        )

@@ -1,0 +1,126 @@
+"""The authors' code, where it differs from their paper: everything `reference=True` is.
+
+In: a `LayerRate` that follows the paper. Out: one that follows lr_scaling.py of
+yy-ko/lena-www22 (commit a4c121c): progress counts after it is used, a layer at its cap
+progresses by the whole model's gain, and 1e-6 is added to both moving averages, which
+then depend on the scale of the loss.
+"""
+
+import dataclasses
+import numbers
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from optax_lena._parts.averages import AveragesState
+from optax_lena._parts.clocks import Count
+from optax_lena._parts.estimate import Estimate, Measured
+from optax_lena._parts.warmup import StateAwareWarmup, Worth, ramp
+
+if TYPE_CHECKING:
+    from optax_lena._parts.layer_rate import LayerRate
+
+_EPS = 1e-6
+_HORIZON = 1000
+
+
+def follow_authors(rate: "LayerRate", batch_scale: Any) -> "LayerRate":
+    """Returns the same rate with the authors' estimator and warm-up.
+
+    Args:
+      rate: that follows the paper.
+      batch_scale: S, to refuse what their code cannot do.
+
+    Returns:
+      The rate that follows their code.
+
+    Raises:
+      ValueError: if S is a plain number above 1000.
+    """
+    if isinstance(batch_scale, numbers.Real) and batch_scale > _HORIZON:
+        raise ValueError(
+            f"`reference=True` needs a `batch_scale` of at most {_HORIZON}, got "
+            f"{batch_scale}: the authors' moving averages have weight S / {_HORIZON} "
+            "and diverge beyond. The default mode has no such limit."
+        )
+    warmup = rate.warmup
+    if isinstance(warmup, StateAwareWarmup):
+        warmup = _ModelGainAtTheCap(warmup.steps)
+    return dataclasses.replace(
+        rate, estimator=AuthorsAverages(), warmup=_UsedBeforeCounted(warmup)
+    )
+
+
+class AuthorsEstimate(NamedTuple):
+    """Noise and signal whose gain has an absolute epsilon, and no cap.
+
+    Attributes:
+      noise: `[rows]`, moving average from zero, without bias correction.
+      signal: `[rows]`, likewise.
+    """
+
+    noise: jax.Array
+    signal: jax.Array
+
+    def sq_norm(self, batch_scale: ArrayLike) -> jax.Array:
+        """Returns the squared norm expected of a batch of S, plus the epsilon."""
+        return self.noise / batch_scale + self.signal + _EPS
+
+    def gain(self, batch_scale: ArrayLike) -> jax.Array:
+        """Returns the gain, which may exceed S."""
+        return self.sq_norm(1) / self.sq_norm(batch_scale)
+
+    def noise_scale(self) -> jax.Array:
+        """Returns noise / signal; see `Estimate.noise_scale`."""
+        return Estimate(self.noise, self.signal).noise_scale()
+
+
+@dataclasses.dataclass(frozen=True)
+class AuthorsAverages:
+    """Moving averages with weight S / 1000 and without bias correction."""
+
+    def init(self, num_rows: int) -> AveragesState:
+        """Returns the state before the first update."""
+        return AveragesState.zeros(num_rows)
+
+    def update(self, state: AveragesState, measured: Measured) -> AveragesState:
+        """Returns the state after an update that measured this."""
+        step = jnp.minimum(measured.batch_scale / _HORIZON, 1)
+        return state.move(measured.estimate, step, measured.is_usable)
+
+    def read(self, state: AveragesState) -> AuthorsEstimate:
+        """Returns the averages as they are."""
+        return AuthorsEstimate(state.noise, state.signal)
+
+
+class _ModelGainAtTheCap(StateAwareWarmup):
+    """Counts the whole model's gain where a layer's own has reached the cap."""
+
+    def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
+        is_capped = worth.trust_ratio >= worth.batch_scale
+        gain = jnp.where(is_capped, worth.gain[-1], worth.gain)
+        return super().update(progress, worth._replace(gain=gain))
+
+
+@dataclasses.dataclass(frozen=True)
+class _UsedBeforeCounted:
+    """A warm-up whose factor does not know of the update that it multiplies."""
+
+    warmup: Any
+
+    @property
+    def needs_moments(self) -> bool:
+        return self.warmup.needs_moments
+
+    @property
+    def steps(self) -> ArrayLike:
+        return self.warmup.steps
+
+    def init(self, num_rows: int) -> jax.Array:
+        return self.warmup.init(num_rows)
+
+    def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
+        counted, _ = self.warmup.update(progress, worth)
+        return counted, ramp(progress.read(), self.steps)

@@ -1,0 +1,74 @@
+"""The state: what one update of LENA leaves for the next, and for people.
+
+A few numbers per layer in vectors `[rows]`, a row for each layer and the last for the
+whole model; float32, and replicated, whatever the parameters' dtypes and shardings are.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optax_lena._parts.clocks import Clocks, Count
+
+
+class Applied(NamedTuple):
+    """What the last update did, for people and reports; no update reads it.
+
+    Attributes:
+      noise: float32 `[rows]`, the estimate that the gain is computed from.
+      signal: float32 `[rows]`, likewise.
+      gain: float32 `[rows]`, in base-batch steps.
+      trust_ratio: float32 `[rows]`, what the rule made of the estimate, once guarded.
+      warmup_factor: float32 `[rows]`, in [0, 1].
+      learning_rate: float32 `[rows]`, the product of the schedule and the two above.
+      schedule: float32 `()`, the learning rate at its own clock.
+      spike_factor: float32 `()`, in [0, 1], by which a spike cut the trust ratios.
+      batch_scale: float32 `()`, S.
+    """
+
+    noise: jax.Array
+    signal: jax.Array
+    gain: jax.Array
+    trust_ratio: jax.Array
+    warmup_factor: jax.Array
+    learning_rate: jax.Array
+    schedule: jax.Array
+    spike_factor: jax.Array
+    batch_scale: jax.Array
+
+    @classmethod
+    def nothing(cls, num_rows: int, warmup_factor: jax.Array) -> "Applied":
+        """Returns what stands before the first update."""
+        # Every entry is an array of its own: JAX does not donate one buffer twice.
+        return cls(
+            noise=jnp.zeros(num_rows),
+            signal=jnp.zeros(num_rows),
+            gain=jnp.ones(num_rows),
+            trust_ratio=jnp.ones(num_rows),
+            warmup_factor=warmup_factor.astype(jnp.float32),
+            learning_rate=jnp.zeros(num_rows),
+            schedule=jnp.zeros(()),
+            spike_factor=jnp.ones(()),
+            batch_scale=jnp.ones(()),
+        )
+
+
+class LayerRateState(NamedTuple):
+    """What a `LayerRate` remembers.
+
+    Attributes:
+      averages: of the estimator.
+      guard: of the guard; `()` without one.
+      progress: `[rows]`, of the warm-ups, in base-batch steps.
+      warmup_end: float32 `[rows]`, the base-batch step at which each ended; -1 before.
+      clocks: sums of steps of the whole run.
+      applied: what the last update did.
+    """
+
+    averages: Any
+    guard: Any
+    progress: Count
+    warmup_end: jax.Array
+    clocks: Clocks
+    applied: Applied

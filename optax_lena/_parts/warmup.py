@@ -1,0 +1,147 @@
+r"""Warm-ups: how far each layer is into it, and what that does to its rate.
+
+In: what one update is worth to every row. Out: a factor in (0, 1] per row.
+
+$$\text{factor}(t) = \min(1, \text{progress}(t) / \theta)$$
+
+Progress is counted in base-batch steps, and so is $\theta$ (`steps`).
+"""
+
+import dataclasses
+import numbers
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from optax_lena._checks import check_number
+from optax_lena._parts.clocks import Count
+
+
+class Worth(NamedTuple):
+    """What one update is worth: what a warm-up may count.
+
+    Attributes:
+      gain: float32 `[rows]`, in base-batch steps.
+      trust_ratio: float32 `[rows]`, what multiplies the rate.
+      batch_scale: float32 `()`, S.
+      is_finite: bool `[rows]`; other rows keep their progress.
+    """
+
+    gain: jax.Array
+    trust_ratio: jax.Array
+    batch_scale: jax.Array
+    is_finite: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class StateAwareWarmup:
+    r"""A warm-up that each layer ends by itself: it counts the layer's own gain.
+
+    $$\text{progress}(t) = \sum_{t' \le t} \text{gain}(t')$$
+
+    A layer whose gradient is noisy gains more per update and is through sooner.
+
+    Attributes:
+      steps: θ, the length in base-batch steps, at least 0. The paper takes 5 % of the
+        base run's. 0: no warm-up.
+
+    Raises:
+      ValueError: if `steps` is negative or not finite.
+
+    Example:
+      >>> import optax_lena
+      >>> optax_lena.LayerRate(warmup=optax_lena.StateAwareWarmup(320)).needs_moments
+      True
+
+    References:
+      Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Algorithm 1.
+    """
+
+    steps: ArrayLike = 0
+
+    def __post_init__(self) -> None:
+        """Checks the length."""
+        check_steps(self.steps)
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether what it counts is read from moments."""
+        return not is_zero(self.steps)
+
+    def init(self, num_rows: int) -> jax.Array:
+        """Returns the factor before the first update."""
+        return ramp(jnp.zeros(num_rows), self.steps)
+
+    def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
+        """Counts one update.
+
+        Args:
+          progress: `[rows]`, before it.
+          worth: what it is worth.
+
+        Returns:
+          The progress after it, and the factor `[rows]` on its rate.
+        """
+        progress = progress.add(jnp.where(worth.is_finite, worth.gain, 0))
+        return progress, ramp(progress.read(), self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedWarmup:
+    r"""The usual warm-up, which counts base batches: the same share of a run at every S.
+
+    $$\text{progress}(t) = \sum_{t' \le t} S(t')$$
+
+    Attributes:
+      steps: θ, the length in base-batch steps, at least 0. 0: no warm-up.
+
+    Raises:
+      ValueError: if `steps` is negative or not finite.
+
+    Example:
+      >>> import optax_lena
+      >>> rate = optax_lena.LayerRate(
+      ...     rule=optax_lena.linear, warmup=optax_lena.FixedWarmup(320)
+      ... )
+      >>> rate.needs_moments
+      False
+
+    References:
+      Goyal et al., *Accurate, Large Minibatch SGD*, 2017.
+    """
+
+    steps: ArrayLike = 0
+    needs_moments = False
+
+    def __post_init__(self) -> None:
+        """Checks the length."""
+        check_steps(self.steps)
+
+    def init(self, num_rows: int) -> jax.Array:
+        """Returns the factor before the first update."""
+        return ramp(jnp.zeros(num_rows), self.steps)
+
+    def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
+        """Counts one update; see `StateAwareWarmup.update`."""
+        progress = progress.add(jnp.where(worth.is_finite, worth.batch_scale, 0))
+        return progress, ramp(progress.read(), self.steps)
+
+
+def ramp(progress: jax.Array, steps: ArrayLike) -> jax.Array:
+    """Returns min(1, progress / steps); 1 without a warm-up."""
+    warms_up = jnp.asarray(steps) > 0
+    factor = progress / jnp.where(warms_up, steps, 1)
+    return jnp.where(warms_up, jnp.minimum(factor, 1), jnp.ones_like(progress))
+
+
+def check_steps(steps: ArrayLike) -> None:
+    """Raises a `ValueError` unless `steps` can be the length of a warm-up."""
+    meaning = "a number of base-batch steps"
+    check_number("warmup_steps", steps, meaning, at_least=0)
+
+
+def is_zero(steps: ArrayLike) -> bool:
+    """Says whether `steps` is a plain 0, which stays one."""
+    return isinstance(steps, numbers.Real) and steps == 0

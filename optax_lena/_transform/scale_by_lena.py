@@ -1,0 +1,203 @@
+"""LENA as one optax transformation: moments in, scaled updates out.
+
+Thin plumbing around a `LayerRate`, which decides the rates.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_lena._checks import check_given, check_number
+from optax_lena._measure.layers import Layers, check_layers, per_parameter
+from optax_lena._measure.layout import Layout, layout_of, scale_leaves
+from optax_lena._measure.moments import (
+    GradMoments,
+    PyTree,
+    align_norms,
+    check_count,
+    check_moments,
+)
+from optax_lena._parts.estimate import Measured, measure, not_measured
+from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._parts.reference import follow_authors
+from optax_lena._parts.rules import Rule, capped_gain
+from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.state import ScaleByLenaState, follow_names, named
+
+
+def scale_by_lena(
+    batch_scale: jax.typing.ArrayLike | None = None,
+    *,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    layers: Layers = per_parameter,
+    rule: Rule = capped_gain,
+    schedule: optax.ScalarOrSchedule | None = None,
+    reference: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scales every layer's update by its trust ratio and its warm-up factor.
+
+    $$u_k \leftarrow \text{rule}(\text{gain}_k(S), S) \cdot
+      \min(1, \text{progress}_k / \theta) \cdot u_k$$
+
+    The paper has it after the momentum buffer and before the learning rate, where the
+    buffer holds gradients, and a change of the rate is felt at once. Before the buffer
+    (as in `lena_amplified`) every gradient keeps the rate that it was taken at.
+
+    The update needs the moments of the gradient, as a keyword argument:
+    `update(updates, state, params, moments=moments)`. `optax_lena.value_and_grad`
+    returns them with the gradients.
+
+    These are the paper's parts. `optax_lena.scale_by_layer_rate` takes any others.
+
+    Args:
+      batch_scale: S, the global batch over the base batch that the recipe was tuned
+        at; a number of at least 1, or a scalar array, which may change between updates
+        (`optax.inject_hyperparams`). None: the number of microbatches.
+      warmup_steps: θ, the length of the warm-up in base-batch steps. The paper takes
+        5 % of the base run's steps. 0: no warm-up.
+      layers: which parameters are one layer: `per_parameter`, `per_module`,
+        `whole_model`, `by_regex(...)`, `stacked(...)`.
+      rule: how the estimate of noise and signal becomes a trust ratio: `capped_gain`,
+        `amplified_gain`, `square_root_gain`, `linear`, or a `Rule` of your own.
+      schedule: also multiplies by `schedule(base_steps)`, so that a schedule written
+        for the small batch needs no change. It is evaluated before the update is
+        counted. None: no factor.
+      reference: follow the authors' code where it differs from their paper: progress
+        counts after it is used, a layer at its cap progresses by the whole model's
+        gain, and 1e-6 is added to both moving averages, which then are not scale-free.
+
+    Returns:
+      The transformation, whose `update` takes the keyword argument `moments`. A layer
+      whose moments are not finite keeps its averages and its progress.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optax_lena
+      >>> params = {"w": jnp.zeros(2)}
+      >>> stack = {"w": jnp.array([[1.0, 0.0], [0.0, 1.0]])}  # two microbatches
+      >>> grads, moments = optax_lena.moments_from_stack(stack)
+      >>> tx = optax.chain(
+      ...     optax.trace(0.9), optax_lena.scale_by_lena(2), optax.scale(-0.1)
+      ... )
+      >>> updates, _ = tx.update(grads, tx.init(params), params, moments=moments)
+      >>> print(grads["w"], updates["w"])  # only noise: a gain of 2
+      [0.5 0.5] [-0.1 -0.1]
+
+    References:
+      Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Eq. 4 and Algorithm 1.
+    """
+    rate = LayerRate(
+        learning_rate=1.0 if schedule is None else schedule,
+        rule=rule,
+        warmup=StateAwareWarmup(warmup_steps),
+    )
+    if reference:
+        rate = follow_authors(rate, batch_scale)
+    return scale_by_layer_rate(rate, batch_scale, layers=layers)
+
+
+def scale_by_layer_rate(
+    rate: LayerRate,
+    batch_scale: jax.typing.ArrayLike | None = None,
+    *,
+    layers: Layers = per_parameter,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scales every layer's update by the rate that a `LayerRate` decides.
+
+    $$u_k \leftarrow \eta \cdot \text{trust\_ratio}_k \cdot
+      \text{warmup\_factor}_k \cdot u_k$$
+
+    One level below the optimizers of this library, each of which is a `LayerRate` in an
+    `optax.chain`. The sign is the update's: put `optax.scale(-1.0)` into the chain.
+
+    Args:
+      rate: the parts: learning rate, clock, estimator, rule, warm-up and guard.
+      batch_scale: S, the global batch over the base batch; a number of at least 1, or a
+        scalar array. None: the number of microbatches.
+      layers: which parameters are one layer.
+
+    Returns:
+      The transformation, whose `update` takes the keyword argument `moments`, and needs
+      it unless `rate.needs_moments` is false and `batch_scale` is given.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optax_lena
+      >>> rate = optax_lena.LayerRate(0.1, rule=optax_lena.square_root_gain)
+      >>> tx = optax.chain(
+      ...     optax_lena.scale_by_layer_rate(rate, batch_scale=4), optax.scale(-1.0)
+      ... )
+      >>> stack = {"w": jnp.array([[1.0, 1.0], [-0.5, 1.0]])}
+      >>> grads, moments = optax_lena.moments_from_stack(stack)
+      >>> _, state = tx.update(grads, tx.init(grads), moments=moments)
+      >>> print(f"{optax_lena.metrics(state)['learning_rate/w']:.3f}")
+      0.161
+    """
+    check_layers(layers)
+    if not isinstance(rate, LayerRate):
+        raise ValueError(f"`rate` must be an optax_lena.LayerRate, got {rate!r}.")
+    if batch_scale is not None:
+        meaning = "the global batch over the base batch"
+        check_number("batch_scale", batch_scale, meaning, at_least=1)
+    # optax types every update as free of keyword arguments that it names.
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(init, rate, layers),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(update, rate, batch_scale, layers),  # pyrefly: ignore[bad-argument-type]
+    )
+
+
+def init(rate: LayerRate, layers: Layers, params: PyTree) -> ScaleByLenaState:
+    """Returns the state for these parameters, or for their shapes and dtypes."""
+    names = layout_of(layers, params).names
+    return named(rate.init(len(names) + 1), names)
+
+
+def update(
+    rate: LayerRate,
+    batch_scale: jax.typing.ArrayLike | None,
+    layers: Layers,
+    updates: PyTree,
+    state: ScaleByLenaState,
+    params: PyTree | None = None,
+    *,
+    moments: GradMoments | None = None,
+    is_half: bool = False,
+    **extra_args: Any,
+) -> tuple[PyTree, ScaleByLenaState]:
+    """Scales the updates, and remembers what the moments say."""
+    del params, extra_args
+    if is_half:  # the microbatches are two batches, and do not say what S is
+        check_given("batch_scale", batch_scale, "from_successive_gradients")
+    if rate.needs_moments or batch_scale is None or moments is not None:
+        check_moments(moments)
+    layout = layout_of(layers, updates)
+    rows = follow_names(rate, state, layout.names)
+    rows = rate.update(rows, _measure(moments, updates, layout, batch_scale))
+    factors = layout.scatter(rows.applied.learning_rate[:-1])
+    return scale_leaves(updates, factors, layout), named(rows, layout.names)
+
+
+def _measure(
+    moments: GradMoments | None,
+    updates: PyTree,
+    layout: Layout,
+    batch_scale: jax.typing.ArrayLike | None,
+) -> Measured:
+    if moments is None:
+        scale = jnp.asarray(batch_scale, jnp.float32)
+        return not_measured(len(layout.names), scale)
+    count = moments.num_microbatches
+    check_count(count)
+    scale = jnp.asarray(count if batch_scale is None else batch_scale, jnp.float32)
+    micro, batch = (
+        layout.gather(align_norms(norms, f"moments.{name}", updates, layout))
+        for name, norms in zip(moments._fields[:2], moments[:2], strict=True)
+    )
+    return measure(micro, batch, count, scale)

@@ -1,0 +1,173 @@
+"""The optax state: what a `LayerRate` remembers, with the names of its rows.
+
+Rows must stay with their layers. Names are part of the pytree's structure, so reports
+work under `jit`; and every row carries a digest of its name as data, so that rows
+follow their layers through any checkpoint, also one that restores by position.
+"""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import GetAttrKey
+
+from optax_lena._parts.clocks import Clocks, Count
+from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._parts.state import Applied, LayerRateState
+
+
+class ScaleByLenaState(NamedTuple):
+    """State of `scale_by_lena`: a few numbers per layer.
+
+    Vectors have a row for each layer and, last, one for the whole model.
+
+    Attributes:
+      averages: of the estimator: noise, signal and their weight, `[rows]` each.
+      guard: of the guard; `()` without one.
+      progress: `[rows]`, warm-up progress in base-batch steps.
+      warmup_end: float32 `[rows]`, the base-batch step at which it ended; -1 before.
+      clocks: exact sums of steps: `base_steps`, `gain_steps` and `rate_steps`, each a
+        `Count` that `read()` turns into one number.
+      applied: what the last update did.
+      row_ids: uint32 `[layers, 2]`, digests of the layers' names.
+      names: the layers' names; they are structure, and no leaf.
+    """
+
+    averages: Any
+    guard: Any
+    progress: Count
+    warmup_end: jax.Array
+    clocks: Clocks
+    applied: Applied
+    row_ids: jax.Array
+    names: tuple[str, ...]
+
+    def layer_names(self) -> tuple[str, ...]:
+        """Returns the layers' names, in the order of the rows."""
+        return self.names
+
+    def rows(self) -> LayerRateState:
+        """Returns the state without names."""
+        return LayerRateState(*self[: len(LayerRateState._fields)])
+
+
+_LEAVES = ScaleByLenaState._fields[:-1]
+
+
+class _Names:
+    """The names inside a pytree's structure: unknown until compared with known ones.
+
+    `optax.tree.map_params` initialises with a placeholder for the parameters, and maps
+    the state that it gets over a real one. The result has the placeholder's structure;
+    as the two are compared, the placeholder's names become the real ones.
+    """
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Names):
+            return NotImplemented
+        self.names = self.names or other.names
+        other.names = other.names or self.names
+        return self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    def __repr__(self) -> str:
+        return f"<names of {len(self.names)} layers>"
+
+
+def _flatten(state: ScaleByLenaState) -> tuple[tuple[Any, ...], _Names]:
+    return state[:-1], _Names(state.names)
+
+
+def _flatten_with_keys(state: ScaleByLenaState) -> tuple[Any, _Names]:
+    keys = map(GetAttrKey, _LEAVES)
+    return tuple(zip(keys, state, strict=False)), _Names(state.names)
+
+
+def _unflatten(names: _Names, leaves: Any) -> ScaleByLenaState:
+    return ScaleByLenaState(*leaves, names=names.names)
+
+
+jax.tree_util.register_pytree_with_keys(
+    ScaleByLenaState, _flatten_with_keys, _unflatten, _flatten
+)
+
+
+def named(rows: LayerRateState, names: tuple[str, ...]) -> ScaleByLenaState:
+    """Returns the state whose rows belong to layers of these names."""
+    return ScaleByLenaState(*rows, row_ids=jnp.asarray(row_ids(names)), names=names)
+
+
+def row_ids(names: tuple[str, ...]) -> np.ndarray:
+    """Returns a 64-bit digest of every name, uint32 `[layers, 2]`."""
+    digests = [hashlib.blake2b(n.encode(), digest_size=8).digest() for n in names]
+    return np.frombuffer(b"".join(digests), np.uint32).reshape(len(names), 2)
+
+
+def follow_names(
+    rate: LayerRate, state: ScaleByLenaState, names: tuple[str, ...]
+) -> LayerRateState:
+    """Returns the rows in the order of `names`, wherever a checkpoint has put them.
+
+    A layer of a name that the state does not know starts afresh.
+
+    Args:
+      rate: which initialises such rows.
+      state: as it was before the update.
+      names: of the layers to update.
+
+    Returns:
+      What the rate remembers, row by row of `names` and the whole model.
+
+    Raises:
+      ValueError: if the state has other layers, or its vectors another length.
+    """
+    check_names(state, names)
+    wanted = row_ids(names)
+
+    def reorder(rows: LayerRateState) -> LayerRateState:
+        match = jnp.all(wanted[:, None] == state.row_ids[None], axis=-1)
+        place = jnp.append(jnp.argmax(match, axis=1), len(names))
+        is_known = jnp.append(jnp.any(match, axis=1), True)
+
+        def pick(old: jax.Array, new: jax.Array) -> jax.Array:
+            if old.shape[:1] != (len(names) + 1,):
+                return old
+            known = is_known.reshape(-1, *(1,) * (old.ndim - 1))
+            return jnp.where(known, old[place], new)
+
+        return jax.tree.map(pick, rows, rate.init(len(names) + 1))
+
+    is_in_place = jnp.all(state.row_ids == wanted)
+    return jax.lax.cond(is_in_place, lambda rows: rows, reorder, state.rows())
+
+
+def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
+    """Raises a `ValueError` unless the state was made for these layers."""
+    if state.names and state.names != names:
+        differing = sorted(set(names) ^ set(state.names)) or list(names)
+        raise ValueError(
+            "`state` was made for other layers than `updates` has; they differ in "
+            f"{differing[:4]}. Call `init` on the parameters that you train."
+        )
+    shape = jnp.shape(state.progress.whole)
+    if shape != (len(names) + 1,):
+        raise ValueError(
+            f"`state` must have vectors of length {len(names) + 1}, for the layers "
+            f"{list(names[:4])} and the whole model, got shape {shape}: it was "
+            "restored from another model's checkpoint, or is a stack of states (take "
+            "one, or map the update over them with jax.vmap)."
+        )
+
+
+def follows(state: ScaleByLenaState) -> bool:
+    """Says whether the rows stand in the order of the names; true where not known."""
+    if isinstance(state.row_ids, jax.core.Tracer) or state.row_ids.ndim != 2:
+        return True
+    return np.array_equal(np.asarray(state.row_ids), row_ids(state.names))
