@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax_lena
 from benchmarks.methods.makers import composed
 from benchmarks.methods.method import Method
-from benchmarks.methods.rates import AMPLIFIED, LENA, SCALE
+from benchmarks.methods.rates import AMPLIFIED, LENA
 
 
 def _amplified(label: str, **parts: Any) -> Method:
@@ -94,7 +94,7 @@ ABLATIONS = {
     ),
     "gain_times_8": _amplified("min(8 · gain, S)", rule=_TIMES_EIGHT),
     "gain_geometric": _amplified("√(S · gain)", rule=_GEOMETRIC),
-    "amplified_linear": _amplified("S", rule=SCALE),
+    "amplified_linear": _amplified("S", rule=optax_lena.linear),
     # One part each on top of LENA.
     "lena_amplified_rule": _lena("LENA, noise × 8", rule=optax_lena.amplified_gain),
     "lena_spike_limit": _lena("LENA, spike limit 2", guard=optax_lena.SpikeLimit(2.0)),

@@ -22,8 +22,7 @@ AMPLIFIED = optax_lena.LayerRate(
     warmup=optax_lena.FixedWarmup(0),
     guard=optax_lena.SpikeLimit(2.0),
 )
-# S itself, and its square root.
-SCALE = optax_lena.Rule(lambda estimate, scale: jnp.full_like(estimate.noise, scale))
+# The square root of S.
 ROOT_OF_SCALE = optax_lena.Rule(
     lambda estimate, scale: jnp.full_like(estimate.noise, jnp.sqrt(scale))
 )

@@ -7,7 +7,7 @@ import optax
 import optax_lena
 from benchmarks.methods.makers import at_scale, composed, fixed_warmup
 from benchmarks.methods.method import Method
-from benchmarks.methods.rates import LENA, ROOT_OF_SCALE, SCALE
+from benchmarks.methods.rates import LENA, ROOT_OF_SCALE
 from benchmarks.tasks.recipe import ADAMW, Recipe
 
 
@@ -35,7 +35,7 @@ def _base(
 _SQUARE_ROOT = dataclasses.replace(
     LENA, rule=ROOT_OF_SCALE, warmup=optax_lena.FixedWarmup(0)
 )
-_STATE_AWARE = dataclasses.replace(LENA, rule=SCALE)
+_STATE_AWARE = dataclasses.replace(LENA, rule=optax_lena.linear)
 _MODEL = optax_lena.whole_model
 
 SGD_METHODS = {

@@ -3,9 +3,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from benchmarks.models import MLP
 
-from benchmarks import contenders, cost, cost_report, measure, peer, trees
+from benchmarks.cost import __main__ as program
+from benchmarks.cost import contenders, jobs, measure, parts, peer, trees
+from benchmarks.cost.compare import compare
+from benchmarks.cost.measure import Measurement
+from benchmarks.pages import bars, costs
+from benchmarks.records import files
+from benchmarks.tasks.perceptrons import MLP
 
 
 def test_methods_take_turns_and_are_divided_within_a_turn():
@@ -20,17 +25,17 @@ def test_methods_take_turns_and_are_divided_within_a_turn():
 
 def test_the_cost_of_an_update_is_the_same_every_time(tmp_path, capsys):
     arguments = ["--quick", "--part", "update", "--out", str(tmp_path)]
-    cost.main(arguments)
-    runs = measure.read(tmp_path / "records.jsonl")
+    program.main(arguments)
+    runs = files.read(tmp_path / parts.RECORDS, Measurement)
     assert "3 tensors, LENA: words 6." in capsys.readouterr().out
     assert [one.method for one in runs] == list(contenders.UPDATES)
-    tree = trees.equal(3)
+    tree = trees.equal_shapes(3)
     grads, params = (jax.tree.map(lambda p: jnp.ones(p.shape), tree) for _ in range(2))
     compared = [
         contenders.update(name, *contenders.UPDATES[name], grads)
         for name in ("SGD", "LENA")
     ]
-    again = cost.compare(runs[0], compared, params, rounds=1)
+    again = compare(runs[0], compared, params, rounds=1)
     for one, other in zip(runs[::6], again, strict=True):
         assert (one.method, one.words) == (other.method, other.words)
         assert one.temp_bytes == other.temp_bytes
@@ -41,11 +46,9 @@ def test_the_cost_of_a_step_on_several_devices(monkeypatch):
     def make(rngs):
         return MLP((4, 3, 2), rngs=rngs)
 
-    task = contenders.Task(
-        "MLP", make, (4,), num_classes=2, batch_size=16, num_microbatches=8
-    )
-    monkeypatch.setattr(contenders, "task", lambda quick: task)
-    sgd, lena = cost.devices_step(quick=True)
+    job = jobs.Job("MLP", make, (4,), num_classes=2, batch_size=16, num_microbatches=8)
+    monkeypatch.setattr(jobs, "job_here", lambda quick: job)
+    sgd, lena = parts.devices_step(quick=True)
     assert sgd.devices == lena.devices == jax.device_count()
     assert sgd.all_reduces == lena.all_reduces == 1
 
@@ -53,7 +56,7 @@ def test_the_cost_of_a_step_on_several_devices(monkeypatch):
 def measured(part, method, **fields):
     fields = {"setting": "toy", "baseline": "SGD", "size": 4, "tensors": 2} | fields
     where = {"cpus": "2", "device": "cpu", "jax": "0", "commit": "c"}
-    return measure.Measurement(part, method=method, environment=where, **fields)
+    return Measurement(part, method=method, environment=where, **fields)
 
 
 def test_the_cost_tables_and_bars_are_made_from_the_records():
@@ -63,10 +66,10 @@ def test_the_cost_tables_and_bars_are_made_from_the_records():
         measured("update", "SGD", seconds=[0.1, 0.1, 0.1], rounds=3, **cheap),
         measured("update", "LENA", seconds=[0.12, 0.1, 0.2], rounds=3, **dear),
     ]
-    text = cost_report.markdown(runs)
+    text = costs.block(runs)
     assert "| method | words | temp. MB | time ms | × (range) |" in text
     assert "| LENA | 7.00 | 2.00 | 120 | 1.20 (1.10–1.40) |" in text
-    assert cost_report.bars(runs) == [
+    assert bars.sentences(runs) == [
         "toy, LENA: words 7, at most 7.02 allowed: met.",
         "toy, LENA: temporary MB 2, at most 1 allowed: MISSED.",
         "toy, LENA: time over SGD 1.2, at most 1.25 allowed: met.",
@@ -75,5 +78,5 @@ def test_the_cost_tables_and_bars_are_made_from_the_records():
 
 @pytest.mark.skipif(peer.is_installed(), reason="the peer would be measured")
 def test_the_cost_says_what_the_peer_needs(tmp_path, capsys):
-    cost.main(["--quick", "--part", "peer", "--out", str(tmp_path)])
+    program.main(["--quick", "--part", "peer", "--out", str(tmp_path)])
     assert "pip install --group peer" in " ".join(capsys.readouterr().out.split())

@@ -1,18 +1,22 @@
-"""Evidence: what records of a table become, and that the pages show it."""
+"""Results: what the records of a table become."""
 
 import numpy as np
 import pytest
 
-from benchmarks import evidence, markers, records
+from benchmarks.pages import markers, results, verdicts
+from benchmarks.pages.outcomes import outcomes
+from benchmarks.pages.result_figure import figure
+from benchmarks.records import files
+from tests.benchmarks.helpers import record
 
 
 def fake_run(method, scale, seed, accuracies, split="test", rate=0.1):
     every = 8 // scale
-    return records.Record(
+    return record(
+        method,
+        scale,
+        None,
         workload="fake",
-        method=method,
-        batch_scale=scale,
-        num_microbatches=None,
         seed=seed,
         recipe={
             "base_batch": 4,
@@ -25,8 +29,6 @@ def fake_run(method, scale, seed, accuracies, split="test", rate=0.1):
         train_loss=[1.0] * len(accuracies),
         test_accuracy=accuracies,
         layers={},
-        seconds=1.0,
-        environment={"cpus": "2", "device": "cpu", "jax": "0", "commit": "abc"},
         split=split,
     )
 
@@ -49,46 +51,41 @@ def fake_table():
     return base + ours + adascale + tuned
 
 
-def test_evidence_counts_what_the_protocol_says(tmp_path):
+def test_outcomes_count_what_the_protocol_says(tmp_path):
     twice = fake_table() + fake_table()[-3:-1]  # as two processes may write it
-    records.write(twice, tmp_path / "fake.jsonl")
-    runs, target = evidence.load(tmp_path / "fake.jsonl")
+    files.rewrite(twice, tmp_path / "fake.jsonl")
+    runs, target = results.load(tmp_path / "fake.jsonl")
     assert target == pytest.approx(0.795)
-    table = evidence.cells(runs, target)
+    table = outcomes(runs, target)
     # A tuning run is no row, and 2.5 times 8 updates count where none reaches it.
     np.testing.assert_allclose(table["sgd_tuned", 4].accuracy, [0.8, 0.8])
-    np.testing.assert_array_equal(table["adascale", 4].updates, [20, 18])
+    np.testing.assert_array_equal(table["adascale", 4].counted, [20, 18])
     assert table["adascale", 4].reached == 1
-    np.testing.assert_array_equal(table["lena_amplified", 4].updates, [10, 10])
+    np.testing.assert_array_equal(table["lena_amplified", 4].counted, [10, 10])
     np.testing.assert_allclose(table["lena_amplified", 4].accuracy, [0.78, 0.79])
-    assert evidence.best(table, 4, evidence.accuracy) == "lena_amplified"
+    assert verdicts.best(table, 4, verdicts.accuracy) == "lena_amplified"
 
 
-def test_evidence_writes_tables_verdicts_and_a_figure():
+def test_the_block_has_tables_verdicts_and_a_figure():
     runs, target = fake_table()[:-1], 0.795
-    text = evidence.markdown("fake", runs, target)
+    text = results.block("fake", runs, target)
     assert "| amplified LENA | **78.5 ± 0.5** |" in text
     assert "| AdaScale | 19 (1/2) |" in text
     assert "| momentum SGD, re-tuned | 80.0 ± 0.0 |" in text
     assert "at least 47 % fewer updates than AdaScale" in text
     assert "it ends 1.5 points below the base run" in text
-    rival = evidence.markdown("fake", runs, target, recommended="adascale")
+    rival = results.block("fake", runs, target, recommended="adascale")
     assert "18.50 ± 0.50 points behind amplified LENA in accuracy after" in rival
     assert "9 ± 1 updates behind amplified LENA in updates to the target" in rival
-    short = evidence.markdown("fake", runs, target, methods=["adascale"], judge=False)
+    short = results.block("fake", runs, target, methods=["adascale"], judge=False)
     assert "amplified LENA" not in short
     assert "fake.png" not in short  # one S makes no curve
     wide = [*runs, *(fake_run("adascale", 2, s, [0.8] * 4) for s in (0, 1))]
-    assert "](x/fake.png)" in evidence.markdown("fake", wide, target, images="x")
+    assert "](x/fake.png)" in results.block("fake", wide, target, images="x")
     page = "a\n<!-- fake: made by b -->\nstale\n<!-- /fake -->\nc"
-    filled = markers.replace(page, "fake", text)
+    filled = markers.fill(page, "fake", text)
     assert filled.startswith("a\n<!-- fake: made by b -->\n\nfake: base batch 4")
     assert filled.endswith("<!-- /fake -->\nc")
     assert "stale" not in filled
-    assert len(evidence.figure(runs, target).axes) == 2
-    assert "**never**" not in evidence.markdown("fake", runs, 0.95)  # nobody's best
-
-
-def test_the_kept_evidence_is_what_the_pages_show():
-    page, readme = evidence.PAGE.read_text(), evidence.README.read_text()
-    assert (page, readme) == evidence.filled(page, readme)
+    assert len(figure(runs, target).axes) == 2
+    assert "**never**" not in results.block("fake", runs, 0.95)  # nobody's best

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks.gpt import GPT
-from benchmarks.models import ConvNet, patches
-from benchmarks.resnet import ResNet, group_norm, resnet18, resnet50
 from flax import nnx
+
+from benchmarks.tasks.convnet import ConvNet, patches
+from benchmarks.tasks.gpt import GPT
+from benchmarks.tasks.resnet import ResNet, group_norm, resnet18, resnet50
 
 RNG = np.random.default_rng(0)
 
