@@ -44,52 +44,71 @@ def steps(
     Returns:
       The steps by name, and the model's numbers and tensors.
     """
-    import torch
     from fairscale.optim import AdaScale
-    from torch import nn
-
-    height, image_width, depth = shape
-
-    def make_model() -> Any:
-        torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Conv2d(depth, channels[0], 4, stride=4),
-            nn.ReLU(),
-            nn.Conv2d(channels[0], channels[1], 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(-(-height // 8) * -(-image_width // 8) * channels[1], width),
-            nn.ReLU(),
-            nn.Linear(width, num_classes),
-        )
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch_size, depth, height, image_width, generator=generator)
-    y = torch.randint(num_classes, (batch_size,), generator=generator)
-    n = num_microbatches
-
-    def make_step(wrap: Callable[[Any], Any]) -> Callable[[], None]:
-        model = make_model()
-        optimizer = wrap(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
-
-        def step() -> None:
-            for part, labels in zip(x.chunk(n), y.chunk(n), strict=True):
-                loss = nn.functional.cross_entropy(model(part), labels)
-                (loss / n).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return step
 
     def ada_scale(optimizer: Any) -> Any:
+        n = num_microbatches
         return AdaScale(optimizer, world_size=1, num_gradients_to_accumulate=n)
 
+    def make() -> Any:
+        return _model(shape, num_classes, channels, width)
+
+    parts = _microbatches(shape, num_classes, batch_size, num_microbatches)
     calls = {
-        "torch SGD": make_step(lambda optimizer: optimizer),
-        "FairScale AdaScale": make_step(ada_scale),
+        "torch SGD": _step(make(), parts, lambda optimizer: optimizer),
+        "FairScale AdaScale": _step(make(), parts, ada_scale),
     }
-    parameters = list(make_model().parameters())
+    parameters = list(make().parameters())
     return calls, sum(p.numel() for p in parameters), len(parameters)
+
+
+def _model(
+    shape: tuple[int, int, int], num_classes: int, channels: tuple[int, int], width: int
+) -> Any:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    height, image_width, depth = shape
+    return nn.Sequential(
+        nn.Conv2d(depth, channels[0], 4, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(channels[0], channels[1], 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(-(-height // 8) * -(-image_width // 8) * channels[1], width),
+        nn.ReLU(),
+        nn.Linear(width, num_classes),
+    )
+
+
+def _microbatches(
+    shape: tuple[int, int, int], num_classes: int, batch_size: int, n: int
+) -> list[tuple[Any, Any]]:
+    import torch
+
+    height, width, depth = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch_size, depth, height, width, generator=generator)
+    y = torch.randint(num_classes, (batch_size,), generator=generator)
+    return list(zip(x.chunk(n), y.chunk(n), strict=True))
+
+
+def _step(
+    model: Any, parts: list[tuple[Any, Any]], wrap: Callable[[Any], Any]
+) -> Callable[[], None]:
+    import torch
+
+    optimizer = wrap(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
+
+    def step() -> None:
+        for x, y in parts:
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            (loss / len(parts)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def versions() -> dict[str, str]:

@@ -8,17 +8,16 @@ so one compiled segment serves a run from its start to its end.
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from benchmarks.methods.registry import METHODS
 from benchmarks.records.environment import environment
 from benchmarks.records.run import Record
 from benchmarks.tasks.recipe import Workload
+from benchmarks.training.network import initialise
 from benchmarks.training.plan import Config, Plan, make_plan
 from benchmarks.training.segment import (
     Evaluation,
@@ -29,9 +28,6 @@ from benchmarks.training.segment import (
 )
 
 CLOCK = "model/gain_steps"
-# Training examples whose statistics BatchNorm has in an evaluation.
-CALIBRATION = 1024
-EVAL_BATCH = 250
 
 
 def run(
@@ -114,40 +110,14 @@ def _build(
     """Returns the initial state of all seeds, and the jitted segment over them."""
     method = METHODS[config.method]
     tx = method.make(workload.recipe, config.batch_scale, plan.base_steps)
-
-    def initial(key: jax.Array) -> tuple[Any, Any]:
-        model = workload.make_model(nnx.Rngs(key))
-        _, params, rest = nnx.split(model, nnx.Param, ...)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-
-    abstract = nnx.eval_shape(lambda: workload.make_model(nnx.Rngs(0)))
-    graphdef, _, statistics, _ = nnx.split(abstract, nnx.Param, nnx.BatchStat, ...)
-    keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds))
-    params, rest = jax.jit(jax.vmap(initial))(keys)
-    rest = jax.tree.map(lambda leaf: leaf[0], rest)
-
-    def make_model(params: Any) -> Any:
-        # A copy: nnx does not let a trace mutate variables of an outer one.
-        model = nnx.merge(graphdef, params, rest, copy=True)
-        model.train()
-        return model
-
-    def logits(params: Any, x: jax.Array) -> jax.Array:
-        return make_model(params)(x)
-
-    def predict(params: Any, x: jax.Array, x_train: jax.Array) -> jax.Array:
-        model = make_model(params)
-        if statistics:
-            model(x_train[:CALIBRATION])
-        model.eval()
-        # In parts that fit a CPU's cache: twice as fast as all at once.
-        return jax.lax.map(lambda each: model(each[None])[0], x, batch_size=EVAL_BATCH)
-
-    update = make_update(logits, tx, plan.num_microbatches, method.preconditioned)
-    metrics = recorded_metrics if plan.num_microbatches else lambda opt_state: {}
-    segment = jax.vmap(make_segment(predict, update, metrics), in_axes=(0, None, 0))
+    network, params = initialise(workload.make_model, config.seeds)
+    n = plan.num_microbatches
+    update = make_update(network.logits, tx, n, method.preconditioned)
+    metrics = recorded_metrics if n else lambda opt_state: {}
+    segment = make_segment(network.predict, update, metrics)
     state = TrainState(params, jax.jit(jax.vmap(tx.init))(params))
-    return state, jax.jit(segment, donate_argnums=0)
+    over_seeds = jax.vmap(segment, in_axes=(0, None, 0))
+    return state, jax.jit(over_seeds, donate_argnums=0)
 
 
 def _record(
