@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,6 @@ class Main(Protocol):
 
 
 BAD_VALUE, FAILED, INTERRUPTED = 2, 1, 130
-MAX_SEED = 2**31 - 1
 
 
 def fail(message: str, code: int = BAD_VALUE) -> Never:
@@ -40,13 +40,14 @@ def program(main: Main) -> Main:
     def run(arguments: Sequence[str] | None = None) -> None:
         try:
             main(arguments)
+            sys.stdout.flush()
         except KeyboardInterrupt:
             fail("interrupted; what was recorded is kept.", INTERRUPTED)
         except BrokenPipeError:
             # Who reads has seen enough; nothing is left to flush.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(FAILED) from None
-        except (BrokenLine, OSError) as error:
+        except (BrokenLine, OSError, subprocess.CalledProcessError) as error:
             fail(str(error), FAILED)
 
     return run

@@ -18,9 +18,9 @@ from benchmarks import command
 from benchmarks.methods.registry import OF_DEMO
 from benchmarks.pages import conclusions, demo_figures, demo_table
 from benchmarks.pages.outcomes import outcomes
-from benchmarks.records import files, run
+from benchmarks.records import files, home
 from benchmarks.records.environment import environment
-from benchmarks.records.run import Record
+from benchmarks.records.record import Record, read_records, target_accuracy
 from benchmarks.tasks import catalogue
 from benchmarks.tasks import folder as folders
 from benchmarks.tasks.dataset import digits
@@ -30,7 +30,6 @@ from benchmarks.training.plan import MAX_BUDGET, Config
 from benchmarks.training.progress import progress_bars, run_with_bar
 
 MAX_TRAIN, MAX_TEST = 8000, 2000
-RECORDS = "records.jsonl"
 
 
 @command.program
@@ -44,15 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         workload = _quick(workload)
     _print_header(console, workload, seeds)
-    path = options.out / RECORDS
+    path = options.out / home.RUN_FILE
     files.rewrite(train_all(console, workload, seeds), path)
     _print_results(console, workload, path)
 
 
 def _print_results(console: Console, workload: Workload, path: Path) -> None:
     """The table, the sentences and the figures, all made from the file."""
-    runs = run.read(path)
-    target = run.target_accuracy(runs, workload.target_drop)
+    runs = read_records(path)
+    target = target_accuracy(runs, workload.target_drop)
     found = outcomes(runs, target)
     console.print()
     console.print(demo_table.printed(found, workload.recipe.base_batch, target))
@@ -127,7 +126,7 @@ def _parser() -> command.Parser:
     parser.add_argument(
         "--data", type=command.folder, help="of IDX files or CIFAR batches"
     )
-    parser.add_argument("--out", type=command.new_folder, default=Path("results/demo"))
+    parser.add_argument("--out", type=command.new_folder, default=home.latest("demo"))
     parser.add_argument("--seeds", type=command.whole(1, 100), default=3)
     parser.add_argument("--quick", action="store_true", help="for tests: few updates")
     return parser

@@ -12,31 +12,27 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import command
-from benchmarks.methods.registry import METHODS
-from benchmarks.records.environment import ROOT
+from benchmarks.records.home import kept
 from benchmarks.tasks.recipe import Workload
-from benchmarks.training import plan, rows, tables
+from benchmarks.training import options, plan, rows, tables
 from benchmarks.training.plan import Config
 from benchmarks.training.progress import progress_bars, run_with_bar
 from benchmarks.training.rows import Row
-
-RESULTS = ROOT / "results"
-MAX_SCALE = 1_000_000
 
 
 @command.program
 def main(arguments: Sequence[str] | None = None) -> None:
     """Checks everything, then records the rows that are missing."""
-    options = _parser().parse_args(arguments)
-    command.all_different("--methods", options.methods)
-    command.all_different("--scales", options.scales)
-    path = options.out or RESULTS / f"{options.table}.jsonl"
+    chosen = _parser().parse_args(arguments)
+    command.all_different("--methods", chosen.methods)
+    command.all_different("--scales", chosen.scales)
+    path = chosen.out or kept(chosen.table)
     with command.checking("argument --data"):
-        load = tables.loader(options.table, options.data)
+        load = tables.loader(chosen.table, chosen.data)
         workload = load()
-    table = tables.TABLES[options.table]
-    part, parts = options.part
-    every = rows.rows(options.methods or table.methods, options.scales or table.scales)
+    table = tables.TABLES[chosen.table]
+    part, parts = chosen.part
+    every = rows.rows(chosen.methods or table.methods, chosen.scales or table.scales)
     own = list(every)[part::parts]
     with command.checking("arguments --methods, --scales"):
         _check(own, workload)
@@ -72,24 +68,18 @@ def _check_base(
 
 def _parser() -> command.Parser:
     parser = command.Parser(__doc__)
-    parser.add_argument(
-        "table",
-        type=command.one_of(tables.TABLES),
-        metavar="TABLE",
-        help=", ".join(tables.TABLES),
-    )
-    parser.add_argument("--data", type=command.folder, help="of IDX or CIFAR files")
+    options.add_table(parser)
     parser.add_argument(
         "--methods",
         nargs="+",
-        type=command.one_of(METHODS),
+        type=options.method,
         metavar="METHOD",
         help="default: the table's",
     )
     parser.add_argument(
         "--scales",
         nargs="+",
-        type=command.whole(1, MAX_SCALE),
+        type=options.scale,
         metavar="S",
         help="default: the table's",
     )

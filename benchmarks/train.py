@@ -11,41 +11,36 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import command
-from benchmarks.methods.registry import METHODS
 from benchmarks.records import files, lines
-from benchmarks.records.run import Record
+from benchmarks.records.record import Record
 from benchmarks.tasks.recipe import Workload
-from benchmarks.training import loop, plan, rows, tables
+from benchmarks.training import loop, options, plan, rows, tables
 from benchmarks.training.plan import Config
 from benchmarks.training.progress import progress_bars, run_with_bar
-
-MAX_SCALE = 1_000_000
 
 
 @command.program
 def main(arguments: Sequence[str] | None = None) -> None:
     """Checks everything, then trains and writes."""
-    options = _parser().parse_args(arguments)
-    command.all_different("--seeds", options.seeds)
-    config = Config(
-        options.method, options.scale, tuple(options.seeds), rate=options.rate
-    )
+    chosen = _parser().parse_args(arguments)
+    command.all_different("--seeds", chosen.seeds)
+    config = Config(chosen.method, chosen.scale, tuple(chosen.seeds), rate=chosen.rate)
     with command.checking("argument --rate"):
         _check_rate(config)
     with command.checking("argument --data"):
-        load = tables.loader(options.table, options.data)
-        workload = load(validation=True) if options.validation else load()
+        load = tables.loader(chosen.table, chosen.data)
+        workload = load(validation=True) if chosen.validation else load()
     with command.checking("arguments METHOD, S"):
         plan.check(workload, config)
-    if options.out:
+    if chosen.out:
         with command.checking("argument --out"):
-            config = _missing(config, workload, options.out)
+            config = _missing(config, workload, chosen.out)
     if not config.seeds:
-        print(f"{options.out} holds these runs already.", file=sys.stderr)
+        print(f"{chosen.out} holds these runs already.", file=sys.stderr)
         return
     runs = _train(workload, config)
-    if options.out:
-        files.append(runs, options.out)
+    if chosen.out:
+        files.append(runs, chosen.out)
     else:
         sys.stdout.writelines(f"{line}\n" for line in lines.to_lines(runs))
 
@@ -81,25 +76,15 @@ def _train(workload: Workload, config: Config) -> list[Record]:
 
 def _parser() -> command.Parser:
     parser = command.Parser(__doc__)
+    options.add_table(parser)
     parser.add_argument(
-        "table",
-        type=command.one_of(tables.TABLES),
-        metavar="TABLE",
-        help=", ".join(tables.TABLES),
+        "method", type=options.method, metavar="METHOD", help="of methods/registry.py"
     )
+    parser.add_argument("scale", type=options.scale, metavar="S", help="at least 1")
     parser.add_argument(
-        "method",
-        type=command.one_of(METHODS),
-        metavar="METHOD",
-        help="one of methods/registry.py",
+        "--seeds", nargs="+", type=options.seed, default=[0], metavar="SEED"
     )
-    parser.add_argument(
-        "scale", type=command.whole(1, MAX_SCALE), metavar="S", help="batch over base"
-    )
-    seed = command.whole(0, command.MAX_SEED)
-    parser.add_argument("--seeds", nargs="+", type=seed, default=[0], metavar="SEED")
     parser.add_argument("--rate", type=command.rate, help="default: the recipe's")
-    parser.add_argument("--data", type=command.folder, help="of IDX or CIFAR files")
     parser.add_argument("--out", type=command.new_file, help="default: stdout")
     parser.add_argument(
         "--validation", action="store_true", help="measure on validation data"

@@ -8,23 +8,23 @@ of the compiled program: the same for every run with the same versions. Times ar
 
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks import command
 from benchmarks.cost import peer
 from benchmarks.cost.measure import Measurement
-from benchmarks.cost.parts import PARTS, RECORDS, WORKERS
+from benchmarks.cost.parts import PARTS, WORKERS
 from benchmarks.pages import bars, cost_table
 from benchmarks.records import files
+from benchmarks.records.home import RUN_FILE, latest
 
 
 @command.program
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, writes the records, and prints the tables and the bars."""
     options = _parser().parse_args(arguments)
-    path = options.out / RECORDS
+    path = options.out / RUN_FILE
     if options.worker:
         files.rewrite(WORKERS[options.worker](options.quick), path)
         return
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if measured:
         for sentence in bars.sentences(files.read(path, Measurement)):
             console.print(f"• {sentence}", highlight=False, markup=False)
-        console.print(f"In {options.out}: {RECORDS}", highlight=False, markup=False)
+        console.print(f"In {options.out}: {RUN_FILE}", highlight=False, markup=False)
 
 
 def _measure(console: Console, part: str, quick: bool) -> list[Measurement]:
@@ -61,7 +61,7 @@ def _parser() -> command.Parser:
     parser.add_argument(
         "--part", type=command.one_of(PARTS), metavar="PART", help="one part only"
     )
-    parser.add_argument("--out", type=command.new_folder, default=Path("results/cost"))
+    parser.add_argument("--out", type=command.new_folder, default=latest("cost"))
     parser.add_argument("--quick", action="store_true", help="for tests: tiny settings")
     parser.add_argument(
         "--worker", type=command.one_of(WORKERS), metavar="PART", help=SUPPRESS

@@ -23,10 +23,9 @@ from benchmarks.cost import contenders, jobs, measure, peer, trees
 from benchmarks.cost.compare import compare
 from benchmarks.cost.measure import Measurement
 from benchmarks.records import files
+from benchmarks.records.home import RUN_FILE
 
 FAKE_DEVICES = "--xla_force_host_platform_device_count"
-# In the folder that a run of the benchmark writes to.
-RECORDS = "records.jsonl"
 
 
 def update_part(quick: bool) -> Iterable[Measurement]:
@@ -178,7 +177,7 @@ def _on_fake_devices(part: str, devices: int, quick: bool) -> list[Measurement]:
         command += ["--out", folder] + ["--quick"] * quick
         env = os.environ | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
         subprocess.run(command, env=env, check=True)
-        return files.read(Path(folder) / RECORDS, Measurement)
+        return files.read(Path(folder) / RUN_FILE, Measurement)
 
 
 PARTS: dict[str, Callable[[bool], Iterable[Measurement]]] = {

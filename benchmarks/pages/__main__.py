@@ -11,12 +11,11 @@ from typing import Any
 
 from benchmarks import command
 from benchmarks.cost.measure import Measurement
-from benchmarks.pages import demo, site
-from benchmarks.records import files
-from benchmarks.records.run import Record
+from benchmarks.pages import demo_block, site
+from benchmarks.records import files, home
+from benchmarks.records.record import Record
 
-# By name: the kind of its records, and where they are kept.
-KEPT = {"demo": (Record, site.DEMO), "cost": (Measurement, site.COST)}
+KINDS = {"demo": Record, "cost": Measurement}
 
 
 @command.program
@@ -27,20 +26,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command.checking("argument --keep"):
         latest = {name: _latest(name) for name in options.keep}
     for name, records in latest.items():
-        files.rewrite(records, KEPT[name][1])
+        files.rewrite(records, home.kept(name))
     if "demo" in latest:
-        picture = site.RESULTS / "demo" / "accuracy.png"
-        shutil.copy(picture, site.ROOT / demo.FIGURE)
+        picture = home.latest("demo") / "accuracy.png"
+        shutil.copy(picture, home.ROOT / demo_block.FIGURE)
     for page, text in site.filled().items():
         page.write_text(text)
     site.draw()
 
 
 def _latest(name: str) -> list[Any]:
-    path = site.RESULTS / name / "records.jsonl"
+    """The latest run, if it is one that may take the place of the kept one."""
+    path = home.latest(name) / home.RUN_FILE
     if not path.exists():
         raise ValueError(f"{path} must exist, got no file: run `benchmarks.{name}`.")
-    return files.read(path, KEPT[name][0])
+    found = files.read(path, KINDS[name])
+    kept = files.read_if_there(home.kept(name), KINDS[name])
+    if kept and _subject(found) != _subject(kept):
+        raise ValueError(
+            f"{path} must be of {_subject(kept)}, as {home.kept(name)} is, got "
+            f"{_subject(found)}: run `benchmarks.{name}` again without options."
+        )
+    return found
+
+
+def _subject(records: Sequence[Any]) -> str:
+    """What was trained and how long, or which parts were measured."""
+    runs = [one for one in records if isinstance(one, Record)]
+    if runs:
+        return f"{runs[0].workload}, {runs[0].recipe['epochs']} epochs"
+    parts = dict.fromkeys(one.part for one in records if one.part != "peer")
+    return ", ".join(parts) or "nothing"
 
 
 def _parser() -> command.Parser:
@@ -49,7 +65,7 @@ def _parser() -> command.Parser:
         "--keep",
         nargs="+",
         default=[],
-        type=command.one_of(KEPT),
+        type=command.one_of(KINDS),
         metavar="NAME",
         help="demo, cost: make the latest run the kept one",
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.methods.registry import METHODS
 from benchmarks.pages.outcomes import Key, Outcome, is_level
-from benchmarks.records.run import Record, by_method
+from benchmarks.records.record import Record, by_method
 
 # The method that is compared with the others, and the one whose layers are shown:
 # the paper's, for its warm-up.

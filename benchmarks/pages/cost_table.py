@@ -1,4 +1,4 @@
-"""The table of one part of the cost: for a terminal, and as rows for docs/cost.md."""
+"""The table of one part of the cost: for a terminal, and as cells for docs/cost.md."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ INDENT = "  "
 def printed(measured: Sequence[Measurement]) -> Table:
     """One part's table, for a terminal."""
     result = layout.terminal(TITLES[measured[0].part])
-    header, *others = rows(measured)
+    header, *others = cells(measured)
     result.add_column(header[0])
     for number, name in enumerate(header[1:], 1):
         width = max(len(line[number]) for line in (header, *others))
@@ -31,7 +31,7 @@ def printed(measured: Sequence[Measurement]) -> Table:
     return result
 
 
-def rows(measured: Sequence[Measurement]) -> list[list[str]]:
+def cells(measured: Sequence[Measurement]) -> list[list[str]]:
     """Header and rows of one part's table, a row for each setting above its methods.
 
     Columns that nothing fills are left out.

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.methods.registry import METHODS
 from benchmarks.pages.conclusions import SHOWN_BY_LAYER
-from benchmarks.records.run import Record, by_method
+from benchmarks.records.record import Record, by_method
 from optax_lena.plotting import plot_layers
 
 TICKS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)

@@ -1,4 +1,4 @@
-"""The demo's table: for a terminal, and as rows for README."""
+"""The demo's table: for a terminal, and as cells for README."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ def printed(found: Mapping[Key, Outcome], base_batch: int, target: float) -> Tab
     result = layout.terminal(
         f"Test accuracy (%), mean ± standard error of {seeds} seeds"
     )
-    header, *others = rows(found, base_batch, target)
+    header, *others = cells(found, base_batch, target)
     for number, name in enumerate(header):
         justify = "left" if number < 2 else "right"
         result.add_column(name, justify=justify, no_wrap=True)
@@ -32,7 +32,7 @@ def printed(found: Mapping[Key, Outcome], base_batch: int, target: float) -> Tab
     return result
 
 
-def rows(
+def cells(
     found: Mapping[Key, Outcome], base_batch: int, target: float
 ) -> list[list[str]]:
     """Header and rows as text; S stands in the first row of its group."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-Rows = Sequence[Sequence[str]]
+Cells = Sequence[Sequence[str]]
 
 
 def block(parts: Iterable[str]) -> str:
@@ -18,14 +18,14 @@ def bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def markdown(rows: Rows, left: int = 1) -> str:
+def markdown(cells: Cells, left: int = 1) -> str:
     """A Markdown table.
 
     Args:
-      rows: the header, then the others.
+      cells: the header's row, then the others.
       left: how many columns are aligned to the left; the others hold numbers.
     """
-    header, *others = rows
+    header, *others = cells
     rule = ["---"] * left + ["---:"] * (len(header) - left)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *others))
 

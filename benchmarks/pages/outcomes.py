@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from benchmarks.methods.registry import METHODS
-from benchmarks.records.run import Record, by_method
+from benchmarks.records.record import Record, by_method
 from benchmarks.training.plan import MAX_BUDGET
 
 Key = tuple[str, int]

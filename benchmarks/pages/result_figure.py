@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.methods.registry import METHODS
 from benchmarks.pages.outcomes import Key, Outcome, outcomes, standard_error
-from benchmarks.records.run import Record
+from benchmarks.records.record import Record
 
 # In README and the figures: too many lines cannot be told apart.
 SHOWN = (

@@ -4,38 +4,38 @@ import functools
 from pathlib import Path
 
 from benchmarks.cost.measure import Measurement
-from benchmarks.pages import costs, demo, markers, results
+from benchmarks.pages import cost_block, demo_block, markers, result_block
 from benchmarks.pages.result_figure import SHOWN, figure, has_figure
-from benchmarks.records import files, run
-from benchmarks.records.environment import ROOT
+from benchmarks.records import files
+from benchmarks.records.home import ROOT, kept
+from benchmarks.records.record import read_records
 from benchmarks.training.tables import TABLES
 
-RESULTS = ROOT / "results"
-README, RESULT_PAGE, COST_PAGE = (
-    ROOT / "README.md",
-    ROOT / "docs/benchmarks.md",
-    ROOT / "docs/cost.md",
-)
+README = ROOT / "README.md"
+RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
 FIGURES = ROOT / "docs/benchmarks"
-DEMO, COST = RESULTS / "demo.jsonl", RESULTS / "cost.jsonl"
 
 
 def recorded_tables() -> dict[str, Path]:
     """By name, the files of the tables that have records."""
-    paths = {name: RESULTS / f"{name}.jsonl" for name in sorted(TABLES)}
-    return {name: path for name, path in paths.items() if path.exists()}
+    return {name: kept(name) for name in sorted(TABLES) if kept(name).exists()}
 
 
 def filled() -> dict[Path, str]:
     """Every page, with its blocks made from the records."""
     pages = {page: page.read_text() for page in (README, RESULT_PAGE, COST_PAGE)}
-    measured = files.read(COST, Measurement)
-    pages[README] = markers.fill(pages[README], "demo", demo.block(run.read(DEMO)))
-    pages[COST_PAGE] = markers.fill(pages[COST_PAGE], "cost", costs.block(measured))
+    demo = demo_block.block(read_records(kept("demo")))
+    pages[README] = markers.fill(pages[README], "demo", demo)
+    cost = cost_block.block(files.read(kept("cost"), Measurement))
+    pages[COST_PAGE] = markers.fill(pages[COST_PAGE], "cost", cost)
     for name, path in recorded_tables().items():
-        runs, target = results.load(path)
+        runs, target = result_block.load(path)
         tell = functools.partial(
-            results.block, name, runs, target, recommended=TABLES[name].recommended
+            result_block.block,
+            name,
+            runs,
+            target,
+            recommended=TABLES[name].recommended,
         )
         short = tell(methods=SHOWN, images="docs/benchmarks", judge=False)
         pages[README] = markers.fill(pages[README], name, short)
@@ -48,7 +48,7 @@ def draw() -> list[Path]:
     FIGURES.mkdir(exist_ok=True)
     drawn = []
     for name, path in recorded_tables().items():
-        runs, target = results.load(path)
+        runs, target = result_block.load(path)
         if has_figure(runs):
             drawn.append(FIGURES / f"{name}.png")
             figure(runs, target).savefig(drawn[-1], dpi=150)

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import command
 from benchmarks.cost.measure import Measurement
 from benchmarks.records import files
-from benchmarks.records.run import Record
+from benchmarks.records.record import Record
 
 
 @command.program

@@ -5,11 +5,11 @@ import platform
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import jax
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.records.home import ROOT
+
 PACKAGES = ("optax_lena", "jax", "jaxlib", "optax", "flax", "numpy")
 # What a number depends on, in the repository.
 CODE = ("optax_lena", "benchmarks", "pyproject.toml", "constraints.txt")

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.methods.registry import METHODS
 from benchmarks.records.environment import environment
-from benchmarks.records.run import Record
+from benchmarks.records.record import Record
 from benchmarks.tasks.recipe import Workload
 from benchmarks.training.network import initialise
 from benchmarks.training.plan import Config, Plan, make_plan

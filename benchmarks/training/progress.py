@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.methods.registry import METHODS
-from benchmarks.records.run import Record
+from benchmarks.records.record import Record
 from benchmarks.training.plan import MAX_BUDGET, Config
 
 

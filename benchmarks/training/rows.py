@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.methods.registry import METHODS
 from benchmarks.records import files
-from benchmarks.records.run import Record, one_per_seed, target_accuracy
+from benchmarks.records.record import Record, one_per_seed, target_accuracy
 from benchmarks.tasks.recipe import Workload
 from benchmarks.training import loop
 from benchmarks.training.plan import Config

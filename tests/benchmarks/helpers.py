@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 
 from benchmarks.pages.conclusions import SHOWN_BY_LAYER
-from benchmarks.records.run import Record
+from benchmarks.records.record import Record
 from benchmarks.tasks import catalogue, cifar, idx
 from benchmarks.tasks.dataset import digits
 

@@ -135,6 +135,7 @@ BAD = {
     "pages --keep demo demo": "--keep: each value must stand once, got demo twice",
     "pages --keep": "--keep: expected at least one argument, got none",
     "pages --keep cost": "--keep: .*records.jsonl must exist, got no file",
+    "pages --keep demo": "must be of digits, 80 epochs, .* got other, 4 epochs",
     "pages README.md": "got 'README.md'",
     # records
     "records": "arguments are required: FILE, got none",
@@ -157,7 +158,6 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "run", forbidden)
     monkeypatch.setattr(rows, "run_row", forbidden)
     monkeypatch.setattr(site, "filled", forbidden)
-    monkeypatch.setattr(site, "RESULTS", tmp_path / "results")
     for name in parts.PARTS:
         monkeypatch.setitem(parts.PARTS, name, forbidden)
     for name, table in toy_tables().items():
@@ -192,6 +192,8 @@ def write_places(tmp_path):
     with paths["HALF"].open("a") as file:
         file.write('{"workload": "dig')
     files.append([record("lena", 8, 0.9, workload="other")], paths["OTHER"])
+    quick = record("lena", 8, 0.9, workload="other", recipe={"epochs": 4})
+    files.append([quick], tmp_path / "results" / "demo" / "records.jsonl")
     write_mnist(paths["MNIST"])
     return paths
 

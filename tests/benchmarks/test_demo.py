@@ -2,7 +2,7 @@
 
 from benchmarks import demo
 from benchmarks.methods.registry import OF_DEMO
-from benchmarks.records import run
+from benchmarks.records.record import read_records
 
 
 def test_the_demo_runs_from_end_to_end(tmp_path, capsys):
@@ -10,7 +10,7 @@ def test_the_demo_runs_from_end_to_end(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "LENA" in printed
     assert "S = 16:" in printed
-    runs = run.read(tmp_path / "records.jsonl")
+    runs = read_records(tmp_path / "records.jsonl")
     assert {run.method for run in runs} == {"base", *OF_DEMO}
     assert len(runs) == 2 * (1 + len(OF_DEMO))
     for name in ("accuracy.png", "trust_ratio.png", "warmup_factor.png"):

@@ -8,8 +8,9 @@ from benchmarks.cost import __main__ as program
 from benchmarks.cost import contenders, jobs, measure, parts, peer, trees
 from benchmarks.cost.compare import compare
 from benchmarks.cost.measure import Measurement
-from benchmarks.pages import bars, costs
+from benchmarks.pages import bars, cost_block
 from benchmarks.records import files
+from benchmarks.records.home import RUN_FILE
 from benchmarks.tasks.perceptrons import MLP
 
 
@@ -26,7 +27,7 @@ def test_methods_take_turns_and_are_divided_within_a_turn():
 def test_the_cost_of_an_update_is_the_same_every_time(tmp_path, capsys):
     arguments = ["--quick", "--part", "update", "--out", str(tmp_path)]
     program.main(arguments)
-    runs = files.read(tmp_path / parts.RECORDS, Measurement)
+    runs = files.read(tmp_path / RUN_FILE, Measurement)
     assert "3 tensors, LENA: words 6." in capsys.readouterr().out
     assert [one.method for one in runs] == list(contenders.UPDATES)
     tree = trees.equal_shapes(3)
@@ -66,7 +67,7 @@ def test_the_cost_tables_and_bars_are_made_from_the_records():
         measured("update", "SGD", seconds=[0.1, 0.1, 0.1], rounds=3, **cheap),
         measured("update", "LENA", seconds=[0.12, 0.1, 0.2], rounds=3, **dear),
     ]
-    text = costs.block(runs)
+    text = cost_block.block(runs)
     assert "| method | words | temp. MB | time ms | × (range) |" in text
     assert "| LENA | 7.00 | 2.00 | 120 | 1.20 (1.10–1.40) |" in text
     assert bars.sentences(runs) == [

@@ -3,7 +3,7 @@
 from benchmarks.pages import conclusions
 from benchmarks.pages.conclusions import OURS, SHOWN_BY_LAYER
 from benchmarks.pages.outcomes import outcomes
-from benchmarks.records.run import target_accuracy
+from benchmarks.records.record import target_accuracy
 from tests.benchmarks.helpers import record
 
 

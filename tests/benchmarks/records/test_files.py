@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks.records import __main__ as program
-from benchmarks.records import files, run
-from benchmarks.records.environment import ROOT
+from benchmarks.records import files
+from benchmarks.records.home import ROOT, kept
+from benchmarks.records.record import Record, read_records
+from benchmarks.training.tables import TABLES
 from tests.benchmarks.helpers import errors_of, record
 from tests.benchmarks.records.writer_worker import TEXT, Note
 
@@ -47,7 +49,7 @@ def test_updates_to_target_and_numbers_that_are_not_finite(tmp_path):
     path = tmp_path / "r.jsonl"
     files.append([one], path)
     assert json.loads(path.read_text())["train_loss"] == [1, None]
-    assert np.isnan(run.read(path)[0].train_loss[1])
+    assert np.isnan(read_records(path)[0].train_loss[1])
 
 
 BROKEN = {
@@ -227,7 +229,5 @@ def test_a_simulated_full_disk_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_no_run_of_the_results_is_broken():
-    from benchmarks.training.tables import TABLES
-
     for name in TABLES:
-        files.read_if_there(ROOT / "results" / f"{name}.jsonl", run.Record)
+        files.read_if_there(kept(name), Record)

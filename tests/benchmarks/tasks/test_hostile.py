@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from benchmarks.records.environment import ROOT
+from benchmarks.records.home import ROOT
 from benchmarks.tasks import pickles
 from tests.benchmarks.helpers import write_batch
 

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks.records import files, run
+from benchmarks.records import files
+from benchmarks.records.record import read_records
 from benchmarks.training import loop
 from benchmarks.training.plan import Config, make_plan
 from tests.benchmarks.helpers import tiny_workload
@@ -24,7 +25,7 @@ def test_the_same_seed_gives_the_same_record(tmp_path):
     assert clock[-1] >= both[0].base_steps > clock[-2]
 
     files.rewrite(both, tmp_path / "records.jsonl")
-    read = run.read(tmp_path / "records.jsonl")
+    read = read_records(tmp_path / "records.jsonl")
     assert read[0].updates == both[0].updates
     np.testing.assert_allclose(read[0].test_accuracy, both[0].test_accuracy, rtol=1e-3)
 

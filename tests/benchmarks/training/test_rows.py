@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import suite, train
 from benchmarks.methods.registry import METHODS
-from benchmarks.records import files, run
+from benchmarks.records import files
+from benchmarks.records.record import read_records
 from benchmarks.tasks.catalogue import DIGITS
 from benchmarks.tasks.recipe import TARGET_DROP
 from benchmarks.training import loop, tables
@@ -30,7 +31,7 @@ def test_one_row_is_trained_once_from_the_command_line(tmp_path, monkeypatch, ca
     row = ["digits", "lena", "4", "--rate", "0.125"]
     out = ["--out", str(tmp_path / "new" / "rows.jsonl")]
     train.main([*row, "--seeds", "2", "3", *out])
-    runs = run.read(tmp_path / "new" / "rows.jsonl")
+    runs = read_records(tmp_path / "new" / "rows.jsonl")
     assert [(each.method, each.batch_scale, each.seed) for each in runs] == [
         ("lena", 4, 2),
         ("lena", 4, 3),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.pages import conclusions, demo_table, layout
 from benchmarks.pages.outcomes import Outcome, outcomes
-from benchmarks.records.run import Record, target_accuracy
+from benchmarks.records.record import Record, target_accuracy
 from benchmarks.tasks.recipe import TARGET_DROP
 
 FIGURE = "docs/demo/accuracy.png"
@@ -18,11 +18,11 @@ def block(runs: Sequence[Record]) -> str:
     """
     target = target_accuracy(runs, TARGET_DROP)
     found, where = outcomes(runs, target), runs[0].environment
-    rows = demo_table.rows(found, runs[0].recipe["base_batch"], target)
+    cells = demo_table.cells(found, runs[0].recipe["base_batch"], target)
     return layout.block(
         [
             _caption(runs, found.values()),
-            layout.markdown(rows, left=2),
+            layout.markdown(cells, left=2),
             layout.bullets(conclusions.sentences(runs, found)),
             f"![Test accuracy against updates]({FIGURE})",
             layout.recorded_on(where, f"commit {where['commit']}"),

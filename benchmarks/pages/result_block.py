@@ -13,8 +13,12 @@ from benchmarks.pages import layout
 from benchmarks.pages.outcomes import Outcome, outcomes, standard_error
 from benchmarks.pages.result_figure import has_figure
 from benchmarks.pages.verdicts import Found, Measure, accuracy, is_bold, speed, verdicts
-from benchmarks.records import run
-from benchmarks.records.run import Record
+from benchmarks.records.record import (
+    Record,
+    one_per_seed,
+    read_records,
+    target_accuracy,
+)
 from benchmarks.tasks.recipe import TARGET_DROP
 from benchmarks.training.tables import Table
 
@@ -28,10 +32,10 @@ LEGEND = (
 
 def load(path: Path) -> tuple[list[Record], float]:
     """The runs of a table, without those that tuned a rate, and its target."""
-    runs = run.read(path)
+    runs = read_records(path)
     seeds = {one.seed for one in runs if one.method == "base"}
-    kept = run.one_per_seed(one for one in runs if one.seed in seeds)
-    return kept, run.target_accuracy(kept, TARGET_DROP)
+    kept = one_per_seed(one for one in runs if one.seed in seeds)
+    return kept, target_accuracy(kept, TARGET_DROP)
 
 
 def block(

@@ -22,7 +22,7 @@ def block(measured: Sequence[Measurement]) -> str:
 
 
 def _table(own: Sequence[Measurement]) -> str:
-    header, *others = cost_table.rows(own)
+    header, *others = cost_table.cells(own)
     settings = [
         row if row[0].startswith(INDENT) else [f"*{row[0]}*", *row[1:]]
         for row in others

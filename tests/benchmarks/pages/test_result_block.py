@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.pages import markers, results, verdicts
+from benchmarks.pages import markers, result_block, verdicts
 from benchmarks.pages.outcomes import outcomes
 from benchmarks.pages.result_figure import figure
 from benchmarks.records import files
@@ -54,7 +54,7 @@ def fake_table():
 def test_outcomes_count_what_the_protocol_says(tmp_path):
     twice = fake_table() + fake_table()[-3:-1]  # as two processes may write it
     files.rewrite(twice, tmp_path / "fake.jsonl")
-    runs, target = results.load(tmp_path / "fake.jsonl")
+    runs, target = result_block.load(tmp_path / "fake.jsonl")
     assert target == pytest.approx(0.795)
     table = outcomes(runs, target)
     # A tuning run is no row, and 2.5 times 8 updates count where none reaches it.
@@ -68,24 +68,24 @@ def test_outcomes_count_what_the_protocol_says(tmp_path):
 
 def test_the_block_has_tables_verdicts_and_a_figure():
     runs, target = fake_table()[:-1], 0.795
-    text = results.block("fake", runs, target)
+    text = result_block.block("fake", runs, target)
     assert "| amplified LENA | **78.5 ± 0.5** |" in text
     assert "| AdaScale | 19 (1/2) |" in text
     assert "| momentum SGD, re-tuned | 80.0 ± 0.0 |" in text
     assert "at least 47 % fewer updates than AdaScale" in text
     assert "it ends 1.5 points below the base run" in text
-    rival = results.block("fake", runs, target, recommended="adascale")
+    rival = result_block.block("fake", runs, target, recommended="adascale")
     assert "18.50 ± 0.50 points behind amplified LENA in accuracy after" in rival
     assert "9 ± 1 updates behind amplified LENA in updates to the target" in rival
-    short = results.block("fake", runs, target, methods=["adascale"], judge=False)
+    short = result_block.block("fake", runs, target, methods=["adascale"], judge=False)
     assert "amplified LENA" not in short
     assert "fake.png" not in short  # one S makes no curve
     wide = [*runs, *(fake_run("adascale", 2, s, [0.8] * 4) for s in (0, 1))]
-    assert "](x/fake.png)" in results.block("fake", wide, target, images="x")
+    assert "](x/fake.png)" in result_block.block("fake", wide, target, images="x")
     page = "a\n<!-- fake: made by b -->\nstale\n<!-- /fake -->\nc"
     filled = markers.fill(page, "fake", text)
     assert filled.startswith("a\n<!-- fake: made by b -->\n\nfake: base batch 4")
     assert filled.endswith("<!-- /fake -->\nc")
     assert "stale" not in filled
     assert len(figure(runs, target).axes) == 2
-    assert "**never**" not in results.block("fake", runs, 0.95)  # nobody's best
+    assert "**never**" not in result_block.block("fake", runs, 0.95)  # nobody's best

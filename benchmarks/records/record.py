@@ -90,7 +90,7 @@ class Record:
         return next((updates for updates, value in pairs if value >= target), None)
 
 
-def read(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
     """The runs of a file."""
     return files.read(path, Record)
 
