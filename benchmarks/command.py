@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Never, Protocol
 
+from benchmarks import INTERRUPTED
 from benchmarks.records.files import BrokenLine
 
 
@@ -24,7 +25,7 @@ class Main(Protocol):
     def __call__(self, arguments: Sequence[str] | None = None) -> None: ...
 
 
-BAD_VALUE, FAILED, INTERRUPTED = 2, 1, 130
+BAD_VALUE, FAILED = 2, 1
 
 
 def fail(message: str, code: int = BAD_VALUE) -> Never:

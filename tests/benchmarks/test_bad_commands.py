@@ -2,6 +2,10 @@
 
 import dataclasses
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -12,6 +16,7 @@ from benchmarks.pages import __main__ as pages
 from benchmarks.pages import site
 from benchmarks.records import __main__ as records
 from benchmarks.records import files
+from benchmarks.records.home import ROOT
 from benchmarks.tasks.catalogue import CHARACTERS
 from benchmarks.training import loop, rows, tables
 from tests.benchmarks.helpers import errors_of, record, tiny_workload, write_mnist
@@ -285,3 +290,34 @@ def test_a_full_disk_is_one_line_and_1(places, monkeypatch, capsys):
     assert end.value.code == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "error: [Errno 28] No space left on device"
+
+
+# As `python -m benchmarks.suite`, but tells when the package has been imported.
+START = """
+import runpy, sys
+sys.argv[0] = "-m"
+import benchmarks
+print("ready", flush=True)
+runpy.run_module("benchmarks.suite", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.7, 2.5])
+def test_an_interruption_at_any_time_is_one_line(wait, tmp_path):
+    # Whoever runs the tests in the background has it ignored, and processes inherit it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    arguments = ["digits_ablation", "--out", tmp_path / "new.jsonl"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert told == "error: interrupted; what was recorded is kept.\n"
+    assert process.returncode == 130
