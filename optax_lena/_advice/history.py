@@ -67,6 +67,38 @@ def read_history(source: Any) -> History:
       ValueError: if there are no such metrics, or none that measured anything.
       OSError: if the file cannot be read.
     """
+    history, _ = _read(source)
+    steps, measured = history.base_steps, ~np.isnan(history.noise_scale)
+    # Only what no later entry has gone back behind.
+    last = np.minimum.accumulate(np.append(steps[1:], np.inf)[::-1])[::-1] > steps
+    if not (measured & last).any():
+        raise ValueError(
+            "`state_or_history` must have measured noise or signal, got none in "
+            f"{len(steps)} entries: make at least one update, with moments."
+        )
+    kept = history._only(measured & last)
+    return dataclasses.replace(kept, weights=_weights(kept.base_steps))
+
+
+def read_last(source: Any) -> tuple[float, float, float]:
+    """Reads what a controller needs of the last entry of any source.
+
+    Args:
+      source: as for `read_history`.
+
+    Returns:
+      The noise scale (not a number if nothing was measured), the base steps, and the
+      share of layers that are still warming up (0 if it was not logged).
+
+    Raises:
+      ValueError: if there are no such metrics.
+    """
+    history, warming_up = _read(source)
+    return float(history.noise_scale[-1]), float(history.base_steps[-1]), warming_up
+
+
+def _read(source: Any) -> tuple[History, float]:
+    """Every entry, measured or not, and what share of layers warms up at the end."""
     columns = _columns(source)
     labels = sorted({m[1] for key in columns if (m := _label(key))})
     if not labels:
@@ -74,9 +106,8 @@ def read_history(source: Any) -> History:
             "`state_or_history` must hold 'model/noise' and 'model/signal' as "
             f"optax_lena.metrics returns them, got {sorted(columns)[:6]}."
         )
-    pairs = [_model(columns, label) for label in labels]
     # Several states: noises add up over the parameters, as they do over layers.
-    noise, signal = np.sum(pairs, axis=0)
+    noise, signal = np.sum([_model(columns, label) for label in labels], axis=0)
     steps = columns.get(f"{labels[0]}model/base_steps")
     if steps is None or np.isnan(steps).any():
         steps = np.arange(1.0, len(noise) + 1)
@@ -85,24 +116,20 @@ def read_history(source: Any) -> History:
         for label in labels
         for name, pair in _layers(columns, label).items()
     }
+    warming_up = [
+        columns.get(f"{label}model/warming_up", np.zeros(1)) for label in labels
+    ]
     history = History(steps, _weights(steps), noise_scale(noise, signal), layers)
-    measured = np.isfinite(noise) & np.isfinite(signal) & ((noise > 0) | (signal > 0))
-    # Only what no later entry has gone back behind.
-    last = np.minimum.accumulate(np.append(steps[1:], np.inf)[::-1])[::-1] > steps
-    if not (measured & last).any():
-        raise ValueError(
-            "`state_or_history` must have measured noise or signal, got none in "
-            f"{len(noise)} entries: make at least one update, with moments."
-        )
-    kept = history._only(measured & last)
-    return dataclasses.replace(kept, weights=_weights(kept.base_steps))
+    return history, max(float(share[-1]) for share in warming_up)
 
 
 def noise_scale(noise: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """Returns noise over signal; infinite without signal, not a number without both."""
+    measured = np.isfinite(noise) & np.isfinite(signal)
     noise, signal = np.maximum(noise, 0), np.maximum(signal, 0)
+    measured &= (noise > 0) | (signal > 0)
     ratio = np.divide(noise, signal, where=signal > 0, out=np.full_like(noise, np.inf))
-    return np.where((noise > 0) | (signal > 0), ratio, np.nan)
+    return np.where(measured, ratio, np.nan)
 
 
 def _label(key: object) -> re.Match[str] | None:
@@ -119,11 +146,13 @@ def _columns(source: Any) -> dict[str, np.ndarray]:
         return _stacked(source)
     is_history = isinstance(source, Mapping) and any(map(_label, source))
     found = jax.device_get(dict(source) if is_history else metrics(source))
-    columns = {k: np.asarray(v, float).reshape(-1) for k, v in found.items() if _kept(k)}
+    columns = {
+        k: np.asarray(v, float).reshape(-1) for k, v in found.items() if _kept(k)
+    }
     if len({len(column) for column in columns.values()}) > 1:
         raise ValueError(
             "`state_or_history` must hold arrays of one length, got "
-            f"{({k: len(v) for k, v in list(columns.items())[:6]})}."
+            f"{ ({k: len(v) for k, v in list(columns.items())[:6]}) }."
         )
     return columns
 

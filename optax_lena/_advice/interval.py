@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+Interval = tuple[float, float]
+
 RESAMPLES = 400
 # An interval from fewer entries says more about the method than about the run.
 LEAST_ENTRIES = 8
@@ -22,6 +24,9 @@ def median(values: np.ndarray, weights: np.ndarray) -> float:
     Args:
       values: `[T]`, may hold infinities; what is not a number does not count.
       weights: `[T]`, positive.
+
+    Returns:
+      The value with half of the weight on either side, between two if need be.
     """
     kept = ~np.isnan(values)
     if not kept.any():
@@ -39,9 +44,7 @@ def median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(np.interp(0.5, upto[[before, after]], values[[before, after]]))
 
 
-def median_interval(
-    values: np.ndarray, weights: np.ndarray
-) -> tuple[float, tuple[float, float]]:
+def median_interval(values: np.ndarray, weights: np.ndarray) -> tuple[float, Interval]:
     r"""Returns the weighted median and its 95 % interval.
 
     The logarithms are a straight trend plus a rest. Blocks of the rest, as long as it
