@@ -6,6 +6,7 @@ without pyplot: nothing global changes, and no display is needed. Needs
 """
 
 import math
+import os.path
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 except ImportError as error:
     raise ImportError(
         "The advice's figure needs Matplotlib: pip install 'optax_lena[plot]'."
@@ -81,12 +82,13 @@ def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> 
             label="measured",
             zorder=3,
         )
-    top = float(np.max([advice.curve.examples(most), *(e for _, e in points)])) * 1.15
     if 1 <= critical < math.inf:
-        _mark_critical(ax, advice, top)
+        _mark_critical(ax, advice)
     ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
     ax.set_xlim(1, most)
-    ax.set_ylim(0, top)
+    top = max([float(advice.curve.examples(most)), *(e for _, e in points)])
+    ax.set_ylim(0.88 * min([1.0, *(e for _, e in points)]), 1.15 * top)
     ax.set_xlabel("S (batch over base batch)")
     ax.set_ylabel("examples to the target, times the base batch's")
     ax.set_title("What a larger batch costs", loc="left", fontsize=11)
@@ -96,24 +98,21 @@ def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> 
         _examples_axis(ax, advice.base_batch, most)
 
 
-def _mark_critical(ax: Axes, advice: Advice, top: float) -> None:
-    """A line at the critical scale, its interval as a bar on the axis, and its name."""
+def _mark_critical(ax: Axes, advice: Advice) -> None:
+    """A line at the critical scale, its interval as a band, and its name."""
     critical, (low, high) = advice.critical_scale, advice.interval
-    examples = float(advice.curve.examples(critical))
-    ax.plot(
-        [critical] * 2, [0, examples], color=_GREY, linewidth=1, linestyle=(0, (3, 2))
-    )
     if math.isfinite(high):
-        ax.plot([max(low, 1), max(high, 1)], [0, 0], color=_GREY, linewidth=5)
+        ax.axvspan(max(low, 1), max(high, 1), color=_GREY, alpha=0.12, linewidth=0)
+    ax.axvline(critical, color=_GREY, linewidth=1, linestyle=(0, (3, 2)))
     more = 100 * (1 / advice.efficiency - 1)
     ax.annotate(
         f"critical S = {critical:.3g}\n({more:.0f} % more examples)",
-        (critical, examples * 0.42),
-        xytext=(6, 0),
+        (max(critical, high) if math.isfinite(high) else critical, 0.04),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, 0),
         textcoords="offset points",
         color=_GREY,
         fontsize=9,
-        va="center",
     )
 
 
@@ -124,9 +123,10 @@ def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> N
     if not len(seen):
         seen = np.ones(1)
     low, high = float(seen.min()), float(seen.max())
-    norm = LogNorm(low, high if high > low else 2 * low)
+    high = high if high > low else 2 * low
+    norm = LogNorm(low, high)
     # Without signal is beyond every number, and has the top's colour.
-    shown = np.ma.masked_invalid(np.where(np.isinf(table), norm.vmax, table))
+    shown = np.ma.masked_invalid(np.where(np.isinf(table), high, table))
     colours = colormaps["cividis"].with_extremes(bad="#EEEEEE")
     rows = np.arange(len(layers) + 1) - 0.5
     mesh = ax.pcolormesh(
@@ -134,7 +134,9 @@ def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> N
     )
     names = list(layers)
     step = max(-(-len(names) // _MOST_NAMES), 1)
-    ax.set_yticks(range(0, len(names), step), labels=[_short(n) for n in names[::step]])
+    shared = os.path.commonprefix(names).rpartition("/")[0] if len(names) > 1 else ""
+    labels = [_short(name.removeprefix(f"{shared}/")) for name in names[::step]]
+    ax.set_yticks(range(0, len(names), step), labels=labels)
     ax.tick_params(axis="y", length=0, labelsize=8)
     ax.invert_yaxis()
     ax.set_xlabel("base-batch steps")
@@ -145,6 +147,7 @@ def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> N
     bar = figure.colorbar(mesh, ax=ax, pad=0.02)  # pyrefly: ignore
     bar.set_label("noise scale (base batches)")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.outline.set_visible(False)  # pyrefly: ignore
 
@@ -187,8 +190,9 @@ def _examples_axis(ax: Axes, base_batch: int, most: float) -> None:
 
 
 def _tidy(ax: Axes) -> None:
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    ax.xaxis.set_minor_locator(NullLocator())
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_locator(NullLocator())
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     ax.set_axisbelow(True)

@@ -1,15 +1,16 @@
 """The text: an advice in words and a table, for people.
 
-In: an `Advice`. Out: lines of at most 88 columns.
+In: an `Advice`. Out: lines of at most 79 columns.
 """
 
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optax_lena._advice.advice import Advice
 
-_MOST_LAYERS = 6
+_MOST_LAYERS, _WIDTH = 6, 79
 
 
 def describe(advice: "Advice") -> str:
@@ -32,8 +33,8 @@ def recommendation(advice: "Advice") -> str:
         return "No signal was seen: all is noise, and any batch is too small for it."
     if critical == 0:
         return (
-            "No noise was seen. Most likely the gradients were averaged before their\n"
-            "norms were taken; if they were not, larger batches are useless."
+            "No noise was seen. Most likely the gradients were averaged before "
+            "their\nnorms were taken; if they were not, larger batches are useless."
         )
     sure = (
         f"(95 %: {_number(low)} to {_number(high)})"
@@ -42,7 +43,7 @@ def recommendation(advice: "Advice") -> str:
     )
     lines = [
         f"Critical batch scale: S = {_number(critical)}{_examples(advice, critical)} "
-        f"{sure},",
+        f"{sure}, "
         f"where {more:.0f} % more examples are needed; noise scale b = "
         f"{_number(advice.curve.noise_scale)} base batches.",
     ]
@@ -58,7 +59,7 @@ def recommendation(advice: "Advice") -> str:
             f"{100 * (examples - 1):.0f} % more examples and "
             f"{scale / examples:.1f} times fewer updates than the base batch."
         )
-    return "\n".join(lines + _rise(advice) + _fastest(advice))
+    return "\n".join(map(_wrapped, lines + _rise(advice) + _fastest(advice)))
 
 
 def _rise(advice: "Advice") -> list[str]:
@@ -70,7 +71,7 @@ def _rise(advice: "Advice") -> list[str]:
         return []
     return [
         f"It rises {rise:.1f} times from the first third to the last: a batch that "
-        "grows with\nit (BatchRamp) saves examples early and updates late."
+        "grows with it (BatchRamp) saves examples early and updates late."
     ]
 
 
@@ -154,9 +155,11 @@ def _layers(advice: "Advice") -> str:
 def _branch(advice: "Advice") -> str:
     branch = advice.branch
     if branch is None:
-        return (
-            "A prediction, not a measurement: optax_lena.branch_test checks it from a\n"
-            "checkpoint."
+        return _wrapped(
+            "A prediction: the intervals are of chance within this log alone. "
+            "Where b was measured afterwards it was 1.2 to 1.4 times the predicted "
+            "one on three workloads, and far below it on a fourth (AdamW). "
+            "optax_lena.branch_test measures from a checkpoint."
         )
     ratio = advice.critical_scale / branch.scale if branch.scale else math.inf
     if branch.is_bound and ratio >= 1:
@@ -170,13 +173,18 @@ def _branch(advice: "Advice") -> str:
             f"The prediction allows {times} times {side}: believe the test, at this "
             "point of the run."
         )
+        verdict = _wrapped(verdict)
     return f"{branch}\n{verdict}"
 
 
 def _examples(advice: "Advice", scale: float) -> str:
     if advice.base_batch is None:
         return ""
-    return f" ({_number(scale * advice.base_batch)} examples)"
+    return f" ({scale * advice.base_batch:,.0f} examples)"
+
+
+def _wrapped(sentence: str) -> str:
+    return textwrap.fill(sentence, _WIDTH)
 
 
 def _number(value: float) -> str:
