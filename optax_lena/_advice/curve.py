@@ -152,6 +152,8 @@ def fit_curve(
         [free] if (free >= 0).all() else _edges(columns),
         key=lambda x: np.sum((columns @ x - 1) ** 2),
     )
+    # What rounding leaves of a zero would be a curve of its own.
+    base, rise = (x if x > 1e-12 * max(base, rise) else 0.0 for x in (base, rise))
     pairs = tuple(zip(scale.tolist(), examples.tolist(), strict=True))
     return Curve(float(base), float(rise / unit), pairs)
 

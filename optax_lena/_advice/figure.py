@@ -63,7 +63,7 @@ def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> 
     if math.isfinite(b_high):
         low, high = (relative_curve(b).examples(scales) for b in (b_high, b_low))
         ax.fill_between(
-            scales, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="95 %"
+            scales, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="interval"
         )
     ax.plot(
         scales,

@@ -7,7 +7,7 @@ scale and its interval.
 import dataclasses
 
 from optax_lena._advice.history import History
-from optax_lena._advice.interval import Interval, median_interval
+from optax_lena._advice.interval import Interval, median_interval, with_model_error
 
 PHASES = 3
 
@@ -21,7 +21,7 @@ class Phase:
       end: its last base step.
       noise_scale: b, in base batches.
       critical_scale: the S at which an example is worth `efficiency`.
-      interval: 95 % interval of `critical_scale`.
+      interval: (low, high) of `critical_scale`, as `Advice.interval`.
     """
 
     start: float
@@ -51,7 +51,8 @@ def thirds(history: History, per_scale: float) -> tuple[Phase, ...]:
         end = start + (last - start) * (number + 1) / PHASES
         part = history.part(begin, end if number < PHASES - 1 else last)
         if len(part.base_steps):
-            b, (low, high) = median_interval(part.noise_scale, part.weights)
+            b, chance = median_interval(part.noise_scale, part.weights)
+            low, high = with_model_error(b, chance)
             between = low * per_scale, high * per_scale
             phases.append(Phase(begin, end, b, b * per_scale, between))
     return tuple(phases)
