@@ -199,8 +199,10 @@ def test_intervals_cover(count, phi):
 
 
 def test_intervals_cover_moving_averages():
-    """As LENA logs them: logged at every update, remembering for forty."""
-    covered = 0
+    """As LENA logs them: at every update, remembering for forty, so that 400 entries
+    are worth five. Chance alone covers in 75 to 85 %, the whole interval in all.
+    """
+    by_chance = covered = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
         noise, signal = 0.0, 0.0
@@ -214,9 +216,11 @@ def test_intervals_cover_moving_averages():
             "model/noise": noises,
             "model/signal": signals,
         }
-        low, high = optax_lena.advise(history).chance_interval
-        covered += low <= 0.2 * 50 <= high
-    assert covered >= 16
+        advice = optax_lena.advise(history)
+        by_chance += advice.chance_interval[0] <= 10 <= advice.chance_interval[1]
+        covered += advice.interval[0] <= 10 <= advice.interval[1]
+    assert by_chance >= 14
+    assert covered >= 19
 
 
 def test_intervals_shrink_with_the_log():
