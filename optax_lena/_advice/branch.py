@@ -119,7 +119,7 @@ def branch_test(
       4
 
     References:
-      Merrill et al., 2025, "Critical Batch Size Revisited", 2505.23971, Section 3:
+      Merrill et al., 2025, "Critical Batch Size Revisited", 2505.23971:
       branched training.
     """
     _check(scales, window, end)
