@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         picture = home.latest("demo") / "accuracy.png"
         shutil.copy(picture, home.ROOT / demo_block.FIGURE)
     for page, text in site.filled().items():
-        page.write_text(text)
+        files.replace(text, page)
     site.draw()
 
 

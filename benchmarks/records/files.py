@@ -57,6 +57,12 @@ def _content(records: Iterable[Any]) -> bytes:
     return "".join(f"{line}\n" for line in to_lines(records)).encode()
 
 
+def replace(text: str, path: Path) -> None:
+    """Replaces a file of text as `rewrite` does one of records."""
+    with _locked(path):
+        _replace(path, text.encode())
+
+
 def _bytes_of(file: int) -> bytes:
     with os.fdopen(os.dup(file), "rb") as again:
         return again.read()
@@ -157,14 +163,13 @@ def _numbered(path: Path, kind: type[T], skip_broken: bool) -> Iterator[tuple[in
     *lines, rest = path.read_bytes().split(b"\n")
     for number, line in enumerate([*lines, rest] if rest else lines, 1):
         try:
-            if number > len(lines):
-                raise ValueError("half a line, without its end")
             record = from_line(line.decode(), kind)
         except (ValueError, TypeError) as error:
             if skip_broken:
                 continue
+            got = "half a line, without its end" if number > len(lines) else error
             raise BrokenLine(
-                f"{path}, line {number}: must be one whole record, got {error}: "
+                f"{path}, line {number}: must be one whole record, got {got}: "
                 f"`{DROP} {path}` drops it and keeps the others."
             ) from error
         yield number, record

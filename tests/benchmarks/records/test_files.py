@@ -52,6 +52,27 @@ def test_updates_to_target_and_numbers_that_are_not_finite(tmp_path):
     assert np.isnan(read_records(path)[0].train_loss[1])
 
 
+def test_a_whole_line_without_its_end_is_whole(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    files.append(notes([0, 1]), path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert files.read(path, Note) == notes([0, 1])
+    assert files.drop_broken(path, Note) == 0
+    files.append(notes([2]), path)
+    assert files.read(path, Note) == notes([0, 1, 2])
+
+
+def test_every_cut_of_a_line_is_told(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    files.append(notes([0, 1]), path)
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for length in range(first + 1, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(files.BrokenLine, match="line 2: .*half a line"):
+            files.read(path, Note)
+
+
 BROKEN = {
     "half": ('{"workload": "toy", "met', "half a line"),
     "half with an end": ('{"workload": "toy", "met\n', "no JSON"),
