@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files.rewrite(records, home.kept(name))
     if "demo" in latest:
         picture = home.latest("demo") / "accuracy.png"
-        shutil.copy(picture, home.ROOT / demo_block.FIGURE)
+        shutil.copy(picture, site.RESULT_PAGE.parent / demo_block.FIGURE)
     for page, text in site.filled().items():
         files.replace(text, page)
     site.draw()

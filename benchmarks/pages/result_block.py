@@ -22,6 +22,8 @@ from benchmarks.records.record import (
 from benchmarks.tasks.recipe import TARGET_DROP
 from benchmarks.training.tables import Table
 
+# From where the page stands.
+FIGURES = "benchmarks"
 LEGEND = (
     "Bold: the best method without re-tuning, and those level with it. (2/3): so "
     "many seeds reach the target within 2.5 times the base run's examples; those "
@@ -44,9 +46,6 @@ def block(
     target: float,
     *,
     recommended: str = Table.recommended,
-    methods: Sequence[str] = tuple(METHODS),
-    images: str = "benchmarks",
-    judge: bool = True,
 ) -> str:
     """Tables of both measures, what they say, and where they were recorded.
 
@@ -55,26 +54,21 @@ def block(
       runs: of the table.
       target: the accuracy to reach.
       recommended: the method whose verdicts are written.
-      methods: those to show; the best is marked if it is among them, and is the best
-        of all.
-      images: the folder of the figure, from where the text stands.
-      judge: whether verdicts follow the tables.
     """
     found = outcomes(runs, target)
     kind = "Test" if runs[0].split == "test" else "Validation"
-    head = _head(found, methods, runs[0].recipe["base_batch"])
+    head = _head(found, runs[0].recipe["base_batch"])
     parts = [
         _caption(runs[0], found["base", 1], target, kind),
         f"**{kind} accuracy after equal examples (%)**",
-        _matrix(found, methods, head, accuracy, _accuracy_text),
+        _matrix(found, head, accuracy, _accuracy_text),
         f"**Updates until {100 * target:.1f} %**",
-        _matrix(found, methods, head, speed, _updates_text),
+        _matrix(found, head, speed, _updates_text),
         LEGEND,
+        layout.bullets(verdicts(found, recommended)),
     ]
-    if judge:
-        parts.append(layout.bullets(verdicts(found, recommended)))
     if has_figure(runs):
-        parts.append(f"![{name}]({images}/{name}.png)")
+        parts.append(f"![{name}]({FIGURES}/{name}.png)")
     commits = ", ".join(sorted({one.environment["commit"] for one in runs}))
     by = f"python -m benchmarks.suite {name}"
     parts.append(layout.recorded_on(runs[0].environment, commits, by))
@@ -87,7 +81,7 @@ def _caption(first: Record, base: Outcome, target: float, kind: str) -> str:
         f"{first.workload}: base batch {recipe['base_batch']}, "
         f"{first.base_steps:,} base steps, rate {recipe['learning_rate']:g} "
         f"({recipe['schedule']} decay), momentum {recipe['momentum']:g}. "
-        f"{kind} accuracy of the base run {_percent(base.accuracy)} % "
+        f"{kind} accuracy of the base run {percent(base.accuracy)} % "
         f"({base.seeds} seeds), target {100 * target:.1f} %."
     )
 
@@ -96,21 +90,20 @@ def _scales(found: Found) -> list[int]:
     return sorted({scale for _, scale in found} - {1})
 
 
-def _head(found: Found, methods: Sequence[str], base_batch: int) -> list[str]:
+def _head(found: Found, base_batch: int) -> list[str]:
     columns = [f"S = {scale} ({scale * base_batch:,})" for scale in _scales(found)]
     return ["method", *columns]
 
 
 def _matrix(
     found: Found,
-    methods: Sequence[str],
     head: list[str],
     measure: Measure,
     text: Callable[[Outcome], str],
 ) -> str:
     """One measure, a row for each method and a column for each S."""
     scales, rows = _scales(found), [head]
-    for method in methods:
+    for method in METHODS:
         keys = [(method, scale) for scale in scales]
         if any(key in found for key in keys):
             cells = [_cell(found, key, measure, text) for key in keys]
@@ -130,12 +123,13 @@ def _cell(
     return f"**{shown}**" if is_bold(found, key, measure) else shown
 
 
-def _percent(values: np.ndarray) -> str:
+def percent(values: np.ndarray) -> str:
+    """A mean and its standard error, of shares."""
     return f"{100 * values.mean():.1f} ± {100 * standard_error(values):.1f}"
 
 
 def _accuracy_text(outcome: Outcome) -> str:
-    return _percent(outcome.accuracy)
+    return percent(outcome.accuracy)
 
 
 def _updates_text(outcome: Outcome) -> str:

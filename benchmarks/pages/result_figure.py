@@ -11,7 +11,7 @@ from benchmarks.methods.registry import METHODS
 from benchmarks.pages.outcomes import Key, Outcome, outcomes, standard_error
 from benchmarks.records.record import Record
 
-# In README and the figures: too many lines cannot be told apart.
+# Of all methods: too many lines cannot be told apart.
 SHOWN = (
     "linear",
     "adascale",

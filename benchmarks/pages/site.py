@@ -1,14 +1,18 @@
 """The site: which block stands in which page, and from which records it is made."""
 
-import functools
 from pathlib import Path
 
 from benchmarks.cost.measure import Measurement
-from benchmarks.pages import cost_block, demo_block, markers, result_block
-from benchmarks.pages.result_figure import SHOWN, figure, has_figure
+from benchmarks.pages import (
+    cost_block,
+    demo_block,
+    markers,
+    result_block,
+    summary_block,
+)
+from benchmarks.pages.result_figure import figure, has_figure
 from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
-from benchmarks.records.record import read_records
 from benchmarks.training.tables import TABLES
 
 README = ROOT / "README.md"
@@ -24,22 +28,20 @@ def recorded_tables() -> dict[str, Path]:
 def filled() -> dict[Path, str]:
     """Every page, with its blocks made from the records."""
     pages = {page: page.read_text() for page in (README, RESULT_PAGE, COST_PAGE)}
-    demo = demo_block.block(read_records(kept("demo")))
-    pages[README] = markers.fill(pages[README], "demo", demo)
-    cost = cost_block.block(files.read(kept("cost"), Measurement))
-    pages[COST_PAGE] = markers.fill(pages[COST_PAGE], "cost", cost)
-    for name, path in recorded_tables().items():
-        runs, target = result_block.load(path)
-        tell = functools.partial(
-            result_block.block,
-            name,
-            runs,
-            target,
-            recommended=TABLES[name].recommended,
-        )
-        short = tell(methods=SHOWN, images="docs/benchmarks", judge=False)
-        pages[README] = markers.fill(pages[README], name, short)
-        pages[RESULT_PAGE] = markers.fill(pages[RESULT_PAGE], name, tell())
+
+    def fill(page: Path, name: str, block: str) -> None:
+        pages[page] = markers.fill(pages[page], name, block)
+
+    loaded = {name: result_block.load(path) for name, path in recorded_tables().items()}
+    for name, (runs, target) in loaded.items():
+        recommended = TABLES[name].recommended
+        block = result_block.block(name, runs, target, recommended=recommended)
+        fill(RESULT_PAGE, name, block)
+    demo = result_block.load(kept("demo"))
+    fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
+    fill(README, "results", summary_block.block(loaded | {"demo": demo}))
+    measured = files.read(kept("cost"), Measurement)
+    fill(COST_PAGE, "cost", cost_block.block(measured))
     return pages
 
 

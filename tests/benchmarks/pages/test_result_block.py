@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.pages import markers, result_block, verdicts
+from benchmarks.pages import markers, result_block, summary_block, verdicts
 from benchmarks.pages.outcomes import outcomes
 from benchmarks.pages.result_figure import figure
 from benchmarks.records import files
@@ -77,11 +77,9 @@ def test_the_block_has_tables_verdicts_and_a_figure():
     rival = result_block.block("fake", runs, target, recommended="adascale")
     assert "18.50 ± 0.50 points behind amplified LENA in accuracy after" in rival
     assert "9 ± 1 updates behind amplified LENA in updates to the target" in rival
-    short = result_block.block("fake", runs, target, methods=["adascale"], judge=False)
-    assert "amplified LENA" not in short
-    assert "fake.png" not in short  # one S makes no curve
+    assert "fake.png" not in text  # one S makes no curve
     wide = [*runs, *(fake_run("adascale", 2, s, [0.8] * 4) for s in (0, 1))]
-    assert "](x/fake.png)" in result_block.block("fake", wide, target, images="x")
+    assert "](benchmarks/fake.png)" in result_block.block("fake", wide, target)
     page = "a\n<!-- fake: made by b -->\nstale\n<!-- /fake -->\nc"
     filled = markers.fill(page, "fake", text)
     assert filled.startswith("a\n<!-- fake: made by b -->\n\nfake: base batch 4")
@@ -89,3 +87,20 @@ def test_the_block_has_tables_verdicts_and_a_figure():
     assert "stale" not in filled
     assert len(figure(runs, target).axes) == 2
     assert "**never**" not in result_block.block("fake", runs, 0.95)  # nobody's best
+
+
+def test_the_summary_puts_tasks_side_by_side():
+    def task(method, accuracy):
+        base = [record("base", 1, 0.8, seed=s) for s in (0, 1)]
+        return base + [record(method, 16, accuracy, seed=s) for s in (0, 1)], 0.7
+
+    kept = {name: task("linear", 0.75) for name in summary_block.TASKS}
+    kept["text"] = task("sgd_tuned", 0.9)
+    lines = summary_block.block(kept).splitlines()
+    assert lines[1].startswith(
+        "|  | digits, S = 16 | digits, S = 64 | images, S = 16 |"
+    )
+    assert lines[3].startswith("| base run, S = 1 | 80.0 ± 0.0 | 80.0 ± 0.0 |")
+    linear = "| linear scaling | **75.0 ± 0.0** |  | **75.0 ± 0.0** |  |  |  |"
+    assert lines[4] == linear
+    assert "| momentum SGD, re-tuned |  |  |  |  | 90.0 ± 0.0 |  |" in lines

@@ -10,7 +10,7 @@ from benchmarks.records.record import read_records
 def test_the_pages_are_made_from_the_records():
     for page, text in site.filled().items():
         assert page.read_text() == text
-    assert demo_block.block(read_records(kept("demo"))) in site.README.read_text()
+    assert demo_block.block(read_records(kept("demo"))) in site.RESULT_PAGE.read_text()
 
 
 def test_a_block_is_filled_between_its_markers_only():
