@@ -73,7 +73,7 @@ HOSTILE = {
     "imports_by_name": b"\x80\x02cthis\ns\n.",
     "imports_of_numpy": b"\x80\x02cnumpy.f2py.crackfortran\n_reconstruct\n.",
     "imports_by_stack": b"\x80\x04" + text("os") + text("system") + b"\x93.",
-    "loads_with_numpy": call("numpy", "load", text("/etc/passwd") + b"\x85"),
+    "loads_with_numpy": call("numpy", "load", text("somewhere.npy") + b"\x85"),
     "objects_over_bytes": array_of(b"O8", b"\x41" * 8),
     "objects_in_fields": array_of(b"V8", b"\x41" * 8),
     "instance": b"\x80\x02(" + text("echo FORBIDDEN") + b"ios\nsystem\n.",
