@@ -2,10 +2,11 @@
 
     python examples/nnx.py
 
-The model and the recipe stay, and eight lines change: 200 updates of 256 examples
-instead of 3,200 of 16. Every microbatch has dropout of its own, and BatchNorm takes its
-statistics from it, as it did at the small batch. Expect the same test accuracy, and
-for each layer its trust ratio (the factor on its learning rate).
+The model and the recipe stay, and eight lines change, two of them to print a report:
+200 updates of 256 examples instead of 3,200 of 16. Every microbatch has dropout of its
+own, and BatchNorm takes its statistics from it, as it did at the small batch. Expect
+the same test accuracy, and for each layer its trust ratio, which is the factor on its
+learning rate.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import optax_lena.flax
 
-SCALE = 16
+SCALE = 16  # the batch, in base batches
 BATCH = 16 * SCALE
 
 

@@ -15,7 +15,8 @@ import optax
 from flax import nnx
 from sklearn.datasets import load_digits
 
-BATCH = 16
+SCALE = 1  # the batch, in base batches
+BATCH = 16 * SCALE
 
 
 class Net(nnx.Module):
@@ -69,7 +70,7 @@ def main(base_steps=3200):
         return loss
 
     before = accuracy(model, x[test], y[test])
-    updates = base_steps
+    updates = base_steps // SCALE
     for _ in range(updates):
         rows = rng.choice(train, BATCH)
         step(model, optimizer, (x[rows], y[rows]))

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-BATCH = 32
+SCALE = 1  # the batch, in base batches
+BATCH = 32 * SCALE
 
 
 def loss_fn(params, batch):
@@ -50,7 +51,7 @@ def main(base_steps=6400):
     test_batch = make_batch(test_key, 10_000, noise=0.0)
     before = float(loss_fn(params, test_batch))
     opt_state = tx.init(params)
-    updates = base_steps
+    updates = base_steps // SCALE
     for key in jax.random.split(data_key, updates):
         params, opt_state, loss = step(params, opt_state, key)
     after = float(loss_fn(params, test_batch))
