@@ -4,7 +4,7 @@
 
 `moments_over_axis` stands where the loop had `jax.lax.pmean(grads, "batch")`, and must
 get each device's own gradients: if they are averaged before, every gain is 1, and
-`layer_report` warns. Expect the loss to fall from 1.3 to 0.3, its noise being 0.25.
+`layer_report` warns. Expect the loss to fall from 1.1 to 0.3, its noise being 0.25.
 Without eight devices, eight CPU devices are made up.
 """
 

@@ -4,7 +4,7 @@
 
 The same `value_and_grad` finds the axis bound and sums over it: gradients, loss and
 moments come back averaged over all devices, so there is no `pmean` to write. Expect
-the loss to fall from 1.3 to 0.3, its noise being 0.25. Without eight devices, eight CPU
+the loss to fall from 1.1 to 0.3, its noise being 0.25. Without eight devices, eight CPU
 devices are made up.
 """
 
