@@ -55,7 +55,7 @@ class GPT(nnx.Module):
 
     def __call__(self, text):
         """Returns the logits `(sequences, LENGTH, VOCABULARY)`."""
-        x = self.characters(text) + self.positions(jnp.arange(LENGTH))[None]
+        x = self.characters(text) + self.positions(jnp.arange(LENGTH))
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))

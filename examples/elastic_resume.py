@@ -23,8 +23,6 @@ from jax.sharding import PartitionSpec as P
 
 import optax_lena
 
-BASE_BATCH = 32
-
 
 def loss_fn(params, batch):
     """The mean squared error."""
@@ -32,11 +30,11 @@ def loss_fn(params, batch):
     return jnp.mean((jnp.tanh(x @ params["hidden"]) @ params["out"] - y) ** 2)
 
 
-def make_batch(key, size):
-    """Draws examples with noise in their targets."""
-    x_key, y_key = jax.random.split(key)
-    x = jax.random.normal(x_key, (size, 16))
-    return x, jnp.sin(x[:, :8]) + jax.random.normal(y_key, (size, 8)) / 2
+def make_batch(rng, size):
+    """Draws examples with noise in their targets; the base batch has 32."""
+    x = rng.normal(size=(size, 16)).astype(np.float32)
+    y = np.sin(x[:, :8]) + rng.normal(scale=0.5, size=(size, 8))
+    return x, y.astype(np.float32)
 
 
 def make_optimizer(scale, base_steps):
@@ -48,11 +46,9 @@ def make_optimizer(scale, base_steps):
 def init(tx):
     """Returns the parameters and the optimizer's state."""
     keys = jax.random.split(jax.random.key(0))
-    params = {
-        "hidden": jax.random.normal(keys[0], (16, 64)) / 4,
-        "out": jax.random.normal(keys[1], (64, 8)) / 8,
-    }
-    return params, tx.init(params)
+    hidden = jax.random.normal(keys[0], (16, 64)) / 4
+    params = {"hidden": hidden, "out": jax.random.normal(keys[1], (64, 8)) / 8}
+    return [params, tx.init(params)]
 
 
 def replicated(devices):
@@ -62,7 +58,7 @@ def replicated(devices):
 
 
 def train(tx, state, scale, updates, seed):
-    """Trains on the devices where the state lies; returns the state and the loss."""
+    """Trains on the devices where the state lies; returns the new state."""
     over_data = NamedSharding(jax.tree.leaves(state)[0].sharding.mesh, P("data"))
     gather = optax_lena.value_and_grad(loss_fn, scale, axis_name="data")
 
@@ -72,17 +68,21 @@ def train(tx, state, scale, updates, seed):
         updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
         return optax.apply_updates(params, updates), opt_state, loss
 
-    for key in jax.random.split(jax.random.key(seed), updates):
-        batch = jax.device_put(make_batch(key, BASE_BATCH * scale), over_data)
-        *state, loss = train_step(*state, batch)
-    return state, float(loss)
+    rng = np.random.default_rng(seed)
+    for _ in range(updates):
+        batch = jax.device_put(make_batch(rng, 32 * scale), over_data)
+        *state, _ = train_step(*state, batch)
+    return state
 
 
-def show(when, opt_state):
-    """Prints what LENA knows; returns it as numbers."""
-    numbers = jax.device_get(optax_lena.metrics(opt_state))
+def show(when, state):
+    """Prints the loss and what LENA knows; returns it as numbers."""
+    numbers = jax.device_get(optax_lena.metrics(state[1]))
+    unseen = make_batch(np.random.default_rng(9), 4096)
+    numbers["loss"] = float(loss_fn(state[0], unseen))
+    print(f"{when} loss {numbers['loss']:.4f}", end=" ")
     fields = ("batch_scale", "noise", "signal", "base_steps")
-    print(when, *(f"{field} {numbers[f'model/{field}']:.4g}" for field in fields))
+    print(*(f"{field} {numbers[f'model/{field}']:.4g}" for field in fields))
     return numbers
 
 
@@ -90,27 +90,28 @@ def main(base_steps=1600):
     """Trains, restarts and trains on; returns what it saw."""
     half, tx = base_steps // 2, make_optimizer(16, base_steps)
     state = jax.device_put(init(tx), replicated(jax.devices()[:8]))
-    state, loss_saved = train(tx, state, 16, half // 16, seed=1)
+    show("8 devices, at start:", state)
+    state = train(tx, state, 16, half // 16, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, state)
-        saved = show("8 devices, saved   :", state[1])
+        saved = show("8 devices, saved   :", state)
 
         # Another program starts here. It knows the model, and has four devices.
         tx, sharding = make_optimizer(8, base_steps), replicated(jax.devices()[:4])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(lambda: list(init(tx))),
+            jax.eval_shape(lambda: init(tx)),
         )
         with ocp.StandardCheckpointer() as checkpointer:
             state = checkpointer.restore(path, target)
-    restored = show("4 devices, restored:", state[1])
+    restored = show("4 devices, restored:", state)
     same = [np.array_equal(saved[name], restored[name]) for name in saved]
-    state, loss_end = train(tx, state, 8, half // 8, seed=2)
-    end = show("4 devices, at end  :", state[1])
-    print(f"same statistics: {all(same)}; loss {loss_saved:.3f} -> {loss_end:.3f}")
-    return {"is_same": all(same), "losses": (loss_saved, loss_end), "end": end}
+    state = train(tx, state, 8, half // 8, seed=2)
+    end = show("4 devices, at end  :", state)
+    print(f"nothing changed in the restart: {all(same)}")
+    return {"is_same": all(same), "saved": saved, "end": end}
 
 
 if __name__ == "__main__":

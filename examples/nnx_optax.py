@@ -25,7 +25,9 @@ class Net(nnx.Module):
     def __init__(self, rngs):
         """Makes the layers."""
         self.hidden = nnx.List(nnx.Linear(64, 64, rngs=rngs) for _ in range(2))
-        self.norms = nnx.List(nnx.BatchNorm(64, rngs=rngs) for _ in range(2))
+        # 0.9: running averages count updates, and a large batch makes few of them.
+        norms = (nnx.BatchNorm(64, momentum=0.9, rngs=rngs) for _ in range(2))
+        self.norms = nnx.List(norms)
         self.dropout = nnx.Dropout(0.1, rngs=rngs)
         self.out = nnx.Linear(64, 10, rngs=rngs)
 

@@ -13,6 +13,7 @@ import argparse
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import optax_lena
@@ -29,14 +30,12 @@ def loss_fn(params, microbatch):
     return jnp.sum(errors) / jnp.maximum(tokens, 1), tokens
 
 
-def make_batch(key):
+def make_batch(rng):
     """Draws padded sequences `(microbatches, sequences, tokens, features)`."""
-    x_key, y_key, length_key = jax.random.split(key, 3)
-    shape = (SCALE, SEQUENCES, LENGTH)
-    x = jax.random.normal(x_key, (*shape, 16))
-    y = jnp.sin(x[..., :8]) + jax.random.normal(y_key, (*shape, 8)) / 2
-    lengths = jax.random.randint(length_key, (SCALE, SEQUENCES, 1), 1, LENGTH + 1)
-    return x, y, jnp.arange(LENGTH) < lengths
+    x = rng.normal(size=(SCALE, SEQUENCES, LENGTH, 16)).astype(np.float32)
+    y = np.sin(x[..., :8]) + rng.normal(scale=0.5, size=(*x.shape[:-1], 8))
+    lengths = rng.integers(1, LENGTH + 1, size=(SCALE, SEQUENCES, 1))
+    return x, y.astype(np.float32), np.arange(LENGTH) < lengths
 
 
 def main(base_steps=1600):
@@ -62,15 +61,15 @@ def main(base_steps=1600):
         params = optax.apply_updates(params, updates)
         return params, opt_state, total_loss / sums.weight
 
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0))
     params = {
         "hidden": jax.random.normal(keys[0], (16, 64)) / 4,
         "out": jax.random.normal(keys[1], (64, 8)) / 8,
     }
     opt_state = tx.init(params)
-    losses = []
-    for key in jax.random.split(keys[2], base_steps // SCALE):
-        params, opt_state, loss = train_step(params, opt_state, make_batch(key))
+    rng, losses = np.random.default_rng(0), []
+    for _ in range(base_steps // SCALE):
+        params, opt_state, loss = train_step(params, opt_state, make_batch(rng))
         losses.append(float(loss))
 
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")

@@ -13,6 +13,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import optax_lena
@@ -24,11 +25,11 @@ def loss_fn(params, batch):
     return jnp.mean((jnp.tanh(x @ params["hidden"]) @ params["out"] - y) ** 2)
 
 
-def make_batch(key, devices):
+def make_batch(rng, devices):
     """Draws 32 examples for each device, with noise in their targets."""
-    x_key, y_key = jax.random.split(key)
-    x = jax.random.normal(x_key, (devices, 32, 16))
-    return x, jnp.sin(x[..., :8]) + jax.random.normal(y_key, (devices, 32, 8)) / 2
+    x = rng.normal(size=(devices, 32, 16)).astype(np.float32)
+    y = np.sin(x[..., :8]) + rng.normal(scale=0.5, size=(devices, 32, 8))
+    return x, y.astype(np.float32)
 
 
 def main(base_steps=1600):
@@ -46,16 +47,16 @@ def main(base_steps=1600):
         updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
         return optax.apply_updates(params, updates), opt_state, loss
 
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0))
     params = {
         "hidden": jax.random.normal(keys[0], (16, 64)) / 4,
         "out": jax.random.normal(keys[1], (64, 8)) / 8,
     }
     replicate = lambda x: jnp.broadcast_to(x, (devices, *x.shape))  # noqa: E731
     params, opt_state = jax.tree.map(replicate, (params, tx.init(params)))
-    losses = []
-    for key in jax.random.split(keys[2], base_steps // devices):
-        batch = make_batch(key, devices)
+    rng, losses = np.random.default_rng(0), []
+    for _ in range(base_steps // devices):
+        batch = make_batch(rng, devices)
         params, opt_state, loss = train_step(params, opt_state, batch)
         losses.append(float(loss[0]))
 

@@ -3,20 +3,21 @@
     python examples/quickstart.py
 
 The recipe stays, and eight lines change, two of them to print a report: 200 updates of
-1,024 examples instead of 6,400 of 32. Expect nearly the same held-out loss (0.03), and
-for each layer its trust ratio, which is the factor on its learning rate.
+1,024 examples instead of 6,400 of 32. Expect a held-out loss of 0.04, where the base
+run ends at 0.03 and as many updates of plain SGD at 0.34, and for each layer its trust
+ratio, which is the factor on its learning rate.
 """
 
 import argparse
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import optax_lena
 
-SCALE = 32  # the batch, in base batches
-BATCH = 32 * SCALE
+BATCH, UPDATES = 1024, 200
 
 
 def loss_fn(params, batch):
@@ -25,36 +26,37 @@ def loss_fn(params, batch):
     return jnp.mean((jnp.tanh(x @ params["hidden"]) @ params["out"] - y) ** 2)
 
 
-def make_batch(key, size, noise=0.5):
+schedule = optax.cosine_decay_schedule(0.01, decay_steps=6400)
+tx = optax_lena.lena_amplified(schedule, batch_scale=32, warmup_steps=320, momentum=0.9)
+gather = optax_lena.value_and_grad(loss_fn, num_microbatches=32)
+
+
+@jax.jit
+def step(params, opt_state, batch):
+    """Makes one update."""
+    loss, grads, moments = gather(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+
+def make_batch(rng, size, noise=0.5):
     """Draws examples of a sine, with noise in their targets."""
-    x_key, y_key = jax.random.split(key)
-    x = jax.random.normal(x_key, (size, 8))
-    return x, jnp.sin(2 * x[:, :1]) + noise * jax.random.normal(y_key, (size, 1))
+    x = rng.normal(size=(size, 8)).astype(np.float32)
+    y = np.sin(2 * x[:, :1]) + rng.normal(scale=noise, size=(size, 1))
+    return x, y.astype(np.float32)
 
 
-def main(base_steps=6400):
+def main(updates=UPDATES):
     """Trains, and returns the held-out loss before and after."""
-    hidden_key, out_key, test_key, data_key = jax.random.split(jax.random.key(0), 4)
-    params = {
-        "hidden": jax.random.normal(hidden_key, (8, 64)) / 3,
-        "out": jax.random.normal(out_key, (64, 1)) / 8,
-    }
-    schedule = optax.cosine_decay_schedule(0.01, decay_steps=base_steps)
-    tx = optax_lena.lena_amplified(schedule, SCALE, warmup_steps=base_steps // 20)
-    gather = optax_lena.value_and_grad(loss_fn, num_microbatches=SCALE)
-
-    @jax.jit
-    def step(params, opt_state, key):
-        loss, grads, moments = gather(params, make_batch(key, BATCH))
-        updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
-        return optax.apply_updates(params, updates), opt_state, loss
-
-    test_batch = make_batch(test_key, 10_000, noise=0.0)
-    before = float(loss_fn(params, test_batch))
+    rng = np.random.default_rng(0)
+    hidden, out = rng.normal(size=(8, 64)) / 3, rng.normal(size=(64, 1)) / 8
+    params = {"hidden": jnp.float32(hidden), "out": jnp.float32(out)}
     opt_state = tx.init(params)
-    updates = base_steps // SCALE
-    for key in jax.random.split(data_key, updates):
-        params, opt_state, loss = step(params, opt_state, key)
+    test_batch = make_batch(rng, 10_000, noise=0.0)
+
+    before = float(loss_fn(params, test_batch))
+    for _ in range(updates):
+        params, opt_state, loss = step(params, opt_state, make_batch(rng, BATCH))
     after = float(loss_fn(params, test_batch))
     print(f"held-out loss {before:.3f} -> {after:.3f}, {updates} updates of {BATCH}")
     for layer, row in optax_lena.layer_report(opt_state).items():
@@ -64,5 +66,5 @@ def main(base_steps=6400):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base-steps", type=int, default=6400)
-    main(parser.parse_args().base_steps)
+    parser.add_argument("--updates", type=int, default=UPDATES)
+    main(parser.parse_args().updates)

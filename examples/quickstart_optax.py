@@ -2,20 +2,19 @@
 
     python examples/quickstart_optax.py
 
-A network of two layers fits a noisy sine. Its recipe (rate, cosine decay, momentum,
-6,400 steps of 32 examples) was tuned at this batch. The held-out loss falls from 1.50
-to 0.02. Compare the two files: `diff examples/quickstart_optax.py
-examples/quickstart.py`.
+A network of two layers fits a noisy sine. The recipe, of which the rate was tuned, has
+6,400 updates of 32 examples, and the held-out loss falls from 0.9 to 0.03. Compare the
+two files: `diff examples/quickstart_optax.py examples/quickstart.py`.
 """
 
 import argparse
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-SCALE = 1  # the batch, in base batches
-BATCH = 32 * SCALE
+BATCH, UPDATES = 32, 6400
 
 
 def loss_fn(params, batch):
@@ -24,36 +23,36 @@ def loss_fn(params, batch):
     return jnp.mean((jnp.tanh(x @ params["hidden"]) @ params["out"] - y) ** 2)
 
 
-def make_batch(key, size, noise=0.5):
+schedule = optax.cosine_decay_schedule(0.01, decay_steps=6400)
+tx = optax.sgd(schedule, momentum=0.9)
+
+
+@jax.jit
+def step(params, opt_state, batch):
+    """Makes one update."""
+    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+
+def make_batch(rng, size, noise=0.5):
     """Draws examples of a sine, with noise in their targets."""
-    x_key, y_key = jax.random.split(key)
-    x = jax.random.normal(x_key, (size, 8))
-    return x, jnp.sin(2 * x[:, :1]) + noise * jax.random.normal(y_key, (size, 1))
+    x = rng.normal(size=(size, 8)).astype(np.float32)
+    y = np.sin(2 * x[:, :1]) + rng.normal(scale=noise, size=(size, 1))
+    return x, y.astype(np.float32)
 
 
-def main(base_steps=6400):
+def main(updates=UPDATES):
     """Trains, and returns the held-out loss before and after."""
-    hidden_key, out_key, test_key, data_key = jax.random.split(jax.random.key(0), 4)
-    params = {
-        "hidden": jax.random.normal(hidden_key, (8, 64)) / 3,
-        "out": jax.random.normal(out_key, (64, 1)) / 8,
-    }
-    schedule = optax.cosine_decay_schedule(0.01, decay_steps=base_steps)
-    tx = optax.sgd(schedule, momentum=0.9)
-    gather = jax.value_and_grad(loss_fn)
-
-    @jax.jit
-    def step(params, opt_state, key):
-        loss, grads = gather(params, make_batch(key, BATCH))
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
-
-    test_batch = make_batch(test_key, 10_000, noise=0.0)
-    before = float(loss_fn(params, test_batch))
+    rng = np.random.default_rng(0)
+    hidden, out = rng.normal(size=(8, 64)) / 3, rng.normal(size=(64, 1)) / 8
+    params = {"hidden": jnp.float32(hidden), "out": jnp.float32(out)}
     opt_state = tx.init(params)
-    updates = base_steps // SCALE
-    for key in jax.random.split(data_key, updates):
-        params, opt_state, loss = step(params, opt_state, key)
+    test_batch = make_batch(rng, 10_000, noise=0.0)
+
+    before = float(loss_fn(params, test_batch))
+    for _ in range(updates):
+        params, opt_state, loss = step(params, opt_state, make_batch(rng, BATCH))
     after = float(loss_fn(params, test_batch))
     print(f"held-out loss {before:.3f} -> {after:.3f}, {updates} updates of {BATCH}")
     return {"before": before, "after": after, "updates": updates}
@@ -61,5 +60,5 @@ def main(base_steps=6400):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base-steps", type=int, default=6400)
-    main(parser.parse_args().base_steps)
+    parser.add_argument("--updates", type=int, default=UPDATES)
+    main(parser.parse_args().updates)

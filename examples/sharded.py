@@ -13,6 +13,7 @@ import argparse
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -44,16 +45,16 @@ def init_params():
 def loss_fn(params, batch):
     """The mean squared error."""
     x, y = batch
-    hidden = jnp.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
-    predicted = hidden @ params["out"]["kernel"] + params["out"]["bias"][None]
+    hidden = jnp.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+    predicted = hidden @ params["out"]["kernel"] + params["out"]["bias"]
     return jnp.mean((predicted - y) ** 2)
 
 
-def make_batch(key):
+def make_batch(rng):
     """Draws 256 examples, with noise in their targets."""
-    x_key, y_key = jax.random.split(key)
-    x = jax.random.normal(x_key, (32 * MICROBATCHES, 16))
-    return x, jnp.sin(x[:, :8]) + jax.random.normal(y_key, (len(x), 8)) / 2
+    x = rng.normal(size=(32 * MICROBATCHES, 16)).astype(np.float32)
+    y = np.sin(x[:, :8]) + rng.normal(scale=0.5, size=(len(x), 8))
+    return x, y.astype(np.float32)
 
 
 def train(devices, base_steps):
@@ -75,9 +76,9 @@ def train(devices, base_steps):
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS)
     params = jax.device_put(init_params(), shardings)
     opt_state = tx.init(params)  # the momentum is sharded like the parameters
-    losses = []
-    for key in jax.random.split(jax.random.key(1), base_steps // 8):
-        batch = jax.device_put(make_batch(key), NamedSharding(mesh, P("data")))
+    rng, losses = np.random.default_rng(0), []
+    for _ in range(base_steps // 8):
+        batch = jax.device_put(make_batch(rng), NamedSharding(mesh, P("data")))
         params, opt_state, loss = train_step(params, opt_state, batch)
         losses.append(float(loss))
     return losses, params, opt_state
