@@ -2,11 +2,10 @@
 
     python examples/elastic_resume.py
 
-Noise and signal are kept per base batch, so a run may lose half of its devices and go
-on. Parameters and optimizer state are saved with orbax on eight devices at S = 16, and
-restored on four at S = 8: only `batch_scale` is new. Expect every statistic to be the
-same after the restart, to the last bit, and the schedule's clock to arrive at 1,600
-base batches. Without eight devices, eight CPU devices are made up.
+Noise and signal are kept per base batch, so a run may lose half of its devices. orbax
+saves it on eight devices at S = 16, and restores it on four at S = 8, which is all that
+changes. Expect every statistic to be the same after the restart, to the last bit, and
+the schedule's clock to arrive at 1,600 base batches. One CPU is made into eight.
 """
 
 import argparse
@@ -18,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optax_lena
 
@@ -54,12 +52,14 @@ def init(tx):
 def replicated(devices):
     """Returns the sharding that keeps a copy on each of the devices."""
     mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
-    return NamedSharding(mesh, P())
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def train(tx, state, scale, updates, seed):
     """Trains on the devices where the state lies; returns the new state."""
-    over_data = NamedSharding(jax.tree.leaves(state)[0].sharding.mesh, P("data"))
+    over_data = NamedSharding(
+        jax.tree.leaves(state)[0].sharding.mesh, PartitionSpec("data")
+    )
     gather = optax_lena.value_and_grad(loss_fn, scale, axis_name="data")
 
     @jax.jit
