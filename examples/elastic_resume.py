@@ -46,7 +46,7 @@ def init(tx):
     keys = jax.random.split(jax.random.key(0))
     hidden = jax.random.normal(keys[0], (16, 64)) / 4
     params = {"hidden": hidden, "out": jax.random.normal(keys[1], (64, 8)) / 8}
-    return [params, tx.init(params)]
+    return params, tx.init(params)
 
 
 def replicated(devices):
@@ -57,21 +57,21 @@ def replicated(devices):
 
 def train(tx, state, scale, updates, seed):
     """Trains on the devices where the state lies; returns the new state."""
-    over_data = NamedSharding(
-        jax.tree.leaves(state)[0].sharding.mesh, PartitionSpec("data")
-    )
+    mesh = jax.tree.leaves(state)[0].sharding.mesh
+    over_data = NamedSharding(mesh, PartitionSpec("data"))
     gather = optax_lena.value_and_grad(loss_fn, scale, axis_name="data")
 
     @jax.jit
     def train_step(params, opt_state, batch):
-        loss, grads, moments = gather(params, batch)
+        _, grads, moments = gather(params, batch)
         updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return optax.apply_updates(params, updates), opt_state
 
     rng = np.random.default_rng(seed)
     for _ in range(updates):
-        batch = jax.device_put(make_batch(rng, 32 * scale), over_data)
-        *state, _ = train_step(*state, batch)
+        state = train_step(
+            *state, jax.device_put(make_batch(rng, 32 * scale), over_data)
+        )
     return state
 
 
