@@ -69,21 +69,19 @@ def train(tx, state, scale, updates, seed):
 
     rng = np.random.default_rng(seed)
     for _ in range(updates):
-        state = train_step(
-            *state, jax.device_put(make_batch(rng, 32 * scale), over_data)
-        )
+        batch = make_batch(rng, 32 * scale)
+        state = train_step(*state, jax.device_put(batch, over_data))
     return state
 
 
 def show(when, state):
     """Prints the loss and what LENA knows; returns it as numbers."""
     numbers = jax.device_get(optax_lena.metrics(state[1]))
-    unseen = make_batch(np.random.default_rng(9), 4096)
-    numbers["loss"] = float(loss_fn(state[0], unseen))
-    print(f"{when} loss {numbers['loss']:.4f}", end=" ")
+    loss = float(loss_fn(state[0], make_batch(np.random.default_rng(9), 4096)))
+    print(f"{when} loss {loss:.4f}", end=" ")
     fields = ("batch_scale", "noise", "signal", "base_steps")
     print(*(f"{field} {numbers[f'model/{field}']:.4g}" for field in fields))
-    return numbers
+    return numbers | {"loss": loss}
 
 
 def main(base_steps=1600):
