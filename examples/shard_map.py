@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_lena
@@ -37,7 +37,7 @@ def make_batch(rng):
 
 def main(base_steps=1600):
     """Trains; returns the losses and the final trust ratios."""
-    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
     schedule = optax.cosine_decay_schedule(0.1, base_steps)
     tx = optax_lena.lena(schedule, SCALE, warmup_steps=base_steps // 20)
     gather = optax_lena.value_and_grad(loss_fn, SCALE, axis_name="data")
