@@ -5,9 +5,9 @@
 Adam divides every entry of the gradient by its own size, so noise is measured in that
 metric: `adam_preconditioner` hands it to the gatherer. The recipe is AdamW's at the
 small batch of 8 sequences, its rate, schedule and decay included. Expect the loss on
-text it has not seen to fall from 5.0 to about 2.5 nats a character in 200 updates, and
-gains that differ between layers. The highest is that of the keys' biases, which are
-noise only: a softmax over keys does not depend on them.
+text it has not seen to fall from 5.0 to about 2.5 nats a character in 200 updates (1,600
+of the small batch end at 2.15). Gains differ between layers. The highest is that of
+the keys' biases, which are noise only: a softmax over keys does not depend on them.
 """
 
 import argparse
