@@ -97,7 +97,8 @@ def checked(label: str, runs: Sequence[Record], target: float) -> Checked:
     advice = [optax_lena.advise(_history(run)) for run in logs]
     seeds = sorted({run.seed for run in logs})
     points = {seed: _points(runs, target, seed) for seed in seeds}
-    base = {run.seed: run.updates_to(target) for run in runs if run.method == "base"}
+    reached = [(r.seed, r.updates_to(target)) for r in runs if r.method == "base"]
+    base = {seed: updates for seed, updates in reached if updates is not None}
 
     def noise_scale(some: Sequence[int]) -> float:
         every = [point for seed in some for point in points[seed]]
@@ -105,7 +106,7 @@ def checked(label: str, runs: Sequence[Record], target: float) -> Checked:
 
     def examples(some: Sequence[int]) -> float:
         own = [e for seed in some for s, e in points[seed] if s == FAR]
-        return float(np.mean(own) / np.mean([base[seed] for seed in some]))
+        return float(np.mean(own) / np.mean([base[k] for k in some if k in base]))
 
     return Checked(
         label=label,

@@ -53,7 +53,7 @@ class Way:
     """One way to choose the batch.
 
     Attributes:
-      label: for people; `{ours}` is the method that knows its batch.
+      label: for people.
       control: `control(recipe, base_steps)` returns what says S.
       optimizer: `optimizer(recipe, batch_scale, base_steps)`; None: ours.
     """
