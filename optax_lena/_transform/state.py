@@ -163,8 +163,8 @@ def follow_names(
 
 def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
     """Raises a `ValueError` unless the state was made for these layers."""
-    if state.names and state.names != names:
-        differing = sorted(set(names) ^ set(state.names)) or list(names)
+    differing = sorted(set(names) ^ set(state.names))
+    if state.names and differing:
         raise ValueError(
             "`state` was made for other layers than `updates` has; they differ in "
             f"{differing[:4]}. Call `init` on the parameters that you train."
