@@ -1,7 +1,9 @@
 """What several test files need: trees, streams of gradients, a jitted training run."""
 
 import contextlib
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +62,42 @@ def flat(tree):
     return {"/".join(key.key for key in path): leaf for path, leaf in paths}
 
 
-def train(tx, params, stacks, *, weights=None, layers=optax_lena.per_parameter):
+def row(tree, t):
+    """Returns entry t of every leaf."""
+    return jax.tree.map(lambda x: x[t], tree)
+
+
+def momentum_sgd(
+    learning_rate,
+    batch_scale=None,
+    *,
+    rate=optax_lena.LayerRate(),
+    layers=optax_lena.per_parameter,
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=0.0,
+    rate_enters_buffer=False,
+):
+    """SGD around any `LayerRate`: what a user writes one level below the optimizers."""
+    rate = dataclasses.replace(rate, learning_rate=learning_rate)
+    scale = optax_lena.scale_by_layer_rate(rate, batch_scale, layers=layers)
+    buffer = optax.trace(momentum, nesterov)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        *((scale, buffer) if rate_enters_buffer else (buffer, scale)),
+        optax.scale(-1.0),
+    )
+
+
+def train(
+    tx,
+    params,
+    stacks,
+    *,
+    weights=None,
+    layers=optax_lena.per_parameter,
+    preconditioner=None,
+):
     """Runs T updates in one `lax.scan`.
 
     Returns the last optimizer state, the parameters `[T, ...]` and metrics `[T]` after
@@ -71,7 +108,10 @@ def train(tx, params, stacks, *, weights=None, layers=optax_lena.per_parameter):
         params, state = carry
         stack, weight = x
         grads, moments = optax_lena.moments_from_stack(
-            stack, weights=weight, layers=layers
+            stack,
+            weights=weight,
+            layers=layers,
+            preconditioner=preconditioner and preconditioner(state, params),
         )
         updates, state = tx.update(grads, state, params, moments=moments)
         params = optax.apply_updates(params, updates)
@@ -84,6 +124,15 @@ def train(tx, params, stacks, *, weights=None, layers=optax_lena.per_parameter):
     (_, state), (params, lena_states) = run(params, (stacks, weights))
     to_numpy = lambda tree: jax.tree.map(np.asarray, tree)
     return state, to_numpy(params), to_numpy(metrics_over_time(lena_states))
+
+
+def first_update(tx, stack, weights=None):
+    """Returns the first updates, and the state after them."""
+    grads, moments = optax_lena.moments_from_stack(stack, weights=weights)
+    return tx.update(grads, tx.init(grads), grads, moments=moments)
+
+
+updated = jit(first_update, static_argnums=0)
 
 
 # Outside the scan, and on the state alone, it compiles once for all transformations.
@@ -104,6 +153,11 @@ def rows(metrics, field):
     return {
         k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)
     }
+
+
+def says(*parts):
+    """A pattern that finds all parts, in this order."""
+    return "(?s)" + ".*".join(re.escape(part) for part in parts)
 
 
 def signature(tree):

@@ -1,4 +1,6 @@
-"""The transformation and its aliases, update by update, against the oracle."""
+"""Rates of all parts, and the SGD optimizers, update by update against the oracle."""
+
+import dataclasses
 
 import numpy as np
 import optax
@@ -44,7 +46,15 @@ GROUPINGS = {
 }
 
 LENA, ADASCALE, LINEAR = optax_lena.lena, optax_lena.adascale, optax_lena.linear_scaling
-AMPLIFIED = optax_lena.lena_amplified
+AMPLIFIED, SGD = optax_lena.lena_amplified, helpers.momentum_sgd
+THETA = 50  # of all warm-ups, in base-batch steps
+AMPLIFIED_RATE = optax_lena.LayerRate(
+    clock="rate_steps",
+    estimator=optax_lena.Averages(relative=True),
+    rule=optax_lena.amplified_gain,
+    warmup=optax_lena.FixedWarmup(THETA),
+    guard=optax_lena.SpikeLimit(2.0),
+)
 AMPLIFIES = dict(
     rule=oracle.amplified,
     warmup="fixed",
@@ -56,25 +66,60 @@ AMPLIFIES = dict(
 COSINE = optax.cosine_decay_schedule(0.02, 3 * UPDATES)
 cosine = lambda t: 0.01 * (1 + np.cos(np.pi * min(t / (3 * UPDATES), 1)))
 
-# Factory, n, its arguments, and those of the oracle where they differ.
+
+def rate(**parts):
+    """The paper's parts, but for some; for `helpers.momentum_sgd`."""
+    warmup = optax_lena.StateAwareWarmup(THETA)
+    return optax_lena.LayerRate(**{"warmup": warmup, **parts})
+
+
+# Factory, n, its arguments, and those of the oracle where they differ. An optimizer's
+# warm-up is one of its arguments, and a part of a rate.
 CASES = {
     "n = S": (LENA, 4, dict(batch_scale=4), {}),
     "n > S": (LENA, 8, dict(batch_scale=4), {}),
     "n < S": (LENA, 4, dict(batch_scale=16), {}),
     "S is fractional": (LENA, 6, dict(batch_scale=2.75), {}),
     "S is n by default": (LENA, 5, dict(), {}),
-    "S above the horizon": (LENA, 4, dict(batch_scale=30, horizon=10), {}),
-    "a short horizon": (LENA, 4, dict(batch_scale=4, horizon=20), {}),
+    "S above the horizon": (
+        SGD,
+        4,
+        dict(batch_scale=30, rate=rate(estimator=optax_lena.Averages(horizon=10))),
+        dict(horizon=10),
+    ),
+    "a short horizon": (
+        SGD,
+        4,
+        dict(batch_scale=4, rate=rate(estimator=optax_lena.Averages(horizon=20))),
+        dict(horizon=20),
+    ),
     "no warm-up": (LENA, 4, dict(batch_scale=4, warmup_steps=0), {}),
-    "fixed warm-up": (LENA, 4, dict(batch_scale=4, warmup="fixed"), {}),
+    "fixed warm-up": (
+        SGD,
+        4,
+        dict(batch_scale=4, rate=rate(warmup=optax_lena.FixedWarmup(THETA))),
+        dict(warmup="fixed"),
+    ),
     "nesterov": (LENA, 4, dict(batch_scale=4, nesterov=True), {}),
     "no momentum": (LENA, 4, dict(batch_scale=4, momentum=None), dict(momentum=0)),
     "weight decay": (LENA, 4, dict(batch_scale=4, weight_decay=0.1), {}),
-    "square root": (
-        LENA,
+    "the same parts, composed": (
+        SGD,
         4,
-        dict(batch_scale=4, rule=optax_lena.square_root_gain),
+        dict(batch_scale=4, rate=rate(), nesterov=True, weight_decay=0.1),
+        {},
+    ),
+    "square root": (
+        SGD,
+        4,
+        dict(batch_scale=4, rate=rate(rule=optax_lena.square_root_gain)),
         dict(rule=oracle.square_root),
+    ),
+    "amplified behind the momentum": (
+        SGD,
+        4,
+        dict(batch_scale=4, rate=rate(rule=optax_lena.amplified_gain)),
+        dict(rule=oracle.amplified),
     ),
     "schedule on base steps": (
         LENA,
@@ -83,23 +128,32 @@ CASES = {
         dict(learning_rate=cosine),
     ),
     "schedule on gain steps": (
-        LENA,
+        SGD,
         4,
-        dict(batch_scale=4, learning_rate=COSINE, clock="gain_steps"),
-        dict(learning_rate=cosine),
+        dict(batch_scale=4, learning_rate=COSINE, rate=rate(clock="gain_steps")),
+        dict(learning_rate=cosine, clock="gain_steps"),
     ),
-    "relative averages": (LENA, 4, dict(batch_scale=4, averages="relative"), {}),
-    "schedule on rate steps": (
-        LENA,
+    "relative averages": (
+        SGD,
         4,
-        dict(batch_scale=4, learning_rate=COSINE, clock="rate_steps"),
-        dict(learning_rate=cosine),
+        dict(batch_scale=4, rate=rate(estimator=optax_lena.Averages(relative=True))),
+        dict(averages="relative"),
+    ),
+    "schedule on rate steps": (
+        SGD,
+        4,
+        dict(batch_scale=4, learning_rate=COSINE, rate=rate(clock="rate_steps")),
+        dict(learning_rate=cosine, clock="rate_steps"),
     ),
     "schedule on rate steps, fixed warm-up": (
-        LENA,
+        SGD,
         4,
-        dict(batch_scale=4, learning_rate=COSINE, clock="rate_steps", warmup="fixed"),
-        dict(learning_rate=cosine),
+        dict(
+            batch_scale=4,
+            learning_rate=COSINE,
+            rate=rate(clock="rate_steps", warmup=optax_lena.FixedWarmup(THETA)),
+        ),
+        dict(learning_rate=cosine, clock="rate_steps", warmup="fixed"),
     ),
     "amplified": (
         AMPLIFIED,
@@ -120,22 +174,32 @@ CASES = {
         AMPLIFIES,
     ),
     "amplified, many spikes": (
-        AMPLIFIED,
+        SGD,
         4,
-        dict(batch_scale=16, spike_limit=1),
+        dict(
+            batch_scale=16,
+            rate=dataclasses.replace(AMPLIFIED_RATE, guard=optax_lena.SpikeLimit(1)),
+            rate_enters_buffer=True,
+        ),
         AMPLIFIES | dict(spike_limit=1),
     ),
     "behind the momentum, many spikes": (
-        LENA,
+        SGD,
         8,
-        dict(batch_scale=4, spike_limit=1.2),
-        {},
+        dict(batch_scale=4, rate=rate(guard=optax_lena.SpikeLimit(1.2))),
+        dict(spike_limit=1.2),
     ),
     "adascale": (
         ADASCALE,
         4,
         dict(batch_scale=4, learning_rate=COSINE, warmup_steps=0),
         dict(learning_rate=cosine, clock="gain_steps"),
+    ),
+    "adascale on base steps": (
+        SGD,
+        4,
+        dict(batch_scale=4, learning_rate=COSINE, rate=rate()),
+        dict(learning_rate=cosine),
     ),
     "linear scaling": (
         LINEAR,
@@ -144,43 +208,44 @@ CASES = {
         dict(rule=oracle.linear, warmup="fixed"),
     ),
     "linear scaling, state-aware": (
-        LINEAR,
+        SGD,
         4,
-        dict(batch_scale=4, warmup="state_aware"),
+        dict(batch_scale=4, rate=rate(rule=optax_lena.linear)),
         dict(rule=oracle.linear),
     ),
 }
 
 
-def check_against_oracle(factory, n, arguments, differing, grouping, weights=None):
+def check_against_oracle(case, grouping, weights=None):
+    factory, n, arguments, differing = case
     layers, expected_layers = GROUPINGS[grouping]
     stacks = helpers.random_stacks(1, UPDATES, n)
     params = helpers.example_params()
-    arguments = {"learning_rate": 0.01, "warmup_steps": 50, **arguments}
+    arguments = {"learning_rate": 0.01, **arguments}
     own_layers = {} if factory is ADASCALE else {"layers": layers}
+    own_warmup = {} if factory is SGD else {"warmup_steps": THETA}
     _, got_params, metrics = helpers.train(
-        factory(**arguments, **own_layers),
+        factory(**(own_layers | own_warmup | arguments)),
         params,
         stacks,
         weights=weights,
         layers=layers,
     )
-    arguments |= differing
-    if not callable(arguments["learning_rate"]):
-        rate = arguments["learning_rate"]
-        arguments["learning_rate"] = lambda step: rate
+    constant = lambda step: 0.01
+    recipe = {"warmup_steps": THETA} | arguments | {"learning_rate": constant}
+    recipe.pop("rate", None)
     expected = oracle.replay(
+        oracle.Recipe(**(recipe | differing)),
         helpers.flat(params),
         helpers.flat(stacks),
         expected_layers,
-        weights=weights,
-        **arguments,
+        weights,
     )
 
     close = lambda actual, desired, name: np.testing.assert_allclose(
         actual, desired, rtol=1e-5, atol=1e-6, err_msg=name
     )
-    for field in ("gain", "trust_ratio", "warmup_factor", "progress"):
+    for field in ("gain", "trust_ratio", "warmup_factor", "learning_rate", "progress"):
         got = helpers.rows(metrics, field)
         assert set(got) == set(expected_layers)
         for layer, values in expected[field].items():
@@ -192,10 +257,10 @@ def check_against_oracle(factory, n, arguments, differing, grouping, weights=Non
             got = metrics[f"{field}/{layer}"]
             np.testing.assert_allclose(got, values, rtol=1e-5, atol=atol)
     close(metrics["model/gain"], expected["model_gain"], "model gain")
+    close(metrics["model/schedule"], expected["schedule"], "schedule")
     close(metrics["model/spike_factor"], expected["spike_factor"], "spike factor")
-    close(metrics["model/base_steps"], expected["base_steps"], "base steps")
-    close(metrics["model/gain_steps"], expected["gain_steps"], "gain steps")
-    close(metrics["model/rate_steps"], expected["rate_steps"], "rate steps")
+    for clock in oracle.CLOCKS:
+        close(metrics[f"model/{clock}"], expected[clock], clock)
     for parameter, values in helpers.flat(got_params).items():
         close(values, np.stack(expected["params"][parameter]), parameter)
     return expected
@@ -203,10 +268,9 @@ def check_against_oracle(factory, n, arguments, differing, grouping, weights=Non
 
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_the_oracle(case):
-    factory, *_ = CASES[case]
-    one_layer = factory in (ADASCALE, LINEAR)
+    one_layer = case.startswith(("adascale", "linear scaling"))
     grouping = "whole_model" if one_layer else "per_parameter"
-    expected = check_against_oracle(*CASES[case], grouping)
+    expected = check_against_oracle(CASES[case], grouping)
     if "spikes" in case:
         assert 5 < np.sum(np.less(expected["spike_factor"], 1)) < UPDATES - 5
 
@@ -214,7 +278,7 @@ def test_agrees_with_the_oracle(case):
 @pytest.mark.parametrize("grouping", sorted(set(GROUPINGS) - {"per_parameter"}))
 def test_agrees_with_the_oracle_on_every_grouping(grouping):
     arguments = dict(batch_scale=6, weight_decay=0.01)
-    check_against_oracle(LENA, 4, arguments, {}, grouping)
+    check_against_oracle((LENA, 4, arguments, {}), grouping)
 
 
 @pytest.mark.parametrize("batch_scale", [4, None])
@@ -222,8 +286,8 @@ def test_agrees_with_the_oracle_on_weighted_microbatches(batch_scale):
     """The weights are token counts; some microbatches hold padding only."""
     weights = np.random.default_rng(2).integers(1, 9, (UPDATES, 5)).astype(np.float32)
     weights[::3, 2] = 0
-    arguments = dict(batch_scale=batch_scale)
-    expected = check_against_oracle(LENA, 5, arguments, {}, "per_parameter", weights)
+    case = (LENA, 5, dict(batch_scale=batch_scale), {})
+    expected = check_against_oracle(case, "per_parameter", weights)
     if batch_scale is None:  # zero-weight microbatches do not count in n
         steps = np.diff(expected["base_steps"], prepend=0)
         np.testing.assert_array_equal(steps, np.where(np.arange(UPDATES) % 3, 5, 4))
@@ -231,14 +295,12 @@ def test_agrees_with_the_oracle_on_weighted_microbatches(batch_scale):
 
 def test_the_oracle_cases_reach_what_they_must_discriminate():
     """Gains from 1 to the cap and warm-ups that end: else agreement says little."""
-    stacks = helpers.flat(helpers.random_stacks(1, UPDATES, 4))
+    recipe = oracle.Recipe(lambda step: 0.01, batch_scale=4, warmup_steps=THETA)
     trace = oracle.replay(
+        recipe,
         helpers.flat(helpers.example_params()),
-        stacks,
+        helpers.flat(helpers.random_stacks(1, UPDATES, 4)),
         GROUPINGS["per_parameter"][1],
-        learning_rate=lambda step: 0.01,
-        batch_scale=4,
-        warmup_steps=50,
     )
     gains, factors = (
         np.stack(list(trace[field].values())) for field in ("gain", "warmup_factor")

@@ -3,14 +3,17 @@
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import optax_lena
+from optax_lena._parts.reference import AuthorsEstimate, follow_authors
 from tests import helpers
 
-FOLDER = pathlib.Path(__file__).parent / "golden"
+FOLDER = pathlib.Path(__file__).parents[1] / "golden"
 TRACES = ["lena_w0", "lena_w2", "as_w2", "lsw_w1", "lsw_w2"]
 RTOL = 1e-5
 
@@ -26,53 +29,77 @@ def load(name):
     return trace, meta, tree
 
 
-def warmup_arguments(meta):
-    kinds = {
-        0: {"warmup_steps": 0},
-        1: {"warmup_steps": meta["warmup_steps"], "warmup": "fixed"},
-        2: {"warmup_steps": meta["warmup_steps"], "warmup": "state_aware"},
+def parts_of(meta, method):
+    """The paper's parts of one of the authors' methods, and its layers."""
+    warmups = {
+        0: optax_lena.StateAwareWarmup(),
+        1: optax_lena.FixedWarmup(meta["warmup_steps"]),
+        2: optax_lena.StateAwareWarmup(meta["warmup_steps"]),
     }
-    return kinds[meta["warmup"]]
+    rule = optax_lena.linear if method == "lsw" else optax_lena.capped_gain
+    rate = optax_lena.LayerRate(rule=rule, warmup=warmups[meta["warmup"]])
+    is_lena = method == "lena"
+    return rate, optax_lena.per_parameter if is_lena else optax_lena.whole_model
 
 
-def alias(meta, method):
-    schedule = lambda step: meta["base_lr"] * 0.01 ** (step / meta["total_steps"])
-    factory = {
-        "lena": optax_lena.lena,
-        "as": optax_lena.adascale,
-        "lsw": optax_lena.linear_scaling,
-    }[method]
-    return factory(
-        schedule,
+def schedule(meta):
+    return lambda step: meta["base_lr"] * 0.01 ** (step / meta["total_steps"])
+
+
+def composed(meta, method):
+    """Their schedule runs on base steps, also AdaScale's; ours is one of the parts."""
+    rate, layers = parts_of(meta, method)
+    return helpers.momentum_sgd(
+        schedule(meta),
         meta["S"],
+        rate=follow_authors(rate, meta["S"]),
+        layers=layers,
+        momentum=meta["momentum"],
+        weight_decay=meta["weight_decay"],
+    )
+
+
+def optimizer(meta, method):
+    """A closed optimizer, for the methods that are one."""
+    factory = {"lena": optax_lena.lena, "lsw": optax_lena.linear_scaling}[method]
+    return factory(
+        schedule(meta),
+        meta["S"],
+        warmup_steps=meta["warmup_steps"] if meta["warmup"] else 0,
         momentum=meta["momentum"],
         weight_decay=meta["weight_decay"],
         reference=True,
-        **({"clock": "base_steps"} if method == "as" else {}),
-        **warmup_arguments(meta),
     )
 
 
 def hand_written(meta, method):
-    """What a user writes who chains optax's own parts with scale_by_lena."""
-    is_lena, is_linear = method == "lena", method == "lsw"
+    """What a user writes who chains optax's own parts around the transformation."""
+    rate, layers = parts_of(meta, method)
+    scale = optax_lena.scale_by_layer_rate(
+        follow_authors(rate, meta["S"]), meta["S"], layers=layers
+    )
+    if meta["warmup"] != 1:
+        scale = optax_lena.scale_by_lena(
+            meta["S"],
+            layers=layers,
+            rule=rate.rule,
+            warmup_steps=rate.warmup.steps,
+            reference=True,
+        )
     per_update = meta["S"] / meta["total_steps"]
     return optax.chain(
         optax.add_decayed_weights(meta["weight_decay"]),
         optax.trace(meta["momentum"]),
-        optax_lena.scale_by_lena(
-            meta["S"],
-            layers=optax_lena.per_parameter if is_lena else optax_lena.whole_model,
-            rule=optax_lena.linear if is_linear else optax_lena.capped_gain,
-            reference=True,
-            **warmup_arguments(meta),
-        ),
+        scale,
         optax.scale_by_schedule(lambda t: -meta["base_lr"] * 0.01 ** (t * per_update)),
     )
 
 
-@pytest.mark.parametrize("build", [alias, hand_written])
-@pytest.mark.parametrize("name", TRACES)
+CASES = [(name, build) for name in TRACES for build in (composed, hand_written)]
+CASES += [(name, optimizer) for name in ("lena_w0", "lena_w2", "lsw_w1")]
+
+
+@pytest.mark.parametrize(("name", "build"), CASES)
 def test_replays_the_authors_code(name, build):
     trace, meta, tree = load(name)
     method = name.split("_")[0]
@@ -110,3 +137,38 @@ def test_the_traces_reach_what_they_must_discriminate():
     assert (trace["scaling_factor"] > meta["S"]).any()
     assert (trace["progress_after"] > meta["warmup_steps"]).any()
     assert np.isclose(trace["lr"][0], 0).all()
+
+
+def test_adascale_in_reference_mode_is_the_authors_on_its_own_clock():
+    """Their rate at a constant schedule, where the clock does not matter."""
+    _, meta, tree = load("as_w2")
+    rate, layers = parts_of(meta, "as")
+    arguments = dict(momentum=meta["momentum"], weight_decay=meta["weight_decay"])
+    theirs = helpers.momentum_sgd(
+        0.01, meta["S"], rate=follow_authors(rate, meta["S"]), layers=layers, **arguments
+    )
+    warmup_steps = meta["warmup_steps"]
+    ours = optax_lena.adascale(
+        0.01, meta["S"], warmup_steps=warmup_steps, reference=True, **arguments
+    )
+    got, expected = (
+        helpers.train(tx, tree("init"), tree("grad"))[1] for tx in (ours, theirs)
+    )
+    helpers.assert_trees_close(got, expected, rtol=RTOL, atol=1e-7)
+
+
+def test_the_authors_gain_has_an_epsilon_and_no_cap():
+    gain = lambda noise, signal: AuthorsEstimate(
+        jnp.float32(noise), jnp.float32(signal)
+    ).gain(4)
+    assert gain(0.0, 0.0) == 1
+    np.testing.assert_allclose(gain(1e-6, 0.0), 2 / 1.25, rtol=1e-6)
+    assert gain(1.0, -0.1) > 4
+
+
+def test_it_starts_at_a_rate_of_zero_and_feeds_the_momentum():
+    tx = optax_lena.lena(0.1, 4, warmup_steps=8, reference=True)
+    grads, moments = helpers.example_moments()
+    updates, state = tx.update(grads, tx.init(grads), grads, moments=moments)
+    assert not any(u.any() for u in jax.tree.leaves(updates))
+    helpers.assert_trees_equal(optax.tree_utils.tree_get(state, "trace"), grads)
