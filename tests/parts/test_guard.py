@@ -7,20 +7,36 @@ import optax
 import pytest
 
 import optax_lena
-from optax_lena import _spikes
-from optax_lena._noise import Averages
+from optax_lena import Estimate, SpikeLimit
+from optax_lena._parts.averages import AveragesState
+from optax_lena._parts.estimate import Measured
 from tests import helpers
 
 ONE = jnp.ones(())
 
 
+def model(noise, signal):
+    return Estimate(jnp.float32(noise), jnp.float32(signal))
+
+
+def measured(estimate, batch_scale, *, overflows=False):
+    """What an update says of a model of one layer."""
+    rows = Estimate(*(jnp.stack([x, x]) for x in estimate))
+    yes = jnp.ones(2, bool)
+    return Measured(rows, yes, yes, jnp.bool(overflows), jnp.float32(batch_scale))
+
+
+def factor(limit, state, estimate, batch_scale):
+    update = measured(estimate, batch_scale)
+    return SpikeLimit(limit).factor(state, estimate, update)
+
+
 def after(noise, signal, updates=50):
     """What is remembered of so many equal updates."""
-    recent = Averages(*jnp.zeros(3))
+    recent, estimate = AveragesState.zeros(), model(noise, signal)
     for _ in range(updates):
-        recent = _spikes.remember(
-            recent, jnp.float32(noise), jnp.float32(signal), ONE, jnp.bool(True)
-        )
+        update = measured(estimate, 16)
+        recent = SpikeLimit().remember(recent, estimate, ONE, update)
     return recent
 
 
@@ -28,49 +44,68 @@ def after(noise, signal, updates=50):
 @pytest.mark.parametrize("times", [0.5, 1.0, 2.0, 8.0, 1e6])
 def test_the_factor_brings_the_norm_to_its_limit(times, updates):
     recent = after(32.0, 1.0, updates)  # at S = 16 a squared norm of 3
-    noise, signal = jnp.float32(32 * times), jnp.float32(times)
-    factor = _spikes.factor(recent, noise, signal, 16, 2)
-    np.testing.assert_allclose(factor, min(1, np.sqrt(2 / times)), rtol=1e-5)
+    got = factor(2, recent, model(32 * times, times), 16)
+    np.testing.assert_allclose(got, min(1, np.sqrt(2 / times)), rtol=1e-5)
 
 
 def test_the_expectation_follows_the_batch():
     """A quarter of the batch has four times the noise, which is no spike."""
     recent = after(32.0, 1.0)
     for scale in (4, 16, 64):
-        usual = _spikes.factor(recent, jnp.float32(32), ONE, scale, 1)
+        usual = factor(1, recent, model(32, 1), scale)
         np.testing.assert_allclose(usual, 1, rtol=1e-5)
-    assert _spikes.factor(recent, jnp.float32(64), 2 * ONE, 4, 1) < 1
+    assert factor(1, recent, model(64, 2), 4) < 1
 
 
 def test_a_batch_whose_signal_is_hidden_is_expected_to_have_noise():
     recent = after(32.0, -1.0)
-    assert _spikes.factor(recent, jnp.float32(32), jnp.zeros(()), 64, 1.5) == 1
+    assert factor(1.5, recent, model(32, 0), 64) == 1
 
 
-@pytest.mark.parametrize("recent", [Averages(*jnp.zeros(3)), after(0.0, 0.0)])
+@pytest.mark.parametrize("recent", [AveragesState.zeros(), after(0.0, 0.0)])
 def test_without_a_gradient_before_nothing_is_a_spike(recent):
-    assert _spikes.factor(recent, ONE, ONE, 4, 2) == 1
+    assert factor(2, recent, model(1, 1), 4) == 1
 
 
 def test_a_spike_is_remembered_as_it_was_cut():
-    recent, tenfold = after(32.0, 1.0), jnp.float32(320)
-    cut = _spikes.factor(recent, tenfold, 10 * ONE, 16, 2)
-    moved = _spikes.remember(recent, tenfold, 10 * ONE, cut, jnp.bool(True))
+    recent, tenfold = after(32.0, 1.0), model(320, 10)
+    update = measured(tenfold, 16)
+    cut = factor(2, recent, tenfold, 16)
+    moved = SpikeLimit().remember(recent, tenfold, cut, update)
     np.testing.assert_allclose(moved.noise / recent.noise, 1.1, rtol=1e-2)
 
 
 @pytest.mark.parametrize("cut", [0.0, 0.25, 1.0])
 def test_the_ratio_is_not_cut_below_the_base_batchs(cut):
+    """A limit of 1 and a squared norm of 1 / cut² cut by that factor; none is endless."""
     ratios = jnp.array([0.5, 1.0, 2.0, 64.0])
-    got = _spikes.cut_ratio(ratios, jnp.float32(cut))
-    np.testing.assert_array_equal(got, [0.5, 1.0, max(2 * cut, 1), max(64 * cut, 1)])
+    recent, limit = after(0.0, 1.0), SpikeLimit(1)
+    spike = measured(model(0, 1 / cut**2 if cut else 1), 16, overflows=not cut)
+    got, _, used = limit.update(recent, ratios, spike)
+    np.testing.assert_allclose(used, cut, rtol=1e-5)
+    expected = [0.5, 1.0, max(2 * cut, 1), max(64 * cut, 1)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_norm_that_overflows_cuts_the_ratios_to_one_and_is_forgotten():
+    recent = after(32.0, 1.0)
+    update = measured(model(32, 1), 16, overflows=True)
+    got, moved, used = SpikeLimit().update(recent, jnp.array([0.5, 3, 16]), update)
+    np.testing.assert_array_equal(got, [0.5, 1, 1])
+    assert used == 0
+    np.testing.assert_array_equal(moved, recent)
+
+
+RELATIVE = optax_lena.LayerRate(
+    estimator=optax_lena.Averages(relative=True), guard=SpikeLimit(2)
+)
 
 
 def test_gradients_that_all_grow_by_one_factor_are_cut_alike():
     """The layers' rates keep their proportions."""
     stacks = helpers.random_stacks(3, 4)
     grown = jax.tree.map(lambda x: 5 * x, stacks)
-    tx = optax_lena.scale_by_lena(16, averages="relative", spike_limit=2)
+    tx = optax_lena.scale_by_layer_rate(RELATIVE, 16)
     state = tx.init(helpers.example_params())
     ratios = []
     for batch in (stacks, stacks, grown):
@@ -85,7 +120,7 @@ def test_gradients_that_all_grow_by_one_factor_are_cut_alike():
 
 
 def test_sums_that_overflow_leave_the_memory_as_it_was():
-    tx = optax_lena.scale_by_lena(4, averages="relative", spike_limit=2)
+    tx = optax_lena.scale_by_layer_rate(RELATIVE, 4)
     mild, huge = {"a": jnp.ones((4, 2)), "b": jnp.ones((4, 2))}, 1e19
     state = tx.init({"a": jnp.ones(2), "b": jnp.ones(2)})
     states = [state]
@@ -95,7 +130,7 @@ def test_sums_that_overflow_leave_the_memory_as_it_was():
         states.append(state)
     assert 2 * huge**2 < float(np.finfo("f").max) < 4 * huge**2
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(states))
-    np.testing.assert_array_equal(states[2].recent, states[1].recent)
+    np.testing.assert_array_equal(states[2].guard, states[1].guard)
     assert states[2].applied.trust_ratio.max() == 1
 
 
@@ -103,8 +138,9 @@ def test_a_rate_that_is_too_large_does_not_run_away():
     """On a quadratic whose steep direction bears a ratio of 4 of the 16."""
     curvature = jnp.array([1.0, 0.1, 0.01])
 
-    def farthest(spike_limit, key):
-        tx = optax_lena.lena_amplified(1.0, 16, spike_limit=spike_limit)
+    def farthest(guard, key):
+        rate = helpers.amplified_rate(guard=guard)
+        tx = helpers.momentum_sgd(1.0, 16, rate=rate, rate_enters_buffer=True)
 
         def step(carry, key):
             params, state = carry
@@ -121,4 +157,4 @@ def test_a_rate_that_is_too_large_does_not_run_away():
 
     keys = jax.random.split(jax.random.key(0), 8)
     assert jax.vmap(lambda key: farthest(None, key))(keys).max() > 100
-    assert jax.vmap(lambda key: farthest(2.0, key))(keys).max() < 20
+    assert jax.vmap(lambda key: farthest(SpikeLimit(2.0), key))(keys).max() < 20

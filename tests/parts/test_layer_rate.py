@@ -1,7 +1,5 @@
 """Rates of all parts, and the SGD optimizers, update by update against the oracle."""
 
-import dataclasses
-
 import numpy as np
 import optax
 import pytest
@@ -48,13 +46,6 @@ GROUPINGS = {
 LENA, ADASCALE, LINEAR = optax_lena.lena, optax_lena.adascale, optax_lena.linear_scaling
 AMPLIFIED, SGD = optax_lena.lena_amplified, helpers.momentum_sgd
 THETA = 50  # of all warm-ups, in base-batch steps
-AMPLIFIED_RATE = optax_lena.LayerRate(
-    clock="rate_steps",
-    estimator=optax_lena.Averages(relative=True),
-    rule=optax_lena.amplified_gain,
-    warmup=optax_lena.FixedWarmup(THETA),
-    guard=optax_lena.SpikeLimit(2.0),
-)
 AMPLIFIES = dict(
     rule=oracle.amplified,
     warmup="fixed",
@@ -178,7 +169,9 @@ CASES = {
         4,
         dict(
             batch_scale=16,
-            rate=dataclasses.replace(AMPLIFIED_RATE, guard=optax_lena.SpikeLimit(1)),
+            rate=helpers.amplified_rate(
+                warmup=optax_lena.FixedWarmup(THETA), guard=optax_lena.SpikeLimit(1)
+            ),
             rate_enters_buffer=True,
         ),
         AMPLIFIES | dict(spike_limit=1),
