@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import optax_lena
+from optax_lena._parts.clocks import Count
 
 SHAPES = {
     "blocks": {"kernel": (3, 2, 2)},
@@ -159,12 +160,26 @@ def lena_state(opt_state):
     return state
 
 
+def read_counts(tree):
+    """Replaces counts by their sums: a whole and a fraction are not close one by one."""
+    is_count = lambda x: isinstance(x, Count)
+    return jax.tree.map(
+        lambda x: x.read() if is_count(x) else x, tree, is_leaf=is_count
+    )
+
+
 def rows(metrics, field):
     """Returns {layer: value} of one field of `optax_lena.metrics`."""
     prefix = f"{field}/"
     return {
         k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)
     }
+
+
+def float_dtypes(tree):
+    """Returns the dtypes of all leaves but counts and digests, which are integers."""
+    dtypes = {x.dtype for x in map(jax.typeof, jax.tree.leaves(tree))}
+    return {d for d in dtypes if not jnp.issubdtype(d, jnp.integer)}
 
 
 def says(*parts):

@@ -145,7 +145,11 @@ def test_adascale_in_reference_mode_is_the_authors_on_its_own_clock():
     rate, layers = parts_of(meta, "as")
     arguments = dict(momentum=meta["momentum"], weight_decay=meta["weight_decay"])
     theirs = helpers.momentum_sgd(
-        0.01, meta["S"], rate=follow_authors(rate, meta["S"]), layers=layers, **arguments
+        0.01,
+        meta["S"],
+        rate=follow_authors(rate, meta["S"]),
+        layers=layers,
+        **arguments,
     )
     warmup_steps = meta["warmup_steps"]
     ours = optax_lena.adascale(
