@@ -75,8 +75,8 @@ def check_weight_decay(value: Any, mask: Any) -> None:
     check_number("weight_decay", value, meaning, at_least=0)
     if isinstance(mask, (bool, np.bool_, np.ndarray, jax.Array)):
         raise ValueError(
-            "`weight_decay_mask` must be a pytree of booleans like the parameters, or a "
-            f"function of them, got {mask!r}: optax.inject_hyperparams calls every "
+            "`weight_decay_mask` must be a pytree of booleans like the parameters, or "
+            f"a function of them, got {mask!r}: optax.inject_hyperparams calls every "
             "function with the number of updates. Name it in its `static_args`: "
             "optax.inject_hyperparams(optimizer, static_args=('weight_decay_mask',))."
         )

@@ -76,8 +76,8 @@ def accumulate(
       arguments of the k-th call go to `tx`.
 
     Raises:
-      ValueError: if `every_k` is no integer of at least 1; when called, if `moments` are
-        not those of the gradients.
+      ValueError: if `every_k` is no integer of at least 1; from `update`, if `moments`
+        are not those of the gradients.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

@@ -79,7 +79,10 @@ def check_local(grads: PyTree, parameters: list[str], axis_name: AxisName) -> No
 
 
 def metric_of_shards(
-    metric: Metric, grads: PyTree, axis_name: AxisName, param_specs: PyTree | None
+    metric: Metric | ShardedMetric,
+    grads: PyTree,
+    axis_name: AxisName,
+    param_specs: PyTree | None,
 ) -> Metric | ShardedMetric:
     """Returns the metric of gradients that are sharded over other bound axes.
 
@@ -90,6 +93,9 @@ def metric_of_shards(
       grads: the gradients or parameters that it holds.
       axis_name: the axis of the batch.
       param_specs: which axes shard each parameter; None: what the types say.
+
+    Returns:
+      The metric itself, if nothing is sharded.
 
     Raises:
       ValueError: if neither says it, and there is another axis that may.
@@ -153,7 +159,8 @@ def mesh_with(axis_name: AxisName, tree: PyTree) -> AbstractMesh:
     raise ValueError(
         f"`axis_name` must name a mesh axis that carries the batch, got {axis_name!r} "
         f"and meshes with the axes {sorted({m.axis_names for m in meshes})}: place the "
-        "batch with a NamedSharding, or call inside jax.set_mesh(mesh), under jax.jit."
+        "batch with a NamedSharding. The in_shardings of jax.jit do not say it: with "
+        "them, add the line `with jax.set_mesh(mesh):` around the call."
     )
 
 

@@ -33,7 +33,7 @@ class Call:
 
     def visit(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
         """Differentiates the loss of one microbatch, and takes its norms."""
-        args, kwargs = _fold_in((self.args, self.kwargs), index)
+        args, kwargs = fold_in((self.args, self.kwargs), index)
         if self.key is not None:
             kwargs["key"] = jax.random.fold_in(self.key, index)
         loss_fn, has_aux = self.gatherer.loss_fn, self.gatherer.has_aux
@@ -88,14 +88,22 @@ class Call:
         return value, grads, moments
 
 
-def _fold_in(tree: PyTree, index: jax.Array) -> PyTree:
-    """Gives each microbatch keys of its own: dropout masks differ between examples."""
+def fold_in(tree: PyTree, number: jax.Array) -> PyTree:
+    """Gives a microbatch keys of its own: dropout masks differ between examples.
+
+    Args:
+      tree: of which typed PRNG keys are folded, also stacks of them; all else stays.
+      number: of the microbatch.
+
+    Returns:
+      The tree with other keys.
+    """
 
     def fold(leaf: Any) -> Any:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
             return leaf
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(leaf.reshape(-1))
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(leaf.reshape(-1), number)
         return keys.reshape(leaf.shape)
 
     return jax.tree.map(fold, tree)

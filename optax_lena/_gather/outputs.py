@@ -9,6 +9,7 @@ is meant follows from shapes alone, or is said by the user:
 - `"examples"`: joined along axis 0, in the batch's order. Data whose first axis grows
   with the batch: logits, losses of examples.
 - `"stack"`: stacked, `(n, ...)`. Any other data: integers, keys.
+- `"shape"`: what the shape says, the default.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ import jax.numpy as jnp
 
 from optax_lena._measure.layout import PyTree, parameter_names
 
-MEAN, SUM, EXAMPLES, STACK = KINDS = ("mean", "sum", "examples", "stack")
+MEAN, SUM, EXAMPLES, STACK, SHAPE = "mean", "sum", "examples", "stack", "shape"
+KINDS = (MEAN, SUM, EXAMPLES, STACK, SHAPE)
 
 
 def check_kinds(aux: PyTree | None) -> None:
@@ -53,27 +55,38 @@ def kinds_of(
     Raises:
       ValueError: if shapes do not tell, and the user did not.
     """
-    leaves = jax.tree.leaves(aux)
-    if asked is not None:
-        return list(jax.tree.leaves(jax.tree.broadcast(asked, aux)))
-    may_grow = [leaf.shape[:1] and leaf.shape[0] in sizes for leaf in leaves]
-    if not any(may_grow):
-        return [_kind_of_fixed(leaf) for leaf in leaves]
-    names = parameter_names(aux)
+    leaves, names = jax.tree.leaves(aux), parameter_names(aux)
+    said = _broadcast(SHAPE if asked is None else asked, aux)
+    unclear = [
+        name
+        for name, leaf, kind in zip(names, leaves, said, strict=True)
+        if kind == SHAPE and leaf.shape[:1] and leaf.shape[0] in sizes
+    ]
+    others = leaves
     try:
-        others = jax.tree.leaves(larger())
+        if unclear:
+            others = jax.tree.leaves(larger())
     except Exception as error:
-        unclear = [name for name, grows in zip(names, may_grow, strict=True) if grows]
         raise ValueError(
-            f"`aux` must say what becomes of the auxiliary outputs {unclear[:4]}, whose "
-            "first axis is as long as a microbatch: the loss cannot be traced with a "
-            f"larger batch to see whether it grows. Say aux='examples', or 'mean', or "
-            f"another of {KINDS}."
+            "`aux` must say what becomes of the auxiliary outputs "
+            f"{unclear[:4]}: their first axis is as long as a microbatch, and the loss "
+            "cannot be traced with a larger batch to see whether it grows. Say "
+            f"aux='examples', or 'mean', or another of {KINDS}."
         ) from error
     return [
-        _kind(name, leaf, other)
-        for name, leaf, other in zip(names, leaves, others, strict=True)
+        _kind(name, leaf, other) if kind == SHAPE else kind
+        for name, leaf, other, kind in zip(names, leaves, others, said, strict=True)
     ]
+
+
+def _broadcast(asked: PyTree, aux: PyTree) -> list[str]:
+    try:
+        return list(jax.tree.leaves(jax.tree.broadcast(asked, aux)))
+    except ValueError as error:
+        raise ValueError(
+            f"`aux` must be a prefix of the auxiliary data, got {asked!r} for "
+            f"{jax.tree.structure(aux)}."
+        ) from error
 
 
 def _kind(name: str, leaf: jax.ShapeDtypeStruct, larger: jax.ShapeDtypeStruct) -> str:

@@ -57,8 +57,8 @@ def from_successive_gradients(
     Prefer any other gatherer. Memory: one copy of the gradient.
 
     Args:
-      tx: the optimizer that gets the moments; it needs a `batch_scale`, since the number
-        of microbatches is not S here.
+      tx: the optimizer that gets the moments; it needs a `batch_scale`, since here the
+        number of microbatches is not S.
       layers: which parameters stack several layers (`optax_lena.stacked`).
       preconditioner: for Adam, `optax_lena.adam_preconditioner`; see `accumulate`.
 

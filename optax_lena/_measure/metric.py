@@ -54,6 +54,9 @@ class Metric:
         Args:
           gradient: one tensor, or one slice of it, already multiplied; in float32 or
             wider, so that a float16 gradient of 300 has a square.
+
+        Returns:
+          A real scalar `()`.
         """
         if jnp.iscomplexobj(gradient):
             gradient = jnp.abs(gradient)
@@ -95,6 +98,9 @@ def metric_of(
       preconditioner: multipliers, or a metric, or None.
       like: the gradients or parameters. Leaves are matched by name: the gradients of an
         nnx model stand in other variables than the optimizer's state does.
+
+    Returns:
+      The metric that a gatherer takes its norms in.
 
     Raises:
       ValueError: if the multipliers are not like the parameters.
@@ -143,7 +149,7 @@ class ShardedMetric:
       axes: for each parameter the bound axes over which it is sharded.
     """
 
-    metric: Metric
+    metric: "Metric | ShardedMetric"
     axes: tuple[tuple[str, ...], ...]
 
     @property

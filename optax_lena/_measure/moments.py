@@ -78,7 +78,8 @@ def _flatten_with_keys(moments: GradMoments) -> tuple[Any, int | None]:
 
 
 def _unflatten(count: int | None, children: Any) -> GradMoments:
-    return GradMoments(*children) if count is None else GradMoments(*children, count)
+    micro, batch, *rest = children
+    return GradMoments(micro, batch, rest[0] if count is None else count)
 
 
 jax.tree_util.register_pytree_with_keys(

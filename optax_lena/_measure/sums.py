@@ -80,6 +80,9 @@ class IncrementalMoments:
         Args:
           params: the parameters, or their shapes and dtypes. Inside `jax.shard_map` the
             sums vary over the axes that the parameters vary over.
+
+        Returns:
+          The sums, with zeros of the parameters' shapes and shardings.
         """
         norms = jax.eval_shape(
             lambda tree: pack(Metric(self.layers).sq_norms(tree)), params
@@ -180,6 +183,9 @@ def finish(
       count: n.
       metric: in which the norms are taken.
       like: gradients or parameters.
+
+    Returns:
+      The mean gradient and its moments.
     """
     batch_sq_norm = metric.sq_norms(means.grads)
     micro_sq_norm = unpack(means.micro_sq_norm, batch_sq_norm)

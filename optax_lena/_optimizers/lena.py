@@ -16,10 +16,10 @@ def lena(
     *,
     warmup_steps: jax.typing.ArrayLike = 0,
     layers: Layers = per_parameter,
-    momentum: jax.typing.ArrayLike | None = 0.9,
+    momentum: float | jax.Array | None = 0.9,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
     reference: bool = False,
 ) -> optax.GradientTransformationExtraArgs:

@@ -21,7 +21,7 @@ def lena_adamw(
     eps: jax.typing.ArrayLike = 1e-8,
     mu_dtype: Any = None,
     nesterov: bool = False,
-    weight_decay: jax.typing.ArrayLike = 1e-4,
+    weight_decay: float | jax.Array = 1e-4,
     weight_decay_mask: Any = None,
     warmup_steps: jax.typing.ArrayLike = 0,
     layers: Layers = per_parameter,
@@ -62,29 +62,28 @@ def lena_adamw(
       layers: which parameters share a gain.
 
     Returns:
-      The optimizer. Its `update` takes the keyword argument `moments`.
+      The optimizer; pass `moments=` to its `update`.
 
     Raises:
-      ValueError: where an argument is out of its range.
+      ValueError: if S is below 1, or the rate or the decay is negative.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, optax_lena
-      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
-      >>> loss = lambda w, x: jnp.mean((x @ w - x[:, 0]) ** 2)
-      >>> gather = optax_lena.value_and_grad(loss, num_microbatches=16)
+      >>> data = jax.random.normal(jax.random.key(0), (64, 8))
       >>> tx = optax_lena.lena_adamw(0.02, batch_scale=16)
-      >>> params = jnp.zeros(8)
-      >>> state = tx.init(params)
-      >>> for step in range(21):
-      ...     p = optax_lena.adam_preconditioner(state, params)
-      ...     value, grads, moments = gather(params, x, preconditioner=p)
-      ...     updates, state = tx.update(grads, state, params, moments=moments)
-      ...     params = optax.apply_updates(params, updates)
-      ...     if step % 10 == 0:
-      ...         print(f"{value:.3f}")
-      0.814
-      0.252
-      0.015
+      >>> def loss_fn(w, batch):
+      ...     return jnp.mean((batch @ w - batch[:, 0]) ** 2)
+      >>> loss_and_grad = optax_lena.value_and_grad(loss_fn, 16)
+      >>> def step(carry, _):
+      ...     w, state = carry
+      ...     p = optax_lena.adam_preconditioner(state, w)
+      ...     loss, grads, moments = loss_and_grad(w, data, preconditioner=p)
+      ...     updates, state = tx.update(grads, state, w, moments=moments)
+      ...     return (optax.apply_updates(w, updates), state), loss
+      >>> w = jnp.zeros(8)
+      >>> _, losses = jax.lax.scan(step, (w, tx.init(w)), length=21)
+      >>> print(losses[::10].round(3))
+      [0.814 0.252 0.015]
 
     References:
       Loshchilov, Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019;

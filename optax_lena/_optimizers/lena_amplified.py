@@ -19,12 +19,12 @@ def lena_amplified(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: jax.typing.ArrayLike | None = None,
     *,
-    momentum: jax.typing.ArrayLike | None = 0.9,
+    momentum: float | jax.Array | None = 0.9,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
     warmup_steps: jax.typing.ArrayLike = 0,
     layers: Layers = per_parameter,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LENA with the gain of eight times the noise, guarded: faster at large S.
@@ -62,26 +62,21 @@ def lena_amplified(
         returns one: where λ applies. None: everywhere.
 
     Returns:
-      The optimizer. Its `update` takes the keyword argument `moments`.
+      An optimizer that needs the moments of the gradient: `update(..., moments=...)`.
 
     Raises:
-      ValueError: where an argument is out of its range.
+      ValueError: if S is below 1, or a rate, momentum or decay is impossible.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax, optax_lena
-      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
-      >>> loss = lambda w, x: jnp.mean((x @ w - x[:, 0]) ** 2)
-      >>> gather = optax_lena.value_and_grad(loss, num_microbatches=16)
-      >>> tx = optax_lena.lena_amplified(0.05, batch_scale=16, momentum=None)
-      >>> w, losses = jnp.zeros(8), []
-      >>> state = tx.init(w)
-      >>> while len(losses) < 3:
-      ...     value, grads, moments = gather(w, x)
-      ...     updates, state = tx.update(grads, state, w, moments=moments)
-      ...     w = optax.apply_updates(w, updates)
-      ...     losses.append(f"{value:.3f}")
-      >>> losses
-      ['0.814', '0.069', '0.018']
+      >>> import jax.numpy as jnp, optax_lena
+      >>> stack = jnp.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [1.0, 1.0]])
+      >>> mean, moments = optax_lena.moments_from_stack(stack)
+      >>> for optimizer in (optax_lena.lena, optax_lena.lena_amplified):
+      ...     tx = optimizer(0.1, batch_scale=4)
+      ...     _, state = tx.update(mean, tx.init(mean), mean, moments=moments)
+      ...     print(f"{optax_lena.metrics(state)['model/trust_ratio']:.2f}")
+      1.50
+      2.85
     """
     rate = LayerRate(
         learning_rate,

@@ -17,9 +17,10 @@ from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
 from optax_lena._measure.metric import Metric
 from optax_lena._optimizers import parts
-from optax_lena._parts.layer_rate import evaluate
+from optax_lena._parts.layer_rate import LayerRate, evaluate
 from optax_lena._parts.rules import square_root_gain
-from optax_lena._transform.scale_by_lena import scale_by_lena
+from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 
 class LenaLarsState(NamedTuple):
@@ -32,9 +33,9 @@ class LenaLarsState(NamedTuple):
       lena: the `ScaleByLenaState`, after the buffer.
     """
 
-    decay: optax.OptState
-    lars: optax.OptState
-    momentum: optax.OptState
+    decay: Any
+    lars: Any
+    momentum: Any
     lena: Any
 
 
@@ -45,7 +46,7 @@ def lena_lars(
     trust_coefficient: jax.typing.ArrayLike = 0.001,
     eps: jax.typing.ArrayLike = 0.0,
     trust_ratio_mask: Any = None,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
     momentum: jax.typing.ArrayLike = 0.9,
     nesterov: bool = False,
@@ -111,18 +112,13 @@ def lena_lars(
       You, Gitman, Ginsburg, *Large Batch Training of Convolutional Networks*, 2017.
     """
     check_rate(learning_rate)
-    ratio = _scale_by_lars_ratio(trust_coefficient, eps, layers)
-    if trust_ratio_mask is not None:
-        ratio = optax.masked(ratio, trust_ratio_mask)
+    gain = LayerRate(rule=square_root_gain, warmup=StateAwareWarmup(warmup_steps))
     links = LenaLarsState(
         parts.decay(weight_decay, weight_decay_mask),
-        ratio,
+        scale_by_lars_ratio(trust_coefficient, eps, layers, trust_ratio_mask),
         parts.buffer(momentum, nesterov, None),
-        scale_by_lena(
-            batch_scale, warmup_steps=warmup_steps, layers=layers, rule=square_root_gain
-        ),
+        scale_by_layer_rate(gain, batch_scale, layers=layers),
     )
-    # optax types every update as free of keyword arguments that it names.
     return optax.GradientTransformationExtraArgs(
         functools.partial(_init, links),  # pyrefly: ignore[bad-argument-type]
         functools.partial(_update, links, learning_rate),  # pyrefly: ignore[bad-argument-type]
@@ -151,15 +147,39 @@ def _update(
     return updates, LenaLarsState(decay, lars, momentum, lena)
 
 
-def _scale_by_lars_ratio(
-    coefficient: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, layers: Layers
+def scale_by_lars_ratio(
+    coefficient: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+    layers: Layers,
+    mask: Any,
 ) -> optax.GradientTransformation:
     """`optax.scale_by_trust_ratio`, once for each slice of a stacked parameter.
 
     And in one pass over parameters and updates, without copies of either: optax takes
     each norm twice, for the sake of its derivative.
+
+    Args:
+      coefficient: c, on the ratio.
+      eps: ε, in its denominator.
+      layers: which parameters stack several layers.
+      mask: which parameters have the ratio; None: all.
+
+    Returns:
+      The transformation.
     """
-    metric = Metric(layers)
+    scale = functools.partial(_scale, coefficient, eps, layers)
+    ratio = optax.stateless(scale)
+    return ratio if mask is None else optax.masked(ratio, mask)
+
+
+def _scale(
+    coefficient: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+    layers: Layers,
+    updates: PyTree,
+    params: PyTree,
+) -> PyTree:
+    metric, layout = Metric(layers), layout_of(layers, updates)
 
     def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:
         param_norm, update_norm = jnp.sqrt(param_sq_norm), jnp.sqrt(update_sq_norm)
@@ -168,10 +188,6 @@ def _scale_by_lars_ratio(
         scaled = coefficient * param_norm / (jnp.where(has_both, update_norm, 1) + eps)
         return jnp.where(has_both, scaled, 1)
 
-    def scale(updates: PyTree, params: PyTree) -> PyTree:
-        norms = metric.sq_norms(params), metric.sq_norms(updates)
-        layout = layout_of(layers, updates)
-        factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
-        return scale_leaves(updates, factors, layout)
-
-    return optax.stateless(scale)
+    norms = metric.sq_norms(params), metric.sq_norms(updates)
+    factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
+    return scale_leaves(updates, factors, layout)

@@ -19,9 +19,9 @@ def linear_scaling(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: jax.typing.ArrayLike,
     *,
-    weight_decay: jax.typing.ArrayLike = 0.0,
+    weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
-    momentum: jax.typing.ArrayLike | None = 0.9,
+    momentum: float | jax.Array | None = 0.9,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
     layers: Layers = whole_model,
@@ -69,11 +69,9 @@ def linear_scaling(
       Goyal et al., *Accurate, Large Minibatch SGD*, 2017.
     """
     check_given("batch_scale", batch_scale, "linear_scaling")
+    decay = parts.decay(weight_decay, weight_decay_mask)
     rate = LayerRate(learning_rate, rule=linear, warmup=FixedWarmup(warmup_steps))
     rate = follow_authors(rate, batch_scale) if reference else rate
-    return optax.chain(
-        parts.decay(weight_decay, weight_decay_mask),
-        parts.buffer(momentum, nesterov, accumulator_dtype),
-        scale_by_layer_rate(rate, batch_scale, layers=layers),
-        parts.descent,
-    )
+    scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
+    buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
+    return optax.chain(decay, buffer, scale, parts.descent)

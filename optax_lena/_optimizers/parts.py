@@ -5,7 +5,6 @@ gradient, both enter the momentum buffer, and the layer's rate multiplies what l
 the buffer. Only in `lena_amplified` the rate enters the buffer too, as in `optax.lars`.
 """
 
-import numbers
 from typing import Any
 
 import optax
@@ -22,10 +21,13 @@ def decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
     Args:
       weight_decay: λ, a number or an array.
       mask: what decays; None: everything.
+
+    Returns:
+      The transformation.
     """
     check_weight_decay(weight_decay, mask)
     # Only a plain 0 is known to be none; optax.inject_hyperparams passes arrays.
-    if not (isinstance(weight_decay, numbers.Real) and weight_decay == 0):
+    if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
         return optax.add_decayed_weights(weight_decay, mask)
     nothing = optax.identity()
     return nothing if mask is None else optax.masked(nothing, mask)

@@ -40,7 +40,7 @@ class Estimate(NamedTuple):
     signal: jax.Array
 
     def sq_norm(self, batch_scale: ArrayLike) -> jax.Array:
-        """Returns the squared norm that the gradient of a batch of S is expected to have.
+        """Returns the squared norm that is expected of the gradient of a batch of S.
 
         Args:
           batch_scale: S, the batch in base batches; any S, not only the run's own.

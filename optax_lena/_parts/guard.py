@@ -79,7 +79,7 @@ class SpikeLimit:
     def factor(
         self, state: AveragesState, model: Estimate, measured: Measured
     ) -> jax.Array:
-        """Returns what brings the gradient back to the limit; 1 if none was seen yet."""
+        """Returns what brings the gradient back to the limit; 1 before the first."""
         batch_scale = measured.batch_scale
         allowed = self.limit * state.unbiased().sq_norm(batch_scale)
         sq_norm = model.noise / batch_scale + model.signal

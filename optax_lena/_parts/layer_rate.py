@@ -93,6 +93,9 @@ class LayerRate:
 
         Args:
           num_rows: the layers, and one for the whole model.
+
+        Returns:
+          The state.
         """
         return LayerRateState(
             averages=self.estimator.init(num_rows),
@@ -165,6 +168,6 @@ def _check_part(name: str, part: Any, example: Any, methods: tuple[str, ...]) ->
     missing = [m for m in methods if not callable(getattr(part, m, None))]
     if missing or isinstance(part, type):
         raise ValueError(
-            f"`{name}` must be an object such as optax_lena.{example!r}, or one of your "
-            f"own with the methods {methods}, got {part!r}."
+            f"`{name}` must be an object such as optax_lena.{example!r}, or one of "
+            f"your own with the methods {methods}, got {part!r}."
         )

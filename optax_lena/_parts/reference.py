@@ -7,7 +7,6 @@ then depend on the scale of the loss.
 """
 
 import dataclasses
-import numbers
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -39,7 +38,7 @@ def follow_authors(rate: "LayerRate", batch_scale: Any) -> "LayerRate":
     Raises:
       ValueError: if S is a plain number above 1000.
     """
-    if isinstance(batch_scale, numbers.Real) and batch_scale > _HORIZON:
+    if isinstance(batch_scale, (int, float)) and batch_scale > _HORIZON:
         raise ValueError(
             f"`reference=True` needs a `batch_scale` of at most {_HORIZON}, got "
             f"{batch_scale}: the authors' moving averages have weight S / {_HORIZON} "

@@ -8,7 +8,6 @@ Progress is counted in base-batch steps, and so is $\theta$ (`steps`).
 """
 
 import dataclasses
-import numbers
 from typing import NamedTuple
 
 import jax
@@ -90,7 +89,7 @@ class StateAwareWarmup:
 
 @dataclasses.dataclass(frozen=True)
 class FixedWarmup:
-    r"""The usual warm-up, which counts base batches: the same share of a run at every S.
+    r"""The usual warm-up, which counts base batches: the same share of any run.
 
     $$\text{progress}(t) = \sum_{t' \le t} S(t')$$
 
@@ -113,11 +112,15 @@ class FixedWarmup:
     """
 
     steps: ArrayLike = 0
-    needs_moments = False
 
     def __post_init__(self) -> None:
         """Checks the length."""
         check_steps(self.steps)
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether what it counts is read from moments: it is not."""
+        return False
 
     def init(self, num_rows: int) -> jax.Array:
         """Returns the factor before the first update."""
@@ -144,4 +147,4 @@ def check_steps(steps: ArrayLike) -> None:
 
 def is_zero(steps: ArrayLike) -> bool:
     """Says whether `steps` is a plain 0, which stays one."""
-    return isinstance(steps, numbers.Real) and steps == 0
+    return isinstance(steps, (int, float)) and steps == 0

@@ -50,7 +50,14 @@ class ScaleByLenaState(NamedTuple):
 
     def rows(self) -> LayerRateState:
         """Returns the state without names."""
-        return LayerRateState(*self[: len(LayerRateState._fields)])
+        return LayerRateState(
+            self.averages,
+            self.guard,
+            self.progress,
+            self.warmup_end,
+            self.clocks,
+            self.applied,
+        )
 
 
 _LEAVES = ScaleByLenaState._fields[:-1]

@@ -1,0 +1,136 @@
+"""A loss of an nnx model as a pure function, and what the loss changes in the model.
+
+In: the loss, the model and further arguments, which may hold modules and `nnx.Rngs`.
+Out: a function of the parameters and a microbatch, for `optax_lena.value_and_grad`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.interpreters import partial_eval
+
+from optax_lena._gather import outputs
+from optax_lena._gather.call import fold_in
+from optax_lena._measure.layout import PyTree, parameter_names
+
+_NODE = object()  # where an argument holds a module or nnx.Rngs
+
+
+class PureLoss:
+    """The loss as a pure function of the parameters, with all that it may change."""
+
+    def __init__(
+        self,
+        loss_fn: Callable[..., Any],
+        has_aux: bool,
+        wrt: Any,
+        model: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        gives_key: bool,
+    ):
+        self.loss_fn, self.has_aux, self.wrt = loss_fn, has_aux, wrt
+        self.gives_key = gives_key
+        leaves, self.treedef = jax.tree.flatten((args, kwargs), is_leaf=_is_node)
+        self.others = [_NODE if _is_node(leaf) else leaf for leaf in leaves]
+        self.model, self.nodes = model, [leaf for leaf in leaves if _is_node(leaf)]
+        self.graphdef, self.params, self.rngs, self.rest = nnx.split(
+            model, wrt, nnx.RngState, ...
+        )
+        self.nodes_def, *self.nodes_state = nnx.split(self.nodes, nnx.RngState, ...)
+
+    def __call__(
+        self,
+        params: Any,
+        microbatch: PyTree,
+        *,
+        key: jax.Array,
+        changing: Sequence[bool],
+    ) -> tuple[jax.Array, Any]:
+        """Returns the loss, and `(aux, changed variables)`."""
+        loss, aux, state = self._run(params, microbatch, key)
+        leaves = jax.tree.leaves(state)
+        changed = [x for x, changes in zip(leaves, changing, strict=True) if changes]
+        return loss, (aux, changed)
+
+    def _run(
+        self, params: Any, microbatch: PyTree, key: jax.Array
+    ) -> tuple[jax.Array, Any, Any]:
+        """Returns the loss, auxiliary data, and every variable that is no parameter."""
+        number = jax.random.bits(key)
+        node_rngs, node_rest = self.nodes_state
+        # Copies: nnx does not let the loss mutate variables of an outer trace.
+        model = nnx.merge(
+            self.graphdef, params, fold_in(self.rngs, number), self.rest, copy=True
+        )
+        nodes = nnx.merge(
+            self.nodes_def, fold_in(node_rngs, number), node_rest, copy=True
+        )
+        merged = iter(nodes)
+        others = fold_in(self.others, number)
+        leaves = [next(merged) if leaf is _NODE else leaf for leaf in others]
+        args, kwargs = jax.tree.unflatten(self.treedef, leaves)
+        if self.gives_key:
+            kwargs = kwargs | {"key": key}
+        out = self.loss_fn(model, microbatch, *args, **kwargs)
+        loss, aux = out if self.has_aux else (out, None)
+        _, _, rngs, rest = nnx.split(model, self.wrt, nnx.RngState, ...)
+        _, node_rngs, node_rest = nnx.split(nodes, nnx.RngState, ...)
+        # Not the keys: they are each microbatch's own.
+        counts = [nnx.filter_state(x, nnx.RngCount) for x in (rngs, node_rngs)]
+        self.state_def = jax.tree.structure((rest, node_rest, *counts))
+        return loss, aux, (rest, node_rest, *counts)
+
+    def same_in_every_microbatch(self, batch: PyTree) -> list[Any]:
+        """Returns the new value of every variable that does not depend on examples.
+
+        None for the others. Which is which is read from the traced program: a value is
+        the same in every microbatch if neither examples nor keys enter its computation.
+        """
+        inputs = (self.params, batch, jax.random.key(0))
+        traced = jax.make_jaxpr(lambda *x: self._run(*x)[2])(*inputs)
+        leaves, starts = jax.tree.leaves(inputs), len(jax.tree.leaves(self.params))
+        count = len(traced.jaxpr.outvars)
+        is_same = []
+        for i in range(count):
+            _, used = partial_eval.dce_jaxpr(
+                traced.jaxpr, [i == j for j in range(count)]
+            )
+            is_same.append(not any(used[starts:]))
+        program, used = partial_eval.dce_jaxpr(traced.jaxpr, is_same)
+        given = [x for x, is_used in zip(leaves, used, strict=True) if is_used]
+        values = iter(jax.core.eval_jaxpr(program, traced.consts, *given))
+        self._check(traced.out_avals, is_same, batch)
+        return [next(values) if same else None for same in is_same]
+
+    def _check(
+        self, avals: Sequence[Any], is_same: Sequence[bool], batch: PyTree
+    ) -> None:
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+        names = parameter_names(jax.tree.unflatten(self.state_def, avals))
+        for name, aval, same in zip(names, avals, is_same, strict=True):
+            is_joined = aval.shape[:1] in sizes and aval.shape
+            if not same and not outputs.is_float(aval) and not is_joined:
+                raise ValueError(
+                    f"The loss must not change the variable {name!r}, of dtype "
+                    f"{aval.dtype}, in a way that depends on the examples: every "
+                    "microbatch has a value of its own, and only floating-point ones "
+                    "can be averaged. Return it as auxiliary data."
+                )
+
+    def write(self, same: list[Any], changed: list[Any]) -> None:
+        """Writes the new values into the model, and into nodes among the arguments."""
+        new = iter(changed)
+        leaves = [next(new) if value is None else value for value in same]
+        rest, node_rest, counts, node_counts = jax.tree.unflatten(
+            self.state_def, leaves
+        )
+        nnx.update(self.model, rest, counts)
+        nnx.update(self.nodes, node_rest, node_counts)
+
+
+def _is_node(x: Any) -> bool:
+    return isinstance(x, (nnx.Module, nnx.Rngs, nnx.Variable))

@@ -1,0 +1,113 @@
+"""The gatherer for losses of an nnx model."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from optax_lena._gather import outputs
+from optax_lena._gather.axes import AxisName
+from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
+from optax_lena._measure.layers import Layers, per_parameter
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.moments import GradMoments
+from optax_lena.flax._pure_loss import PureLoss
+
+
+def value_and_grad(
+    loss_fn: Callable[..., Any],
+    num_microbatches: int,
+    *,
+    wrt: Any = nnx.Param,
+    has_aux: bool = False,
+    aux: PyTree | None = None,
+    axis_name: AxisName | None = None,
+    spread: str | None = None,
+    layers: Layers = per_parameter,
+    param_specs: PyTree | None = None,
+) -> Callable[..., tuple[Any, Any, GradMoments]]:
+    """`optax_lena.value_and_grad` for losses of an `nnx.Module`.
+
+    Variables outside `wrt` that the loss does not change stay as they are, bit for bit,
+    and are summed nowhere. What it changes alike in every microbatch (counters) is
+    changed once. What depends on the examples is averaged over the microbatches
+    (BatchNorm statistics), as data parallelism would, or joined along axis 0
+    (intermediates of every example).
+
+    Every microbatch draws its own numbers from the `nnx.Rngs` of the model and of the
+    arguments (dropout), whose counters go on as after one call.
+
+    Args:
+      loss_fn: `loss_fn(model, microbatch, *args, **kwargs) -> loss`, or `(loss, aux)`.
+        Arguments may hold modules and `nnx.Rngs`.
+      num_microbatches: n, of the whole batch on all devices; at least 2.
+      wrt: the filter that selects the parameters, as in `nnx.Optimizer`.
+      has_aux: whether `loss_fn` returns auxiliary data.
+      aux: what becomes of them, as in `optax_lena.value_and_grad`.
+      axis_name: the mesh axis that carries the batch, likewise.
+      spread: in which way over devices, likewise.
+      layers: which parameters stack several layers (`optax_lena.stacked`).
+      param_specs: how parameters are sharded inside `shard_map`, likewise.
+
+    Returns:
+      A function `f(model, batch, *args, weights=None, key=None, preconditioner=None,
+      **kwargs)` that returns `(loss, grads, moments)` or `((loss, aux), grads,
+      moments)`, to be passed on as `optimizer.update(model, grads, moments=moments)`.
+      With `key`, the loss gets a keyword `key`, another for each microbatch. For Adam,
+      `preconditioner` is `optax_lena.adam_preconditioner(optimizer.opt_state,
+      nnx.state(model, wrt))`.
+
+    Raises:
+      ValueError: as in `optax_lena.value_and_grad`; when called, if the loss changes a
+        variable in a way that cannot be put together from several microbatches.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena, optax_lena.flax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+      >>> optimizer = nnx.Optimizer(model, optax_lena.lena(0.1, 4), wrt=nnx.Param)
+      >>> gather = optax_lena.flax.value_and_grad(
+      ...     lambda model, x: jnp.mean((model(x) - 3 * x) ** 2), num_microbatches=4
+      ... )
+      >>> x = jnp.arange(8.0).reshape(8, 1) / 8
+      >>> loss, grads, moments = gather(model, x)
+      >>> updates = optimizer.update(model, grads, moments=moments)
+      >>> sorted(optax_lena.layer_report(optimizer.opt_state))
+      ['bias', 'kernel']
+    """
+    asked = (outputs.SHAPE if aux is None else aux, outputs.SHAPE)
+    options = {"axis_name": axis_name, "spread": spread, "layers": layers}
+    outputs.check_kinds(asked)
+
+    def gather(
+        model: Any,
+        batch: PyTree,
+        *args: Any,
+        weights: jax.typing.ArrayLike | None = None,
+        key: jax.Array | None = None,
+        preconditioner: PyTree | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, Any, GradMoments]:
+        loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
+        same = loss.same_in_every_microbatch(batch)
+        f = _value_and_grad(
+            functools.partial(loss, changing=[value is None for value in same]),
+            num_microbatches,
+            has_aux=True,
+            aux=asked,
+            param_specs=param_specs,
+            **options,
+        )
+        (value, (aux, changed)), grads, moments = f(
+            loss.params,
+            batch,
+            weights=weights,
+            key=jax.random.key(0) if key is None else key,
+            preconditioner=preconditioner,
+        )
+        loss.write(same, changed)
+        return (value, aux) if has_aux else value, grads, moments
+
+    return gather
