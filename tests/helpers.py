@@ -68,11 +68,14 @@ def row(tree, t):
     return jax.tree.map(lambda x: x[t], tree)
 
 
+PAPER = optax_lena.LayerRate()
+
+
 def momentum_sgd(
     learning_rate,
     batch_scale=None,
     *,
-    rate=optax_lena.LayerRate(),
+    rate=PAPER,
     layers=optax_lena.per_parameter,
     momentum=0.9,
     nesterov=False,
@@ -161,10 +164,19 @@ def lena_state(opt_state):
 
 
 def read_counts(tree):
-    """Replaces counts by their sums: a whole and a fraction are not close one by one."""
+    """Replaces counts by their sums, which are close where their parts need not be."""
     is_count = lambda x: isinstance(x, Count)
     return jax.tree.map(
         lambda x: x.read() if is_count(x) else x, tree, is_leaf=is_count
+    )
+
+
+def counts_as_arrays(tree):
+    """Makes leaves of plain counts in moments, which else are structure."""
+    is_moments = lambda x: isinstance(x, optax_lena.GradMoments)
+    to_array = lambda m: m._replace(num_microbatches=jnp.int32(m.num_microbatches))
+    return jax.tree.map(
+        lambda x: to_array(x) if is_moments(x) else x, tree, is_leaf=is_moments
     )
 
 

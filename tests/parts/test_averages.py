@@ -40,9 +40,8 @@ def test_the_horizon_counts_base_batches(batch_scale, step):
     estimator = Averages(horizon=20)
     state = estimator.init(2)
     for micro, batch in ((1.0, 0.0), (5.0, 3.0)):
-        measured = measure(
-            *jnp.float32([[micro], [batch]]), 2, jnp.float32(batch_scale)
-        )
+        moments = jnp.float32([[micro], [batch]])
+        measured = measure(*moments, 2, jnp.float32(batch_scale))
         state = estimator.update(state, measured)
     keep = 1 - step
     weight = 1 - keep**2

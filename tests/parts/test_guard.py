@@ -77,7 +77,7 @@ def test_a_spike_is_remembered_as_it_was_cut():
 
 @pytest.mark.parametrize("cut", [0.0, 0.25, 1.0])
 def test_the_ratio_is_not_cut_below_the_base_batchs(cut):
-    """A limit of 1 and a squared norm of 1 / cut² cut by that factor; none is endless."""
+    """At a limit of 1 a norm of 1 / cut is cut so; 0 is for one that overflows."""
     ratios = jnp.array([0.5, 1.0, 2.0, 64.0])
     recent, limit = after(0.0, 1.0), SpikeLimit(1)
     spike = measured(model(0, 1 / cut**2 if cut else 1), 16, overflows=not cut)
