@@ -10,6 +10,8 @@ import orbax.checkpoint
 import pytest
 
 import optax_lena
+from tests import helpers
+from tests.helpers import row
 
 K = 4
 
@@ -21,10 +23,6 @@ def stream(calls, seed=0, dtype=np.float32):
         "a": rng.normal(1.0, 0.5, (calls, 3)).astype(dtype),
         "b": rng.normal(0.1, 1.0, (calls, 2, 2)).astype(dtype),
     }
-
-
-def row(tree, t):
-    return jax.tree.map(lambda x: x[t], tree)
 
 
 PARAMS = row(stream(1, seed=9), 0)
@@ -144,7 +142,7 @@ def test_low_precision_gradients_are_summed_in_float32():
     grads = {"w": jnp.asarray([256.0] + [1.0] * 7, jnp.bfloat16)}
     plain = optax_lena.linear_scaling(1.0, 1, momentum=None)
     history, state = run(optax_lena.accumulate(plain, 8), grads, params)
-    assert state.grads["w"].dtype == jnp.float32
+    assert state.sums.grads["w"].dtype == jnp.float32
     assert history["w"].dtype == jnp.bfloat16
     assert float(history["w"][-1]) == -float(jnp.asarray(263 / 8, jnp.bfloat16))
 
@@ -215,17 +213,51 @@ def test_other_keyword_arguments_reach_the_optimizer():
     np.testing.assert_allclose(step, 3 * grads["a"].mean(0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("every_k", [0, -1])
-def test_every_k_is_at_least_one(every_k):
-    with pytest.raises(
-        ValueError, match=f"`every_k` must be at least 1, got {every_k}"
-    ):
+@pytest.mark.parametrize("every_k", [0, -1, 2.5, None, True, "4"])
+def test_every_k_is_an_integer_of_at_least_one(every_k):
+    message = helpers.says("`every_k`", "integer", "at least 1", f"got {every_k!r}")
+    with pytest.raises(ValueError, match=message):
         optax_lena.accumulate(inner(), every_k)
+
+
+def test_moments_and_masks_are_matched_by_parameter():
+    """Inside `partition` the optimizer sees one parameter, and the moments hold all."""
+    tx = lambda: optax_lena.accumulate(inner(), 2)
+    labels = {"a": "sgd", "b": "lena"}
+    wrapped = optax.partition({"lena": tx(), "sgd": optax.sgd(0.1)}, labels)
+    plain, params = tx(), {"b": PARAMS["b"]}
+    state, alone = wrapped.init(PARAMS), plain.init(params)
+    stacks = stream(2 * K)
+    for half in (slice(K), slice(K, 2 * K)):
+        stack = jax.tree.map(lambda x, half=half: x[half], stacks)
+        grads, moments = optax_lena.moments_from_stack(stack)
+        _, state = wrapped.update(grads, state, PARAMS, moments=moments)
+        norms = ({"b": norms["b"]} for norms in moments[:2])
+        own = optax_lena.GradMoments(*norms, moments.num_microbatches)
+        grads = {"b": grads["b"]}
+        _, alone = plain.update(grads, alone, params, moments=own)
+    got, expected = (optax_lena.layer_report(s)["b"] for s in (state, alone))
+    assert got == expected and got["noise"] > 0
+    _, whole = optax_lena.moments_from_stack(stacks)
+    over_scale = (whole.micro_sq_norm["b"] - whole.batch_sq_norm["b"]) / (2 * K - 1)
+    assert got["noise"] == pytest.approx(2 * K * float(over_scale), rel=1e-4)
+
+
+@pytest.mark.parametrize("forgotten_by", ["accumulate", "the optimizer"])
+def test_layers_forgotten_on_one_side_are_an_error_that_says_so(forgotten_by):
+    layers = optax_lena.stacked("^b$")
+    inside, outside = layers, optax_lena.per_parameter
+    if forgotten_by == "the optimizer":
+        inside, outside = outside, inside
+    tx = optax_lena.accumulate(optax_lena.lena(0.1, layers=inside), K, layers=outside)
+    message = helpers.says("parameter 'b'", "`accumulate`", "same `layers`")
+    with pytest.raises(ValueError, match=message):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
 
 
 def test_map_params_finds_the_gradient_sums():
     tx = optax_lena.accumulate(inner(), K)
     state = tx.init(PARAMS)
     mapped = optax.tree.map_params(tx, lambda _: "params", state)
-    assert mapped.grads == {"a": "params", "b": "params"}
+    assert mapped.sums.grads == {"a": "params", "b": "params"}
     assert mapped.calls.dtype == jnp.int32

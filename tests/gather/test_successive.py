@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import optax_lena
+from tests import helpers
 
 SCALE, SIZE, UPDATES, NOISE = 4, 64, 4000, 2.0
 
@@ -23,8 +24,10 @@ def estimate(drift, seed=0):
     spread = np.sqrt(NOISE / SIZE / SCALE)
     grads = mean + rng.normal(0, spread, (UPDATES, SIZE))
     # Without learning: only the averages matter, over all updates alike.
+    estimator = optax_lena.Averages(horizon=SCALE * UPDATES)
+    rate = optax_lena.LayerRate(estimator=estimator)
     tx = optax_lena.from_successive_gradients(
-        optax_lena.scale_by_lena(SCALE, horizon=4 * UPDATES)
+        optax_lena.scale_by_layer_rate(rate, SCALE)
     )
 
     def update(state, grad):
@@ -69,7 +72,7 @@ def test_first_and_non_finite_gradients_measure_nothing():
     weights = []
     for grad in ([1.0, 0.0], [np.nan, 0.0], [3.0, 0.0]):
         _, state = tx.update({"w": jnp.array(grad)}, state)
-        weights.append(float(state.inner_state[1].averages.weight[0]))
+        weights.append(float(helpers.lena_state(state).averages.weight[0]))
     assert weights[0] == weights[1] == 0 < weights[2]
     report = optax_lena.layer_report(state)["w"]
     assert (report["noise"], report["signal"]) == (16.0, 3.0)  # of 1 and 3
@@ -81,3 +84,19 @@ def test_memory_is_one_gradient():
     state = jax.eval_shape(tx.init, params)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert size < 2 * 1000 + 200
+
+
+def test_it_needs_a_batch_scale_for_the_microbatches_are_whole_batches():
+    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1))
+    params = {"w": jnp.zeros(2)}
+    message = helpers.says("`batch_scale`", "from_successive_gradients", "None")
+    with pytest.raises(ValueError, match=message):
+        tx.update(params, tx.init(params), params)
+
+
+def test_it_refuses_moments_for_it_makes_its_own():
+    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, 8))
+    grads, moments = helpers.example_moments()
+    message = helpers.says("from_successive_gradients", "without `moments`")
+    with pytest.raises(TypeError, match=message):
+        tx.update(grads, tx.init(grads), grads, moments=moments)
