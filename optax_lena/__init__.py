@@ -41,6 +41,7 @@ from optax_lena._transform.scale_by_lena import (
     scale_by_layer_rate as scale_by_layer_rate,
 )
 from optax_lena._transform.scale_by_lena import scale_by_lena as scale_by_lena
+from optax_lena._transform.monitor import monitor as monitor
 from optax_lena._optimizers.adascale import adascale as adascale
 from optax_lena._optimizers.lena import lena as lena
 from optax_lena._optimizers.lena_adamw import lena_adamw as lena_adamw
@@ -49,6 +50,18 @@ from optax_lena._optimizers.lena_lars import lena_lars as lena_lars
 from optax_lena._optimizers.linear_scaling import linear_scaling as linear_scaling
 from optax_lena._reports.report import layer_report as layer_report
 from optax_lena._reports.report import metrics as metrics
+from optax_lena._processes import assert_same_on_processes as assert_same_on_processes
+from optax_lena._advice.curve import Curve as Curve
+from optax_lena._advice.curve import fit_curve as fit_curve
+from optax_lena._advice.branch import BranchTest as BranchTest
+from optax_lena._advice.branch import branch_test as branch_test
+from optax_lena._advice.advice import Advice as Advice
+from optax_lena._advice.advice import advise as advise
+from optax_lena._advice.schedule import BatchSchedule as BatchSchedule
+from optax_lena._advice.ramp import BatchRamp as BatchRamp
+from optax_lena._advice.seesaw import seesaw as seesaw
+from optax_lena._advice.configs import levanter_config as levanter_config
+from optax_lena._advice.configs import maxtext_config as maxtext_config
 
 __version__ = "0.1.0"
 

@@ -125,7 +125,7 @@ def by_regex(*patterns: str) -> Layers:
     if not patterns:
         raise ValueError("by_regex needs at least one regular expression, got none.")
     for pattern in patterns:
-        _check_regex("by_regex", pattern)
+        check_regex("by_regex", pattern)
     return _ByRegex(patterns)
 
 
@@ -153,14 +153,14 @@ def stacked(regex: str, axis: int = 0, *, others: Layers = per_parameter) -> Lay
       >>> list(optax_lena.layer_report(tx.init(params), params))
       ['blocks[0]', 'blocks[1]', 'blocks[2]', 'head']
     """
-    _check_regex("stacked", regex)
+    check_regex("stacked", regex)
     check_layers(others)
     if not isinstance(axis, int):
         raise ValueError(f"`axis` must be an integer, got {axis!r}.")
     return _Stacked(regex, axis, others)
 
 
-def _check_regex(where: str, pattern: str) -> None:
+def check_regex(where: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:

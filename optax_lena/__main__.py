@@ -1,0 +1,103 @@
+"""The command line: `python -m optax_lena advise RUN.jsonl`.
+
+In: a JSON-lines log of `optax_lena.metrics`. Out: the advice on the standard output,
+and its figure in a file.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from optax_lena._advice.advice import advise
+from optax_lena._advice.curve import EFFICIENCY
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong option, without the usage in front."""
+
+    def error(self, message: str) -> None:  # pyrefly: ignore
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      arguments: without the program's name; None: the process's.
+
+    Returns:
+      The exit code: 0, or 2 if an option or a log is no good, with one line on the
+      standard error that says why.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        advice = advise(
+            options.run,
+            base_batch=options.base_batch,
+            efficiency=options.efficiency,
+            seconds=dict(options.seconds) if options.seconds else None,
+        )
+        print(advice)
+        if options.figure:
+            from optax_lena._advice.figure import draw  # Matplotlib is an extra
+
+            draw(advice, options.point).savefig(options.figure, dpi=150)
+            print(f"\nFigure: {options.figure}")
+    except (OSError, UnicodeError, ValueError, ImportError) as error:
+        print(f"optax_lena: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="optax_lena", description="LENA for optax.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "advise", help="say how large a batch may be, from a run's log"
+    )
+    command.add_argument(
+        "run",
+        metavar="RUN.jsonl",
+        help="a log with one line per entry, as json.dumps writes optax_lena.metrics",
+    )
+    command.add_argument(
+        "--base-batch", type=int, metavar="N", help="examples in a base batch"
+    )
+    command.add_argument(
+        "--efficiency",
+        type=float,
+        default=EFFICIENCY,
+        metavar="E",
+        help="what an example must be worth still (default: 1/1.2, 20 %% more of them)",
+    )
+    command.add_argument(
+        "--seconds",
+        type=_pair,
+        nargs="+",
+        metavar="S=T",
+        help="seconds per update at two batch scales or more: 1=0.12 8=0.31",
+    )
+    command.add_argument(
+        "--point",
+        type=_pair,
+        nargs="+",
+        default=[],
+        metavar="S=E",
+        help="measured examples over the base batch's, for the figure: 64=1.55",
+    )
+    command.add_argument("--figure", metavar="FILE.png", help="draw it into this file")
+    return parser
+
+
+def _pair(text: str) -> tuple[float, float]:
+    scale, _, value = text.partition("=")
+    try:
+        return float(scale), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be two numbers like 8=0.31, got {text!r}"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

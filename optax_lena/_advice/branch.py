@@ -1,0 +1,163 @@
+r"""The branch test: what a larger batch costs, measured from a checkpoint.
+
+In: a train state, a step and data. Out: for each batch scale the loss after a window
+of equally many examples,
+
+$$\bar L_S = \frac{1}{|\text{end}|} \sum_{\text{end of window}} \text{loss}, \qquad
+  S_\text{branch} = \max \{ S : \bar L_S \le \bar L_{S_0} + \text{tolerance} \}$$
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchTest:
+    """What `branch_test` found.
+
+    Attributes:
+      losses: at each scale the mean loss over the window's end, or the held-out
+        loss at it; not a number if the branch diverged.
+      updates: at each scale, how many the window took.
+      window: examples of every branch, in base batches.
+      tolerance: on the loss, in the loss's unit.
+    """
+
+    losses: dict[float, float]
+    updates: dict[float, int]
+    window: int
+    tolerance: float
+
+    @property
+    def scale(self) -> float:
+        """The largest scale whose loss is at most the smallest's plus the tolerance."""
+        reference = self.losses[min(self.losses)]
+        good = [s for s, x in self.losses.items() if x <= reference + self.tolerance]
+        return max(good, default=min(self.losses))
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether every larger batch might do as well: the largest tested did."""
+        return self.scale == max(self.losses)
+
+    def __str__(self) -> str:
+        reference = self.losses[min(self.losses)]
+        rows = [
+            f"{s:>8g} {self.updates[s]:>9,} {loss:>10.4f} {loss - reference:>+10.4f}"
+            for s, loss in self.losses.items()
+        ]
+        more = " or more" if self.is_bound else ""
+        head = f"{'S':>8} {'updates':>9} {'loss':>10} {'more':>10}"
+        end = (
+            f"Branch test: S = {self.scale:g}{more} keeps the loss within "
+            f"{self.tolerance:g} after {self.window:,} base batches."
+        )
+        return "\n".join([head, *rows, end])
+
+
+def branch_test(
+    step: Callable[[Any, Any, int], tuple[Any, Any]],
+    state: Any,
+    batches_for: Callable[[int], Iterable[Any]],
+    scales: Sequence[int] = (1, 2, 4, 8),
+    *,
+    window: int = 512,
+    end: float = 0.25,
+    tolerance: float = 0.01,
+    evaluate: Callable[[Any], Any] | None = None,
+) -> BranchTest:
+    """Trains on from a checkpoint at several batch scales, for equally many examples.
+
+    The measured check on `advise`: it needs no noise scale, and it answers for the
+    optimizer, the rule and the moment of the run that it is given.
+
+    Args:
+      step: `step(state, batch, batch_scale) -> (state, loss)`, with a mean loss per
+        example. What depends on S (rates, decay per update, momentum per update) is
+        its business: `optax_lena.lena(..., batch_scale=batch_scale)` does it by ours.
+        Under `jax.jit` make `batch_scale` a static argument, and do not donate
+        `state`: every branch starts from it.
+      state: any pytree: the checkpoint.
+      batches_for: `batches_for(batch_scale)` yields batches of so many base batches;
+        best of the same examples in the same order at every scale, because then the
+        branches differ by the batch alone.
+      scales: each divides `window`; the smallest is the reference.
+      window: length of every branch, in base batches: long enough that the rate has
+        taken effect and the momentum has forgotten the checkpoint's.
+      end: share of the window, at its end, whose losses are averaged. Equal shares
+        hold equal numbers of examples, so every scale's mean is as noisy. A step's
+        loss is that before its update, so a large batch's losses are on average half
+        an update older: keep that small against `tolerance`, or give `evaluate`.
+      tolerance: in the loss's unit: what more it may be and still count as equal.
+      evaluate: `evaluate(state) -> loss` on held-out data; if given, its loss at the
+        window's end takes the place of the mean over training losses.
+
+    Returns:
+      Losses by scale, and the largest scale within the tolerance.
+
+    Raises:
+      ValueError: if a scale does not divide the window into updates, or the batches
+        run out before its end.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax_lena
+      >>> def step(x, noise, batch_scale):
+      ...     loss, rate = (x**2).mean(), 0.2 * batch_scale
+      ...     return x - rate * (x + 0.1 * noise), loss
+      >>> def batches_for(batch_scale):
+      ...     keys = jax.random.split(jax.random.key(0), 64).reshape(-1, batch_scale)
+      ...     for group in keys:
+      ...         yield jnp.stack([jax.random.normal(k, (500,)) for k in group]).mean(0)
+      >>> found = optax_lena.branch_test(
+      ...     step, jnp.ones(500), batches_for, scales=(1, 4, 16), window=64
+      ... )
+      >>> found.scale
+      4
+
+    References:
+      Merrill et al., 2025, "Critical Batch Size Revisited", 2505.23971:
+      branched training.
+    """
+    _check(scales, window, end)
+    losses, updates = {}, {}
+    for scale in sorted(scales):
+        branch, batches, count = state, iter(batches_for(scale)), window // scale
+        history = []
+        for number in range(count):
+            branch, loss = step(branch, _next(batches, number, scale, count), scale)
+            history.append(loss)  # not yet a float: the device may run ahead
+        last = history[-max(round(end * count), 1) :]
+        last = last if evaluate is None else [evaluate(branch)]
+        mean = float(np.mean([float(loss) for loss in last]))
+        losses[scale] = mean if math.isfinite(mean) else math.nan
+        updates[scale] = count
+    return BranchTest(losses, updates, window, tolerance)
+
+
+def _next(batches: Iterator[Any], number: int, scale: int, count: int) -> Any:
+    try:
+        return next(batches)
+    except StopIteration:
+        raise ValueError(
+            f"`batches_for({scale})` must yield {count} batches, got {number}: give "
+            "more data or a shorter `window`."
+        ) from None
+
+
+def _check(scales: Sequence[int], window: int, end: float) -> None:
+    if len(set(scales)) < 2 or any(s < 1 or s != int(s) for s in scales):
+        raise ValueError(
+            f"`scales` must hold two or more different whole numbers from 1, got "
+            f"{tuple(scales)}: the smallest is what the others are compared with."
+        )
+    if uneven := [s for s in scales if window < s or window % s]:
+        raise ValueError(
+            f"`window` must be a multiple of every scale, got {window} for {uneven}: "
+            "only then do all branches see equally many examples."
+        )
+    if not 0 < end <= 1:
+        raise ValueError(f"`end` must be a share of the window in (0, 1], got {end}.")

@@ -1,0 +1,203 @@
+"""The figure: the curve with its interval, and every layer's noise scale over time.
+
+In: an `Advice`, with measured points if there are any. Out: a Matplotlib figure, made
+without pyplot: nothing global changes, and no display is needed. Needs
+`pip install 'optax_lena[plot]'`.
+"""
+
+import math
+import os.path
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+try:
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+except ImportError as error:
+    raise ImportError(
+        "The advice's figure needs Matplotlib: pip install 'optax_lena[plot]'."
+    ) from error
+
+from optax_lena._advice.advice import Advice, relative_curve
+from optax_lena._advice.history import History
+
+# Of Okabe and Ito's palette, as in `optax_lena.plotting`.
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
+_MOST_COLUMNS, _MOST_NAMES = 120, 24
+
+
+def draw(advice: Advice, points: Iterable[Sequence[float]] = ()) -> Figure:
+    """Draws an advice: what a batch costs, and where the noise is.
+
+    Args:
+      advice: from `advise`.
+      points: measured (batch scale, examples over the base batch's) pairs.
+
+    Returns:
+      The figure; `figure.savefig("advice.png")` writes it.
+    """
+    layers = {k: v for k, v in advice.history.layers.items() if not np.isnan(v).all()}
+    over_time = len(advice.history.base_steps) > 1
+    height = min(max(4.2, 1.6 + 0.22 * min(len(layers), _MOST_NAMES)), 7)
+    if layers and over_time:
+        figure = Figure(figsize=(12.5, height), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+        _draw_layers(right, advice.history, layers)
+    else:
+        figure = Figure(figsize=(6.2, 4.2), layout="constrained")
+        left = figure.subplots()
+    _draw_curve(left, advice, [(float(s), float(e)) for s, e in points])
+    return figure
+
+
+def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> None:
+    critical = advice.critical_scale
+    most = max(8 * critical if 0 < critical < math.inf else 64.0, 16.0)
+    most = max([most, *(1.3 * scale for scale, _ in points)])
+    scales = np.geomspace(1, most, 200)
+    b_low, b_high = advice.noise_scale_interval
+    if math.isfinite(b_high):
+        low, high = (relative_curve(b).examples(scales) for b in (b_high, b_low))
+        ax.fill_between(
+            scales, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="interval"
+        )
+    ax.plot(
+        scales,
+        advice.curve.examples(scales),
+        color=_BLUE,
+        linewidth=2,
+        label="predicted",
+    )
+    if points:
+        ax.plot(
+            *zip(*points, strict=True),
+            "o",
+            color=_ORANGE,
+            markersize=6,
+            markeredgecolor="white",
+            label="measured",
+            zorder=3,
+        )
+    if 1 <= critical < math.inf:
+        _mark_critical(ax, advice)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ax.set_xlim(1, most)
+    top = max([float(advice.curve.examples(most)), *(e for _, e in points)])
+    ax.set_ylim(0.66 * min([1.0, *(e for _, e in points)]), 1.15 * top)
+    ax.set_xlabel("S (batch over base batch)")
+    ax.set_ylabel("examples to the target, times the base batch's")
+    ax.set_title("What a larger batch costs", loc="left", fontsize=11)
+    _tidy(ax)
+    ax.legend(frameon=False, loc="upper left")
+    if advice.base_batch:
+        _examples_axis(ax, advice.base_batch, most)
+
+
+def _mark_critical(ax: Axes, advice: Advice) -> None:
+    """A line at the critical scale, its interval as a band, and its name."""
+    critical, (low, high) = advice.critical_scale, advice.interval
+    if math.isfinite(high):
+        ax.axvspan(max(low, 1), max(high, 1), color=_GREY, alpha=0.12, linewidth=0)
+    ax.axvline(critical, color=_GREY, linewidth=1, linestyle=(0, (3, 2)))
+    more = 100 * (1 / advice.efficiency - 1)
+    ax.annotate(
+        f"critical S = {critical:.3g}\n({more:.0f} % more examples)",
+        (max(critical, high) if math.isfinite(high) else critical, 0.04),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, 0),
+        textcoords="offset points",
+        color=_GREY,
+        fontsize=9,
+    )
+
+
+def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> None:
+    """A heat map: a row per layer, base steps to the right."""
+    edges, table = _binned(history, layers)
+    seen = table[np.isfinite(table) & (table > 0)]
+    if not len(seen):
+        seen = np.ones(1)
+    low, high = float(seen.min()), float(seen.max())
+    high = high if high > low else 2 * low
+    norm = LogNorm(low, high)
+    # Without signal is beyond every number, and has the top's colour.
+    shown = np.ma.masked_invalid(np.where(np.isinf(table), high, table))
+    colours = colormaps["cividis"].with_extremes(bad="#EEEEEE")
+    rows = np.arange(len(layers) + 1) - 0.5
+    mesh = ax.pcolormesh(
+        edges, rows, np.ma.maximum(shown, low), norm=norm, cmap=colours, rasterized=True
+    )
+    names = list(layers)
+    step = max(-(-len(names) // _MOST_NAMES), 1)
+    shared = os.path.commonprefix(names).rpartition("/")[0] if len(names) > 1 else ""
+    labels = [_short(name.removeprefix(f"{shared}/")) for name in names[::step]]
+    ax.set_yticks(range(0, len(names), step), labels=labels)
+    ax.tick_params(axis="y", length=0, labelsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel("base-batch steps")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.set_title("Where the noise is", loc="left", fontsize=11)
+    ax.spines[:].set_visible(False)
+    figure = ax.get_figure()
+    bar = figure.colorbar(mesh, ax=ax, pad=0.02)  # pyrefly: ignore
+    bar.set_label("noise scale (base batches)")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.outline.set_visible(False)  # pyrefly: ignore
+
+
+def _binned(
+    history: History, layers: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Edges `[columns + 1]` in base steps, and medians `[layers, columns]`."""
+    table, steps = np.stack(list(layers.values())), history.base_steps
+    columns = min(len(steps), _MOST_COLUMNS)
+    groups = np.array_split(np.arange(len(steps)), columns)
+    with np.errstate(invalid="ignore"):
+        medians = [_median(table[:, group]) for group in groups]
+    start = max(float(steps[0] - history.weights[0]), 0.0)
+    edges = [start, *(float(steps[group[-1]]) for group in groups)]
+    return np.array(edges), np.stack(medians, axis=1)
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """The lower median of each row, of which infinities make no mean."""
+    order = np.sort(values, axis=1)
+    count = np.sum(~np.isnan(values), axis=1)
+    return order[np.arange(len(order)), np.maximum(count - 1, 0) // 2]
+
+
+def _examples_axis(ax: Axes, base_batch: int, most: float) -> None:
+    """The batch in examples, above the plot."""
+    above = ax.twiny()
+    above.set_xscale("log", base=2)
+    above.set_xlim(1, most)
+    powers = np.arange(0, math.log2(most) + 1e-9, max(math.log2(most) // 6, 1))
+    above.xaxis.set_major_locator(FixedLocator((2**powers).tolist()))
+    above.xaxis.set_major_formatter(
+        FuncFormatter(lambda scale, _: f"{scale * base_batch:,.0f}")
+    )
+    above.xaxis.set_minor_locator(NullLocator())
+    above.set_xlabel("batch (examples)", fontsize=9)
+    above.tick_params(labelsize=8)
+    above.spines[["top", "right"]].set_visible(False)
+
+
+def _tidy(ax: Axes) -> None:
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_locator(NullLocator())
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    ax.set_axisbelow(True)
+
+
+def _short(name: str, most: int = 34) -> str:
+    """The end of a long name tells more than its start."""
+    return name if len(name) <= most else "…" + name[1 - most :]

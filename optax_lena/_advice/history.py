@@ -1,0 +1,247 @@
+"""The history: noise scales over a run, from wherever its metrics were kept.
+
+In: an optax state, stacked metrics, a list of metrics or a JSON-lines log. Out: the
+noise scale of the model and of every layer at each time, in base batches.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from optax_lena._reports.report import LAYER_FIELDS, metrics
+
+# What comes before it is the label of one of several LENA states, or a logger's prefix.
+_MODEL = re.compile(r"^(|.+/)model/(?:noise|noise_scale|gain)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """Noise scales over the course of a run.
+
+    Attributes:
+      base_steps: `[T]`, base batches seen, rising; entry numbers if none were logged.
+      weights: `[T]`, the share of the run's base batches that an entry stands for.
+      noise_scale: `[T]`, of the whole model, in base batches; infinite without signal.
+      layers: the same of every layer; not a number where it was not logged.
+    """
+
+    base_steps: np.ndarray
+    weights: np.ndarray
+    noise_scale: np.ndarray
+    layers: dict[str, np.ndarray]
+
+    def part(self, start: float, end: float) -> "History":
+        """Returns the entries with `start` < base step <= `end`."""
+        return self._only((self.base_steps > start) & (self.base_steps <= end))
+
+    def _only(self, keep: np.ndarray) -> "History":
+        return History(
+            self.base_steps[keep],
+            self.weights[keep],
+            self.noise_scale[keep],
+            {name: values[keep] for name, values in self.layers.items()},
+        )
+
+
+def read_history(source: Any) -> History:
+    """Reads noise scales from a state, a history of metrics or a log's path.
+
+    Args:
+      source: an optax state with a LENA state inside; a mapping of the metrics' names
+        to numbers or to arrays, read in C order; a list of mappings; or the path of a
+        JSON-lines file. Lines without the metrics are passed over, dictionaries in a
+        line are flattened with `/`.
+
+    Returns:
+      The entries that measured anything, in time. Where a run went back to a
+      checkpoint, what it did again counts instead of what it did first.
+
+    Raises:
+      ValueError: if there are no such metrics, or none that measured anything.
+      OSError: if the file cannot be read.
+    """
+    history, _ = _read(source)
+    steps, measured = history.base_steps, ~np.isnan(history.noise_scale)
+    # Only what no later entry has gone back behind.
+    last = np.minimum.accumulate(np.append(steps[1:], np.inf)[::-1])[::-1] > steps
+    if not (measured & last).any():
+        raise ValueError(
+            "`state_or_history` must have measured noise or signal, got none in "
+            f"{len(steps)} entries: make at least one update, with moments."
+        )
+    kept = history._only(measured & last)
+    return dataclasses.replace(kept, weights=_weights(kept.base_steps))
+
+
+def read_last(source: Any) -> tuple[float, float, float]:
+    """Reads what a controller needs of the last entry of any source.
+
+    Args:
+      source: as for `read_history`.
+
+    Returns:
+      The noise scale (not a number if nothing was measured), the base steps, and the
+      share of layers that are still warming up (0 if it was not logged).
+
+    Raises:
+      ValueError: if there are no such metrics.
+    """
+    history, warming_up = _read(source)
+    return float(history.noise_scale[-1]), float(history.base_steps[-1]), warming_up
+
+
+def _read(source: Any) -> tuple[History, float]:
+    """Every entry, measured or not, and what share of layers warms up at the end."""
+    columns = _columns(source)
+    labels = sorted({m[1] for key in columns if (m := _label(key))})
+    if not labels:
+        raise ValueError(
+            "`state_or_history` must hold 'model/noise' and 'model/signal' as "
+            f"optax_lena.metrics returns them, got {sorted(columns)[:6]}."
+        )
+    # Several states: noises add up over the parameters, as they do over layers.
+    noise, signal = np.sum([_model(columns, label) for label in labels], axis=0)
+    steps = columns.get(f"{labels[0]}model/base_steps")
+    if steps is None or np.isnan(steps).any():
+        steps = np.arange(1.0, len(noise) + 1)
+    layers = {
+        label + name: noise_scale(*pair)
+        for label in labels
+        for name, pair in _layers(columns, label).items()
+    }
+    warming_up = [
+        columns.get(f"{label}model/warming_up", np.zeros(1)) for label in labels
+    ]
+    history = History(steps, _weights(steps), noise_scale(noise, signal), layers)
+    return history, max(float(share[-1]) for share in warming_up)
+
+
+def noise_scale(noise: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """Returns noise over signal; infinite without signal, not a number without both."""
+    measured = np.isfinite(noise) & np.isfinite(signal)
+    noise, signal = np.maximum(noise, 0), np.maximum(signal, 0)
+    measured &= (noise > 0) | (signal > 0)
+    ratio = np.divide(noise, signal, where=signal > 0, out=np.full_like(noise, np.inf))
+    return np.where(measured, ratio, np.nan)
+
+
+def _label(key: object) -> re.Match[str] | None:
+    """The label before a model's metric, but not the field before a layer "model"."""
+    match = _MODEL.match(key) if isinstance(key, str) else None
+    return None if match and match[1].split("/")[0] in LAYER_FIELDS else match
+
+
+def _columns(source: Any) -> dict[str, np.ndarray]:
+    """Brings every source into the form of stacked metrics, `[T]` each."""
+    if isinstance(source, str | os.PathLike):
+        return _stacked(_lines(Path(source)))
+    if isinstance(source, list) and all(isinstance(row, Mapping) for row in source):
+        return _stacked(source)
+    is_history = isinstance(source, Mapping) and any(map(_label, source))
+    found = jax.device_get(dict(source) if is_history else metrics(source))
+    columns = {
+        k: np.asarray(v, float).reshape(-1) for k, v in found.items() if _kept(k)
+    }
+    if len({len(column) for column in columns.values()}) > 1:
+        raise ValueError(
+            "`state_or_history` must hold arrays of one length, got "
+            f"{ ({k: len(v) for k, v in list(columns.items())[:6]}) }."
+        )
+    return columns
+
+
+def _kept(key: str) -> bool:
+    """Whether a metric is read here: others may be anything, texts too."""
+    return re.search(r"(^|/)(model|noise|signal)/", key) is not None
+
+
+def _stacked(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    rows = [row for row in rows if any(map(_label, row))]
+    keys = dict.fromkeys(key for row in rows for key in row if _kept(key))
+    return {k: np.array([_number(r.get(k)) for r in rows]) for k in keys}
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return np.nan
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    rows, lines = [], path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # cut off while it was written
+                break
+            raise ValueError(
+                f"{path}: line {number} is not JSON ({error}): a log must hold one "
+                "JSON object per line."
+            ) from error
+        if isinstance(row, dict):
+            rows.append(dict(_flat(row)))
+    return rows
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in row.items():
+        nested = isinstance(value, Mapping)
+        pairs += _flat(value, f"{prefix}{key}/") if nested else [(prefix + key, value)]
+    return pairs
+
+
+def _model(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:
+    """Noise and signal of one state's parameters, `[2, T]`, or what has their ratio."""
+
+    def get(*fields: str) -> list[np.ndarray]:
+        found = [columns.get(f"{label}model/{field}") for field in fields]
+        return [] if any(x is None for x in found) else found  # pyrefly: ignore
+
+    if pair := get("noise", "signal"):
+        return np.stack(pair)
+    if layers := _layers(columns, label):
+        return np.sum(list(layers.values()), axis=0)
+    if ratio := get("noise_scale"):
+        signal = 1 / (1 + ratio[0])
+        return np.stack([1 - signal, signal])
+    if pair := get("gain", "batch_scale"):
+        gain, batch_scale = pair
+        # gain = (b + 1) / (b / S + 1), solved for b = noise / signal.
+        share = np.stack([gain - 1, 1 - gain / batch_scale])
+        return np.maximum(share, 0)
+    raise ValueError(
+        f"`state_or_history` must hold '{label}model/noise' and "
+        f"'{label}model/signal', or '{label}model/gain' and "
+        f"'{label}model/batch_scale', got only one of them."
+    )
+
+
+def _layers(
+    columns: Mapping[str, np.ndarray], label: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Noise and signal of every layer of one state."""
+    start = f"{label}noise/"
+    names = [key.removeprefix(start) for key in columns if key.startswith(start)]
+    return {
+        name: (columns[start + name], columns[f"{label}signal/{name}"])
+        for name in names
+        if f"{label}signal/{name}" in columns
+    }
+
+
+def _weights(steps: np.ndarray) -> np.ndarray:
+    """Base batches since the entry before; the first counts as the second does."""
+    if len(steps) < 2:
+        return np.ones(len(steps))
+    weights = np.diff(steps)
+    return np.append(weights[0], weights)

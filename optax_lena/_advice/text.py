@@ -1,0 +1,196 @@
+"""The text: an advice in words and a table, for people.
+
+In: an `Advice`. Out: lines of at most 79 columns.
+"""
+
+import math
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optax_lena._advice.advice import Advice
+
+_MOST_LAYERS, _WIDTH = 6, 79
+
+
+def describe(advice: "Advice") -> str:
+    """Returns the recommendation, the table, the phases, the layers and the check."""
+    blocks = [
+        recommendation(advice),
+        _table(advice),
+        _phases(advice),
+        _layers(advice),
+        _branch(advice),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def recommendation(advice: "Advice") -> str:
+    """Returns what to do, and how sure that is."""
+    more = 100 * (1 / advice.efficiency - 1)
+    critical, (low, high) = advice.critical_scale, advice.interval
+    if math.isinf(critical):
+        return "No signal was seen: all is noise, and any batch is too small for it."
+    if critical == 0:
+        return (
+            "No noise was seen. Most likely the gradients were averaged before "
+            "their\nnorms were taken; if they were not, larger batches are useless."
+        )
+    sure = (
+        f"({_number(low)} to {_number(high)})"
+        if math.isfinite(high)
+        else "(too short a log to say how sure)"
+    )
+    lines = [
+        f"Critical batch scale: S = {_number(critical)}{_examples(advice, critical)} "
+        f"{sure}, "
+        f"where {more:.0f} % more examples are needed; noise scale b = "
+        f"{_number(advice.curve.noise_scale)} base batches.",
+    ]
+    scale = 2.0 ** math.floor(math.log2(critical)) if critical >= 1 else 1.0
+    if critical < 1:
+        lines.append("The base batch is past it already: a smaller one saves examples.")
+    elif scale == 1:
+        lines.append("Keep the base batch: twice of it is past the critical scale.")
+    else:
+        examples = float(advice.curve.examples(scale))
+        lines.append(
+            f"Recommended: S = {scale:g}{_examples(advice, scale)}, "
+            f"{100 * (examples - 1):.0f} % more examples and "
+            f"{scale / examples:.1f} times fewer updates than the base batch."
+        )
+    return "\n".join(map(_wrapped, lines + _rise(advice) + _fastest(advice)))
+
+
+def _rise(advice: "Advice") -> list[str]:
+    scales = [phase.noise_scale for phase in advice.phases]
+    if len(scales) < 2 or not 0 < scales[0] < scales[-1] < math.inf:
+        return []
+    rise = scales[-1] / scales[0]
+    if rise < 2:
+        return []
+    return [
+        f"It rises {rise:.1f} times from the first third to the last: a batch that "
+        "grows with it (BatchRamp) saves examples early and updates late."
+    ]
+
+
+def _fastest(advice: "Advice") -> list[str]:
+    if advice.step_seconds is None:
+        return []
+    fastest = advice.fastest_scale
+    if math.isinf(fastest):
+        return ["Time: an update costs the same at any batch; the largest is fastest."]
+    fastest = max(fastest, 1.0)
+    faster = advice.time(1) / advice.time(fastest)
+    return [
+        f"Time: shortest at S = {_number(fastest)}{_examples(advice, fastest)}, "
+        f"{faster:.1f} times shorter than with the base batch."
+    ]
+
+
+def _table(advice: "Advice") -> str:
+    """One row per doubling, up to four times the critical scale."""
+    most = 4 * advice.critical_scale
+    if not math.isfinite(most):
+        most = 64.0
+    most = min(max(most, 8.0), 2.0**20)
+    scales = [2**k for k in range(int(math.log2(most)) + 1)]
+    head = f"{'S':>8}" + (f" {'batch':>10}" if advice.base_batch else "")
+    head += f" {'examples':>9} {'between':>15} {'efficiency':>11} {'updates':>8}"
+    head += f" {'time':>7}" if advice.step_seconds else ""
+    rows = []
+    for scale in scales:
+        examples = float(advice.curve.examples(scale))
+        low, high = advice.examples_interval(scale)
+        row = f"{scale:>8,}"
+        row += f" {scale * advice.base_batch:>10,}" if advice.base_batch else ""
+        between = (
+            f"{low:.2f} - {high:.2f}" if math.isfinite(advice.interval[1]) else "-"
+        )
+        row += f" {examples:>9.2f} {between:>15}"
+        row += f" {float(advice.curve.efficiency(scale)):>11.2f}"
+        row += f" {examples / scale:>8.3f}"
+        if advice.step_seconds:
+            row += f" {advice.time(scale) / advice.time(1):>7.3f}"
+        rows.append(row)
+    foot = "Examples, updates" + (", time" if advice.step_seconds else "")
+    return "\n".join(
+        [head, *rows, f"{foot}: times the base batch's, to the same target."]
+    )
+
+
+def _phases(advice: "Advice") -> str:
+    if not advice.phases:
+        return ""
+    rows = []
+    for phase in advice.phases:
+        low, high = phase.interval
+        span = f"{phase.start:,.0f} - {phase.end:,.0f}"
+        between = f"{_number(low)} - {_number(high)}" if math.isfinite(high) else "-"
+        rows.append(
+            f"{span:>22} {_number(phase.noise_scale):>12} "
+            f"{_number(phase.critical_scale):>12} {between:>19}"
+        )
+    head = f"{'base steps':>22} {'noise scale':>12} {'critical S':>12} {'between':>19}"
+    return "\n".join([head, *rows])
+
+
+def _layers(advice: "Advice") -> str:
+    """The layers that bear the least and the most."""
+    ranked = sorted(
+        (scale, name) for name, scale in advice.per_layer.items() if scale == scale
+    )
+    if not ranked:
+        return ""
+    half = _MOST_LAYERS // 2
+    many = len(ranked) > _MOST_LAYERS
+    shown = ranked[:half] + ranked[-half:] if many else ranked
+    rows = [f"{_number(scale):>12}  {name}" for scale, name in shown]
+    if many:
+        rows.insert(half, f"{'...':>12}  {len(ranked) - len(shown)} layers between")
+    return "\n".join([f"{'critical S':>12}  layer", *rows])
+
+
+def _branch(advice: "Advice") -> str:
+    branch = advice.branch
+    if branch is None:
+        return _wrapped(
+            "A prediction: the intervals hold 95 % of chance and a factor of 1.5, by "
+            "which measured curves differed from predicted ones on three workloads "
+            "with SGD. On a fourth, with AdamW, it failed. "
+            "optax_lena.branch_test measures from a checkpoint."
+        )
+    ratio = advice.critical_scale / branch.scale if branch.scale else math.inf
+    if branch.is_bound and ratio >= 1:
+        verdict = "It does not contradict the prediction: try larger scales."
+    elif 0.5 <= ratio <= 2:
+        verdict = "It agrees with the prediction within a factor of 2."
+    else:
+        side = "less" if ratio < 1 else "more"
+        times = f"{max(ratio, 1 / ratio):.1f}" if 0 < ratio < math.inf else "infinitely"
+        verdict = (
+            f"The prediction allows {times} times {side}: believe the test, at this "
+            "point of the run."
+        )
+        verdict = _wrapped(verdict)
+    return f"{branch}\n{verdict}"
+
+
+def _examples(advice: "Advice", scale: float) -> str:
+    if advice.base_batch is None:
+        return ""
+    return f" ({scale * advice.base_batch:,.0f} examples)"
+
+
+def _wrapped(sentence: str) -> str:
+    return textwrap.fill(sentence, _WIDTH)
+
+
+def _number(value: float) -> str:
+    """Three digits, and no exponent where people do not want one."""
+    if not math.isfinite(value):
+        return "inf" if value > 0 else "?"
+    if value >= 100:
+        return f"{value:,.0f}" if value < 1e9 else f"{value:.1e}"
+    return f"{value:.3g}"

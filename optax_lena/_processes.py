@@ -1,0 +1,105 @@
+"""Processes: what must be equal on all of them, compared once at the start.
+
+Every process of a job runs its own copy of the program. One that was started with
+another setting trains other "replicated" parameters, and nothing fails.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def assert_same_on_processes(**settings: Any) -> None:
+    """Raises on every process if one of them has other settings.
+
+    Call it once, after the optimizer, the gatherer and the initial state were made and
+    before the first step, with everything that the processes must share.
+
+    Args:
+      **settings: by name: optimizers, gatherers and other functions (their code and
+        what they close over is compared), numbers, strings, arrays, optimizer states
+        and other pytrees. Arrays that no process holds as a whole are compared by shape
+        and dtype.
+
+    Raises:
+      ValueError: that names the setting which differs.
+
+    Example:
+      >>> import optax_lena
+      >>> tx = optax_lena.lena(0.1, batch_scale=32)
+      >>> optax_lena.assert_same_on_processes(tx=tx, seed=0, batch_size=1024)
+    """
+    if jax.process_count() == 1:
+        return
+    names = sorted(settings)
+    _compare({"settings": tuple(names), "jax": jax.__version__})
+    _compare({name: settings[name] for name in names})
+
+
+def _compare(settings: dict[str, Any]) -> None:
+    """Gathers everybody's digests, so that all processes raise and none waits."""
+    own = np.frombuffer(b"".join(map(fingerprint, settings.values())), np.uint8)
+    all_digests = np.asarray(multihost_utils.process_allgather(own))
+    for name, digests in zip(
+        settings, np.split(all_digests, len(settings), axis=1), strict=True
+    ):
+        differing = np.flatnonzero((digests != digests[0]).any(axis=1))
+        if differing.size:
+            raise ValueError(
+                f"`{name}` must be the same on all {jax.process_count()} processes, got "
+                f"another on {differing.tolist()} than on process 0: start every "
+                "process with the same program, versions and settings."
+            )
+
+
+def fingerprint(setting: Any) -> bytes:
+    """Returns a digest of what a setting is made of."""
+    digest = hashlib.blake2b(digest_size=16)
+    _feed(digest, setting, frozenset())
+    return digest.digest()
+
+
+def _feed(digest: Any, x: Any, seen: frozenset[int]) -> None:
+    """Feeds a value: what is compared of it, and then its parts."""
+    if id(x) in seen:
+        return
+    digest.update(f"{type(x).__qualname__};".encode())
+    own, parts = _content(x)
+    digest.update(own)
+    for part in parts:
+        _feed(digest, part, seen | {id(x)})
+
+
+def _content(x: Any) -> tuple[bytes, list[Any]]:
+    if isinstance(x, (bool, int, float, complex, str, bytes, type(None), np.dtype)):
+        return repr(x).encode(), []
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return repr((x.shape, x.dtype)).encode(), []
+    if isinstance(x, (np.ndarray, np.generic, jax.Array)):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return b"key", [jax.random.key_data(jnp.asarray(x))]
+        return repr((np.shape(x), x.dtype)).encode() + np.asarray(x).tobytes(), []
+    if isinstance(x, functools.partial):
+        return b"partial", [x.func, *x.args, x.keywords]
+    if isinstance(x, types.FunctionType):
+        cells = [cell.cell_contents for cell in x.__closure__ or ()]
+        code = f"{x.__module__}.{x.__qualname__}".encode() + x.__code__.co_code
+        return code, [x.__defaults__, x.__kwdefaults__, *cells]
+    if isinstance(x, types.MethodType):
+        return b"method", [x.__func__, x.__self__]
+    if isinstance(x, dict):
+        return repr(len(x)).encode(), [part for item in x.items() for part in item]
+    if isinstance(x, (tuple, list)):
+        return repr(len(x)).encode(), list(x)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        return b"", [getattr(x, field.name) for field in dataclasses.fields(x)]
+    if isinstance(x, type):
+        return f"{x.__module__}.{x.__qualname__}".encode(), []
+    return b"", jax.tree.leaves(x) if jax.tree.leaves(x) != [x] else []

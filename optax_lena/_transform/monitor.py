@@ -1,0 +1,131 @@
+"""Monitor: LENA's statistics behind any optax optimizer, which stays as it is."""
+
+import functools
+import re
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from optax_lena._checks import check_number
+from optax_lena._measure.layers import Layers, check_layers, check_regex, per_parameter
+from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.moments import GradMoments
+from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._transform import scale_by_lena
+from optax_lena._transform.state import ScaleByLenaState
+
+
+class MonitorState(NamedTuple):
+    """State of `monitor`.
+
+    Attributes:
+      inner_state: the watched optimizer's.
+      lena: LENA's, for `optax_lena.metrics` and `optax_lena.layer_report`.
+    """
+
+    inner_state: optax.OptState
+    lena: ScaleByLenaState
+
+
+def monitor(
+    tx: optax.GradientTransformation,
+    *,
+    layers: Layers = per_parameter,
+    batch_scale: jax.typing.ArrayLike | None = None,
+    only: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Watches the noise of every layer's gradient, and changes nothing.
+
+    The updates are those of `tx`, bit for bit. `optax_lena.metrics` and
+    `optax_lena.layer_report` say of the state what they say of LENA's: noise, signal,
+    noise scale, and the gain that LENA would have. `optax_lena.advise` makes of a run's
+    metrics how large the batch could be. It costs a few numbers per layer.
+
+    Args:
+      tx: any optimizer.
+      layers: which parameters are one layer: `whole_model` for one number.
+      batch_scale: S, the batch in base batches, which are the unit of noise scales;
+        None: the number of microbatches, so that the unit is one microbatch.
+      only: a regular expression over parameters' names: only those where it is found
+        are watched. The noise of the norm layers, `"norm|scale"`, predicts that of the
+        model (Gray et al., 2024), and takes no pass over the large tensors.
+
+    Returns:
+      The optimizer. Its `update` takes the keyword argument `moments` as well, and
+      passes it on.
+
+    Raises:
+      ValueError: where an argument is out of its range, or `only` is found nowhere.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optax_lena
+      >>> tx = optax_lena.monitor(optax.adam(0.1), batch_scale=2)
+      >>> stack = {"w": jnp.array([1.0, 3.0])}
+      >>> grads, moments = optax_lena.moments_from_stack(stack)
+      >>> updates, state = tx.update(grads, tx.init(grads), grads, moments=moments)
+      >>> print(f"{optax_lena.metrics(state)['noise_scale/w']:.3f}")  # 2 / 3
+      0.667
+
+    References:
+      McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018; Gray et
+      al., *Normalization Layer Per-Example Gradients*, 2024.
+    """
+    check_layers(layers)
+    if batch_scale is not None:
+        meaning = "the global batch over the base batch"
+        check_number("batch_scale", batch_scale, meaning, at_least=1)
+    if only is not None:
+        check_regex("only", only)
+    tx = optax.with_extra_args_support(tx)
+    watch = functools.partial(scale_by_lena.update, LayerRate(), batch_scale, layers)
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(_init, tx, layers, only),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_update, tx, watch, only),  # pyrefly: ignore[bad-argument-type]
+    )
+
+
+def _init(
+    tx: optax.GradientTransformationExtraArgs,
+    layers: Layers,
+    only: str | None,
+    params: PyTree,
+) -> MonitorState:
+    watched = _watched(params, only)
+    if only is not None and jax.tree.leaves(params) and not jax.tree.leaves(watched):
+        raise ValueError(
+            "`only` must be found in a parameter's name, such as "
+            f"{parameter_names(params)[:4]}, got {only!r}."
+        )
+    return MonitorState(
+        tx.init(params), scale_by_lena.init(LayerRate(), layers, watched)
+    )
+
+
+def _update(
+    tx: optax.GradientTransformationExtraArgs,
+    watch: Any,
+    only: str | None,
+    grads: PyTree,
+    state: MonitorState,
+    params: PyTree | None = None,
+    *,
+    moments: GradMoments | None = None,
+    **extra_args: Any,
+) -> tuple[PyTree, MonitorState]:
+    _, lena = watch(_watched(grads, only), state.lena, moments=moments)
+    given = extra_args if moments is None else extra_args | {"moments": moments}
+    updates, inner_state = tx.update(grads, state.inner_state, params, **given)
+    return updates, MonitorState(inner_state, lena)
+
+
+def _watched(tree: PyTree, only: str | None) -> PyTree:
+    """Masks the parameters in whose names `only` is not found."""
+    if only is None:
+        return tree
+    names = jax.tree.unflatten(jax.tree.structure(tree), parameter_names(tree))
+    return jax.tree.map(
+        lambda name, leaf: leaf if re.search(only, name) else optax.MaskedNode(),
+        names,
+        tree,
+    )
