@@ -66,10 +66,14 @@ def optimizer():
     return optax_lena.lena(schedule, warmup_steps=20, weight_decay=1e-3, layers=LAYERS)
 
 
-def gatherer(num_microbatches=MICROBATCHES, axis_name=None):
-    return optax_lena.value_and_grad(
-        loss_fn, num_microbatches, axis_name=axis_name, layers=LAYERS
-    )
+def interleaved(batch):
+    """Puts the examples of microbatch i at i, i + n, ...: where spread="time" looks."""
+    shuffle = lambda x: x.swapaxes(0, 1).reshape(MICROBATCHES * SIZE, -1)
+    return jax.tree.map(shuffle, in_microbatches(batch))
+
+
+def gatherer(num_microbatches=MICROBATCHES, **kwargs):
+    return optax_lena.value_and_grad(loss_fn, num_microbatches, layers=LAYERS, **kwargs)
 
 
 def owned(params, batch, preconditioner=None):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import optax_lena
-from tests import process_worker
+from tests.gather import process_worker
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TIME_LIMIT = 120  # seconds for all processes of a run
 
 
@@ -36,7 +36,7 @@ def run_processes(folder, num_processes, devices_each):
     try:
         for i in range(num_processes):
             arguments = [folder / f"{i}.npz", port, i, num_processes]
-            command = [sys.executable, "-m", "tests.process_worker"]
+            command = [sys.executable, "-m", "tests.gather.process_worker"]
             with open(folder / f"{i}.log", "w") as log:
                 worker = subprocess.Popen(
                     command + [str(argument) for argument in arguments],

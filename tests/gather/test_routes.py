@@ -11,39 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding
 
 import optax_lena
-
-P = PartitionSpec
-MICROBATCHES, SIZE, UPDATES, WIDTH = 8, 4, 10, 16
-LAYERS = optax_lena.stacked("blocks/kernel")  # two blocks in one array
-
-
-def loss_fn(params, batch):
-    x, y = batch
-    hidden = jnp.tanh(x @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
-    for block in range(2):
-        hidden = jnp.tanh(hidden @ params["blocks"]["kernel"][block])
-    out = hidden @ params["out"]["kernel"] + params["out"]["bias"][None]
-    return jnp.mean((out - y) ** 2)
-
-
-def problem(dtype):
-    rng = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(rng.normal(size=shape) / 2, dtype)
-    params = {
-        "hidden": {"kernel": normal(WIDTH, WIDTH), "bias": normal(WIDTH)},
-        "blocks": {"kernel": normal(2, WIDTH, WIDTH)},
-        "out": {"kernel": normal(WIDTH, 8), "bias": normal(8)},
-    }
-    examples = MICROBATCHES * SIZE
-    return params, (normal(UPDATES, examples, WIDTH), normal(UPDATES, examples, 8))
-
-
-def optimizer():
-    schedule = optax.cosine_decay_schedule(0.05, UPDATES * MICROBATCHES)
-    return optax_lena.lena(schedule, warmup_steps=20, weight_decay=1e-3, layers=LAYERS)
+from tests import devices
+from tests.devices import (
+    LAYERS,
+    MICROBATCHES,
+    SIZE,
+    SPECS,
+    UPDATES,
+    P,
+    gatherer,
+    in_microbatches,
+    loss_fn,
+    optimizer,
+    problem,
+)
+from tests.helpers import row
 
 
 def train(step, params, batches, *, init=None, place=lambda batch: batch):
@@ -60,16 +45,8 @@ def apply(params, state, grads, moments, tx=None):
     return optax.apply_updates(params, updates), state
 
 
-def row(tree, t):
-    return jax.tree.map(lambda x: x[t], tree)
-
-
-def in_microbatches(batch):
-    return jax.tree.map(lambda x: x.reshape(MICROBATCHES, SIZE, -1), batch)
-
-
 def scan(params, batches):
-    gather = optax_lena.value_and_grad(loss_fn, MICROBATCHES, layers=LAYERS)
+    gather = gatherer()
 
     def step(params, state, batch):
         _, grads, moments = gather(params, batch)
@@ -101,30 +78,18 @@ def vmap_axis(params, batches):
     return train(step, params, batches)
 
 
-SPECS = {
-    "replicated": lambda path, leaf: P(),
-    "fsdp": lambda path, leaf: P(*(None,) * max(leaf.ndim - 2, 0), "data"),
-    "tensor_parallel": lambda path, leaf: P(*(None,) * (leaf.ndim - 1), "model"),
-}
-
-
-def laid_out(params, mesh, layout):
-    shardings = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, SPECS[layout](path, leaf)), params
-    )
-    return jax.device_put(params, shardings)
-
-
-def jit_sharded(params, batches, *, layout, axis_type, devices):
+def jit_sharded(params, batches, *, layout, axis_type, num_devices, **spread):
     """The batch sharded under jit: 8 microbatches on 4 or 8 devices along `data`."""
-    shape = (devices, 8 // devices)
+    spread = spread or {"axis_name": "data"}
+    shape = (num_devices, 8 // num_devices)
     mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(axis_type,) * 2)
-    params = laid_out(params, mesh, layout)
+    params = devices.laid_out(params, mesh, layout)
     expected = jax.tree.map(lambda x: x.sharding, params)
-    place = functools.partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-    gather = optax_lena.value_and_grad(
-        loss_fn, MICROBATCHES, axis_name="data", layers=LAYERS
-    )
+    gather = gatherer(**spread)
+
+    def place(batch):
+        batch = devices.interleaved(batch) if "spread" in spread else batch
+        return jax.device_put(batch, NamedSharding(mesh, P("data")))
 
     def step(params, state, batch):
         _, grads, moments = gather(params, batch)
@@ -142,9 +107,7 @@ def jit_sharded(params, batches, *, layout, axis_type, devices):
 def jit_two_axes(params, batches):
     mesh = jax.make_mesh((2, 4), ("pod", "data"), axis_types=(AxisType.Auto,) * 2)
     sharding = NamedSharding(mesh, P(("pod", "data")))
-    gather = optax_lena.value_and_grad(
-        loss_fn, MICROBATCHES, axis_name=("pod", "data"), layers=LAYERS
-    )
+    gather = gatherer(axis_name=("pod", "data"))
 
     def step(params, state, batch):
         _, grads, moments = gather(params, batch)
@@ -155,27 +118,8 @@ def jit_two_axes(params, batches):
     return train(step, params, batches, place=place)
 
 
-def data_mesh(devices):
-    kinds, devices = (AxisType.Auto,), jax.devices()[:devices]
-    return jax.make_mesh((len(devices),), ("data",), axis_types=kinds, devices=devices)
-
-
-def local_gradients(params, batch):
-    if jax.typeof(jax.lax.axis_index("data")) != jax.typeof(jnp.int32(0)):
-        params = jax.lax.pcast(params, "data", to="varying")  # only with check_vma
-    grads = jax.grad(loss_fn)(params, batch)
-    return optax_lena.moments_over_axis(grads, "data", layers=LAYERS)
-
-
-def owned(params, batch):
-    gather = optax_lena.value_and_grad(
-        loss_fn, MICROBATCHES, axis_name="data", layers=LAYERS
-    )
-    return gather(params, batch)[1:]
-
-
-def shard_map(params, batches, *, gather, check_vma, devices=8):
-    mesh = data_mesh(devices)
+def shard_map(params, batches, *, gather, check_vma, num_devices=8):
+    mesh = devices.data_mesh(num_devices)
 
     @functools.partial(
         jax.shard_map,
@@ -221,7 +165,7 @@ def accumulate(params, batches):
 def accumulate_over_axis(params, batches):
     """2 calls times 4 devices are 8 microbatches."""
     tx = optax_lena.accumulate(optimizer(), 2, layers=LAYERS)
-    mesh = data_mesh(4)
+    mesh = devices.data_mesh(4)
 
     @functools.partial(
         jax.shard_map, mesh=mesh, in_specs=(P(), P(), P(None, "data")), out_specs=P()
@@ -229,7 +173,7 @@ def accumulate_over_axis(params, batches):
     def step(params, state, batch):
         def call(carry, half):
             params, state = carry
-            grads, moments = local_gradients(params, half)
+            grads, moments = devices.local_gradients(params, half)
             updates, state = tx.update(grads, state, params, moments=moments)
             return (optax.apply_updates(params, updates), state), None
 
@@ -244,16 +188,19 @@ ROUTES = {
     "stack": stack,
     "vmap axis": vmap_axis,
     "jit, two axes": jit_two_axes,
-    "pmap": functools.partial(pmap, gather=local_gradients),
-    "pmap, own loss": functools.partial(pmap, gather=owned),
+    "pmap": functools.partial(pmap, gather=devices.local_gradients),
+    "pmap, own loss": functools.partial(pmap, gather=devices.owned),
     "accumulate": accumulate,
     "accumulate x axis": accumulate_over_axis,
     "shard_map, own loss, 4 devices": functools.partial(
-        shard_map, gather=owned, check_vma=True, devices=4
+        shard_map, gather=devices.owned, check_vma=True, num_devices=4
     ),
 }
 for check in (True, False):
-    for name, gather in (("local gradients", local_gradients), ("own loss", owned)):
+    for name, gather in (
+        ("local gradients", devices.local_gradients),
+        ("own loss", devices.owned),
+    ):
         ROUTES[f"shard_map, check_vma={check}, {name}"] = functools.partial(
             shard_map, gather=gather, check_vma=check
         )
@@ -263,10 +210,20 @@ for kind in (AxisType.Auto, AxisType.Explicit):
             jit_sharded,
             layout=layout,
             axis_type=kind,
-            devices=4 if layout == "tensor_parallel" else 8,
+            num_devices=4 if layout == "tensor_parallel" else 8,
+        )
+    # In time, microbatches need no axis: with none the arrays say that there are devices.
+    for name, axis_name in (("time", "data"), ("time, no axis", None)):
+        ROUTES[f"jit, {kind.name}, {name}"] = functools.partial(
+            jit_sharded,
+            layout="replicated",
+            axis_type=kind,
+            num_devices=4,
+            axis_name=axis_name,
+            spread="time" if axis_name else None,
         )
 ROUTES["jit, Auto, replicated, 2 microbatches per device"] = functools.partial(
-    jit_sharded, layout="replicated", axis_type=AxisType.Auto, devices=4
+    jit_sharded, layout="replicated", axis_type=AxisType.Auto, num_devices=4
 )
 
 

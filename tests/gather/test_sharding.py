@@ -8,21 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding
 
 import optax_lena
-from tests.helpers import lena_state
-from tests.test_routes import (
+from tests.devices import (
     LAYERS,
-    MICROBATCHES,
+    P,
     data_mesh,
+    gatherer,
     laid_out,
     local_gradients,
     loss_fn,
     problem,
 )
+from tests.helpers import lena_state, row
 
-P = PartitionSpec
 COLLECTIVES = r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
@@ -63,12 +63,6 @@ def lena_step(params, state, batch, gather):
     return optax.apply_updates(params, updates), state, loss
 
 
-def own_loss(num_microbatches=MICROBATCHES):
-    return optax_lena.value_and_grad(
-        loss_fn, num_microbatches, axis_name="data", layers=LAYERS
-    )
-
-
 def with_local_gradients(params, batch):
     loss = jax.lax.pmean(loss_fn(params, batch), "data")
     return loss, *local_gradients(params, batch)
@@ -90,12 +84,15 @@ def mapped(step, batch_spec, check_vma):
 
 
 ROUTES = {
-    "jit": (jitted, own_loss()),
-    "jit, 2 microbatches per device": (jitted, own_loss(16)),
-    "shard_map, own loss": (functools.partial(mapped, check_vma=True), own_loss()),
+    "jit": (jitted, gatherer(axis_name="data")),
+    "jit, 2 microbatches per device": (jitted, gatherer(16, axis_name="data")),
+    "shard_map, own loss": (
+        functools.partial(mapped, check_vma=True),
+        gatherer(axis_name="data"),
+    ),
     "shard_map, own loss, 2 microbatches per device": (
         functools.partial(mapped, check_vma=True),
-        own_loss(16),
+        gatherer(16, axis_name="data"),
     ),
     "shard_map, local gradients": (
         functools.partial(mapped, check_vma=True),
@@ -110,7 +107,7 @@ ROUTES = {
 
 def first_batch():
     params, batches = problem(jnp.float32)
-    batch = jax.tree.map(lambda x: x[0], batches)
+    batch = row(batches, 0)
     placed = jax.device_put(batch, NamedSharding(data_mesh(8), P("data")))
     return jax.device_put(params, NamedSharding(data_mesh(8), P())), placed
 
@@ -164,7 +161,7 @@ def test_shard_map_in_the_loss_gathers_no_batch():
     params, batches = problem(jnp.float32)
     params = {name: params[name]["kernel"] for name in ("hidden", "out")}
     sharding = NamedSharding(mesh, P("data"))
-    batch = jax.device_put(jax.tree.map(lambda x: x[0], batches), sharding)
+    batch = jax.device_put(row(batches, 0), sharding)
     params = jax.device_put(params, NamedSharding(mesh, P()))
     gather = optax_lena.value_and_grad(loss, 4, axis_name="data")
     lines = collectives(gather, params, batch)
@@ -272,10 +269,10 @@ def test_update_leaves_the_state_as_init_placed_it(kind, layout):
     with jax.set_mesh(mesh):
         params, batches = problem(jnp.float32)
         params = laid_out(params, mesh, layout)
-        batch = jax.tree.map(lambda x: x[0], batches)
+        batch = row(batches, 0)
         batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
         state = jax.jit(tx.init)(params)
-        step = jax.jit(functools.partial(lena_step, gather=own_loss()))
+        step = jax.jit(functools.partial(lena_step, gather=gatherer(axis_name="data")))
         _, after, _ = step(params, state, batch)
         step(params, after, batch)
     if (kind, layout) == (AxisType.Auto, "fsdp"):
@@ -302,7 +299,7 @@ def test_abstract_init_says_what_init_makes():
 def test_no_host_transfer_in_the_step():
     params, batch = first_batch()
     state = jax.jit(optimizers()[1].init)(params)
-    step = jax.jit(functools.partial(lena_step, gather=own_loss()))
+    step = jax.jit(functools.partial(lena_step, gather=gatherer(axis_name="data")))
     params, state, _ = step(params, state, batch)
     with jax.transfer_guard("disallow"):
         params, state, _ = step(params, state, batch)
@@ -345,9 +342,9 @@ def test_gradients_are_typed_like_the_parameters():
     params, batches = problem(jnp.float32)
     with jax.set_mesh(mesh):
         params = laid_out(params, mesh, "fsdp")
-        batch = jax.tree.map(lambda x: x[0], batches)
+        batch = row(batches, 0)
         batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
-        _, grads, _ = jax.jit(own_loss())(params, batch)
+        _, grads, _ = jax.jit(gatherer(axis_name="data"))(params, batch)
     for grad, param in zip(
         jax.tree.leaves(grads), jax.tree.leaves(params), strict=True
     ):

@@ -1,6 +1,5 @@
 """The two moments of a gradient, from a stack of microbatch gradients."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 import optax_lena
-from tests.test_routes import data_mesh
+from tests.devices import P, data_mesh
 
-P = PartitionSpec
 WEIGHT = jnp.array([2.0, 1.0])
 BATCH = jnp.arange(16.0).reshape(8, 2)
 
