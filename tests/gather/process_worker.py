@@ -9,6 +9,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optax_lena
+from tests import helpers
 
 UPDATES, MICROBATCHES, BATCH, FEATURES = 10, 8, 32, 6
 
@@ -48,7 +49,7 @@ def train(params, batches, axis_name=None):
     state = jax.jit(tx.init)(params)
     for batch in batches:
         params, state = update(params, state, batch)
-    return {"params": params, "state": state}
+    return {"params": params, "state": helpers.read_counts(state)}
 
 
 def gather_over_axis(params, batch, mesh):

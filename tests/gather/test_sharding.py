@@ -238,14 +238,14 @@ def test_fsdp_needs_no_more_memory_than_sgd():
         return optax.apply_updates(params, updates), state, loss
 
     def compiled(step, tx):
-        state = jax.eval_shape(tx.init, params)
-        state = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                x.shape,
-                x.dtype,
-                sharding=NamedSharding(mesh, P("data") if x.ndim > 1 else P()),
-            ),
-            state,
+        placed = lambda spec: lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+        )
+        state = optax.tree_utils.tree_map_params(
+            tx,
+            placed(P("data")),
+            jax.eval_shape(tx.init, params),
+            transform_non_params=placed(P()),
         )
         shardings = jax.tree.map(lambda x: x.sharding, (params, state))
         out = (*shardings, NamedSharding(mesh, P()))
