@@ -90,8 +90,10 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
         return b"partial", [x.func, *x.args, x.keywords]
     if isinstance(x, types.FunctionType):
         cells = [cell.cell_contents for cell in x.__closure__ or ()]
-        code = f"{x.__module__}.{x.__qualname__}".encode() + x.__code__.co_code
-        return code, [x.__defaults__, x.__kwdefaults__, *cells]
+        name = f"{x.__module__}.{x.__qualname__}".encode()
+        return name, [x.__code__, x.__defaults__, x.__kwdefaults__, *cells]
+    if isinstance(x, types.CodeType):
+        return x.co_code, list(x.co_consts)
     if isinstance(x, types.MethodType):
         return b"method", [x.__func__, x.__self__]
     if isinstance(x, dict):

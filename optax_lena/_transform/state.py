@@ -107,8 +107,14 @@ jax.tree_util.register_pytree_with_keys(
 
 
 def named(rows: LayerRateState, names: tuple[str, ...]) -> ScaleByLenaState:
-    """Returns the state whose rows belong to layers of these names."""
+    """Returns the state whose rows belong to layers of these names, in float32."""
+    rows = jax.tree.map(_to_float32, rows)
     return ScaleByLenaState(*rows, row_ids=jnp.asarray(row_ids(names)), names=names)
+
+
+def _to_float32(x: jax.Array) -> jax.Array:
+    # Also under jax_enable_x64, and whatever hyperparameters were injected.
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def row_ids(names: tuple[str, ...]) -> np.ndarray:
@@ -147,7 +153,7 @@ def follow_names(
             if old.shape[:1] != (len(names) + 1,):
                 return old
             known = is_known.reshape(-1, *(1,) * (old.ndim - 1))
-            return jnp.where(known, old[place], new)
+            return jnp.where(known, old[place], new.astype(old.dtype))
 
         return jax.tree.map(pick, rows, rate.init(len(names) + 1))
 
