@@ -142,6 +142,9 @@ def train(
     return state, to_numpy(params), to_numpy(metrics_over_time(lena_states))
 
 
+train_adam = functools.partial(train, preconditioner=optax_lena.adam_preconditioner)
+
+
 def first_update(tx, stack, weights=None):
     """Returns the first updates, and the state after them."""
     grads, moments = optax_lena.moments_from_stack(stack, weights=weights)

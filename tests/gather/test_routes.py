@@ -212,7 +212,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
             axis_type=kind,
             num_devices=4 if layout == "tensor_parallel" else 8,
         )
-    # In time, microbatches need no axis: with none the arrays say that there are devices.
+    # In time, microbatches need no axis: without one, arrays tell of the devices.
     for name, axis_name in (("time", "data"), ("time, no axis", None)):
         ROUTES[f"jit, {kind.name}, {name}"] = functools.partial(
             jit_sharded,

@@ -238,8 +238,10 @@ def test_fsdp_needs_no_more_memory_than_sgd():
         return optax.apply_updates(params, updates), state, loss
 
     def compiled(step, tx):
-        placed = lambda spec: lambda x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+        placed = lambda spec: (
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+            )
         )
         state = optax.tree_utils.tree_map_params(
             tx,
