@@ -10,11 +10,13 @@ from flax import nnx
 import optax_lena
 from tests import helpers
 
+LARGEST = float(np.finfo(np.float32).max)
 PARAMS = helpers.example_params()
 LAYERS = ["blocks/kernel", "conv1/bias", "conv1/kernel", "head/kernel"]
 FIELDS = {
     "gain",
     "trust_ratio",
+    "learning_rate",
     "progress",
     "warmup_factor",
     "warmup_end",
@@ -100,7 +102,9 @@ def test_metrics_are_float32_scalars_with_fixed_keys():
     helpers.assert_trees_close(after, dict(sorted(optax_lena.metrics(state).items())))
     for layer, row in optax_lena.layer_report(state).items():
         for field in FIELDS - {"warmup_end"}:
-            np.testing.assert_allclose(row[field], after[f"{field}/{layer}"], 1e-6)
+            # People read "inf" where logs hold the largest float32.
+            value = min(row[field], LARGEST)
+            np.testing.assert_allclose(value, after[f"{field}/{layer}"], 1e-6)
 
 
 def test_metrics_in_a_scan():
@@ -122,12 +126,16 @@ def test_what_the_model_metrics_mean():
     state, _, metrics = helpers.train(tx, PARAMS, stacks)
     table = lambda field: np.stack([metrics[f"{field}/{k}"] for k in LAYERS])
     noise, signal = table("noise").sum(0), table("signal").sum(0)
+    model_warmup = np.cumsum(metrics["model/gain"]) / 8
     expected = {
         "noise": noise,
         "signal": signal,
         "noise_scale": noise / signal,
         "gain": (noise + signal) / (noise / 4 + signal),
         "gain_steps": np.cumsum(metrics["model/gain"]),
+        "trust_ratio": metrics["model/gain"],
+        "schedule": np.full(4, 0.1),
+        "learning_rate": 0.1 * metrics["model/gain"] * np.minimum(model_warmup, 1),
         "batch_scale": np.full(4, 4),
         "warming_up": (table("warmup_factor") < 1).mean(0),
         "min_warmup_factor": table("warmup_factor").min(0),
@@ -140,7 +148,8 @@ def test_what_the_model_metrics_mean():
     positive = table("signal") > 0
     ratio = table("noise")[positive] / table("signal")[positive]
     np.testing.assert_allclose(table("noise_scale")[positive], ratio, rtol=1e-5)
-    assert np.isinf(table("noise_scale")[~positive]).all()
+    assert not positive.all()
+    assert (table("noise_scale")[~positive] == LARGEST).all()
 
 
 def test_warmup_end_is_the_base_step_at_which_progress_reached_its_goal():
@@ -170,6 +179,7 @@ def test_before_the_first_update_a_report_says_what_is_known():
     assert row == {
         "gain": 1,
         "trust_ratio": 1,
+        "learning_rate": 0,
         "progress": 0,
         "warmup_factor": 0,
         "warmup_end": None,
@@ -179,8 +189,66 @@ def test_before_the_first_update_a_report_says_what_is_known():
     }
 
 
-def test_a_printed_state_is_not_full_of_names():
-    assert "LayerNames(4)" in repr(lena().init(PARAMS))
+def test_a_printed_structure_is_not_full_of_names():
+    """Errors about pytrees print it."""
+    structure = repr(jax.tree.structure(lena().init(PARAMS)))
+    assert "<names of 4 layers>" in structure
+    assert "conv1/kernel" not in structure
+
+
+def test_the_rate_of_a_layer_is_the_product_of_what_the_report_says():
+    _, _, metrics = helpers.train(lena(), PARAMS, helpers.random_stacks(0, 6, 4))
+    for layer in LAYERS:
+        ratio, warmup, rate = (
+            metrics[f"{f}/{layer}"]
+            for f in ("trust_ratio", "warmup_factor", "learning_rate")
+        )
+        np.testing.assert_allclose(rate, 0.1 * ratio * warmup, rtol=1e-6)
+
+
+def test_an_empty_tree_has_metrics_of_no_layer():
+    metrics = optax_lena.metrics(lena().init({}))
+    assert metrics["model/gain"] == 1 and metrics["model/warming_up"] == 0
+    assert not helpers.rows(metrics, "gain")
+    assert optax_lena.layer_report(lena().init({})) == {}
+
+
+def test_only_the_report_of_noise_alone_is_infinite():
+    """`jax_debug_infs` looks at everything that is computed."""
+    grads, moments = optax_lena.moments_from_stack({"w": jnp.array([1.0, -1.0])})
+    with jax.debug_infs(True):
+        _, state = lena().update(grads, lena().init(grads), grads, moments=moments)
+        metrics = jax.jit(optax_lena.metrics)(state)
+    assert metrics["noise_scale/w"] == metrics["model/noise_scale"] == LARGEST
+    assert optax_lena.layer_report(state)["w"]["noise_scale"] == np.inf
+
+
+def stacked_states():
+    tx = lena()
+    states = []
+    for seed in (0, 1):
+        grads, moments = helpers.example_moments(seed)
+        states.append(tx.update(grads, tx.init(PARAMS), PARAMS, moments=moments)[1])
+    return states, jax.tree.map(lambda *xs: jnp.stack(xs), *states)
+
+
+def test_metrics_of_stacked_states_keep_their_axis():
+    """Of an ensemble, or of the replicas of a `pmap`."""
+    states, stack = stacked_states()
+    for i, state in enumerate(states):
+        got = {k: v[i] for k, v in optax_lena.metrics(stack).items()}
+        helpers.assert_trees_close(got, optax_lena.metrics(state))
+
+
+def test_a_report_of_stacked_states_says_to_take_one():
+    states, stack = stacked_states()
+    message = helpers.says(
+        "`opt_state`", "stack of shape (2,)", "unreplicate", "metrics"
+    )
+    with pytest.raises(ValueError, match=message):
+        optax_lena.layer_report(stack)
+    one = jax.tree.map(lambda x: x[0], stack)
+    assert optax_lena.layer_report(one) == optax_lena.layer_report(states[0])
 
 
 def test_states_of_other_layers_have_another_structure():
@@ -188,7 +256,7 @@ def test_states_of_other_layers_have_another_structure():
     one, same, other = (scale.init({k: 1.0}) for k in ("w", "w", "v"))
     assert jax.tree.structure(one) == jax.tree.structure(same)
     assert jax.tree.structure(one) != jax.tree.structure(other)
-    assert one.layer_names != ("w",)
+    assert one.layer_names() == ("w",)
 
 
 class Model(nnx.Module):
