@@ -1,7 +1,5 @@
 """Errors name the argument, what is allowed, what was got, and the remedy."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 
 import optax_lena
 from tests import helpers
+from tests.helpers import says
 
 lena = optax_lena.lena
 FACTORIES = [
@@ -18,13 +17,9 @@ FACTORIES = [
     lambda *args, **kwargs: optax_lena.linear_scaling(0.1, *args, **kwargs),
     lambda *args, **kwargs: optax_lena.lena_adamw(0.1, *args, **kwargs),
     lambda *args, **kwargs: optax_lena.lena_lars(0.1, *args, **kwargs),
+    lambda *args, **kwargs: optax_lena.lena_amplified(0.1, *args, **kwargs),
     optax_lena.scale_by_lena,
 ]
-
-
-def says(*parts):
-    """A pattern that finds all parts, in this order."""
-    return "(?s)" + ".*".join(re.escape(part) for part in parts)
 
 
 def mean_loss(params, batch):
@@ -55,33 +50,99 @@ def test_warmup_steps(factory, value):
 
 @pytest.mark.parametrize("value", [0, 0.9, float("inf"), "2"])
 def test_spike_limit(value):
-    message = says("`spike_limit`", "at least 1", str(value), "squared norm")
+    message = says("`limit`", "at least 1", str(value), "squared norm")
     with pytest.raises(ValueError, match=message):
-        optax_lena.lena_amplified(0.1, 4, spike_limit=value)
+        optax_lena.SpikeLimit(value)
 
 
 @pytest.mark.parametrize("value", [0, -5, float("nan")])
 def test_horizon(value):
     message = says("`horizon`", "at least 1", str(value), "base batches")
     with pytest.raises(ValueError, match=message):
-        lena(0.1, 4, horizon=value)
+        optax_lena.Averages(horizon=value)
 
 
 @pytest.mark.parametrize(
     ("argument", "value", "allowed"),
     [
-        ("warmup", "statewise", ("'state_aware'", "'fixed'")),
-        ("clock", "updates", ("'base_steps'", "'gain_steps'")),
+        ("clock", "updates", ("'base_steps'", "'gain_steps'", "'rate_steps'")),
+        ("warmup", "state_aware", ("StateAwareWarmup(", "'init', 'update'")),
+        ("warmup", optax_lena.FixedWarmup, ("StateAwareWarmup(", "'init', 'update'")),
+        ("warmup", 320, ("StateAwareWarmup(", "'init', 'update'")),
+        ("estimator", 500, ("Averages(", "'init', 'update', 'read'")),
+        ("estimator", optax_lena.SpikeLimit(), ("Averages(", "'read'")),
+        ("guard", 2.0, ("SpikeLimit(", "'init', 'update'")),
+        ("guard", optax_lena.SpikeLimit, ("SpikeLimit(", "'init', 'update'")),
         ("rule", "linear", ("capped_gain", "square_root_gain", "linear", "Rule")),
-        ("rule", lambda gain, scale: gain, ("capped_gain", "Rule", "<lambda>")),
-        ("layers", "per_module", ("per_parameter", "per_module", "stacked")),
-        ("layers", optax_lena.by_regex, ("per_parameter", "by_regex(...)")),
+        ("rule", lambda estimate, scale: scale, ("capped_gain", "Rule", "<lambda>")),
     ],
 )
-def test_choices(argument, value, allowed):
+def test_parts_of_a_rate(argument, value, allowed):
+    with pytest.raises(ValueError, match=says(f"`{argument}`", *allowed)) as error:
+        optax_lena.LayerRate(**{argument: value})
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [0.1, optax_lena.LayerRate, optax_lena.capped_gain])
+def test_a_rate_that_is_none(rate):
+    with pytest.raises(ValueError, match=says("`rate`", "LayerRate", repr(rate))):
+        optax_lena.scale_by_layer_rate(rate, 4)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "allowed"),
+    [
+        ("layers", "per_module", ("per_parameter", "per_module", "stacked")),
+        ("layers", optax_lena.by_regex, ("per_parameter", "by_regex(...)")),
+        ("momentum", 1.0, ("[0, 1)", "kept")),
+        ("momentum", -0.1, ("[0, 1)", "kept")),
+        ("momentum", "0.9", ("[0, 1)", "kept")),
+        ("weight_decay", -1e-4, ("at least 0", "decay")),
+        ("weight_decay", None, ("at least 0", "decay")),
+    ],
+)
+def test_arguments_of_an_optimizer(argument, value, allowed):
     with pytest.raises(ValueError, match=says(f"`{argument}`", *allowed)) as error:
         lena(0.1, 4, **{argument: value})
     assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [lena, optax_lena.lena_amplified, optax_lena.lena_adamw, optax_lena.lena_lars],
+)
+@pytest.mark.parametrize("value", [-0.1, float("nan"), None, "0.1"])
+def test_learning_rate(factory, value):
+    message = says("`learning_rate`", "at least 0", repr(value), "small batch")
+    with pytest.raises(ValueError, match=message):
+        factory(value, 4)
+
+
+@pytest.mark.parametrize("factory", [lena, optax_lena.lena_adamw, optax_lena.lena_lars])
+def test_a_mask_that_inject_hyperparams_has_taken_for_a_schedule(factory):
+    """It calls every function with the number of updates; once, the decay was off."""
+    mask = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    arguments = dict(batch_scale=4, weight_decay=0.1, weight_decay_mask=mask)
+    bad = lambda count: jnp.asarray(True)
+    tx = optax.inject_hyperparams(factory)(
+        0.1, **arguments | {"weight_decay_mask": bad}
+    )
+    params = helpers.example_params()
+    message = says("`weight_decay_mask`", "inject_hyperparams", "static_args")
+    with pytest.raises(ValueError, match=message):
+        tx.init(params)
+    static = optax.inject_hyperparams(factory, static_args=("weight_decay_mask",))
+    grads, moments = helpers.example_moments()
+    decayed, plain = (
+        t.update(grads, t.init(params), params, moments=moments)[0]
+        for t in (static(0.1, **arguments), factory(0.1, **arguments))
+    )
+    helpers.assert_trees_close(decayed, plain, rtol=1e-5)
+
+
+def test_linear_scaling_knows_no_batch_scale_by_itself():
+    with pytest.raises(ValueError, match=says("`batch_scale`", "linear_scaling")):
+        optax_lena.linear_scaling(0.1, None)
 
 
 def test_reference_beyond_its_horizon():
@@ -133,8 +194,16 @@ def test_by_regex_without_a_pattern():
         lena(0.1, 4),
         lena(0.1),
         optax_lena.adascale(0.1, 4),
-        optax_lena.linear_scaling(0.1, 4, warmup_steps=5, warmup="state_aware"),
-        optax_lena.scale_by_lena(4, rule=optax_lena.linear, clock="gain_steps"),
+        optax_lena.scale_by_lena(4, warmup_steps=5, rule=optax_lena.linear),
+        optax_lena.scale_by_layer_rate(
+            optax_lena.LayerRate(rule=optax_lena.linear, clock="gain_steps"), 4
+        ),
+        optax_lena.scale_by_layer_rate(
+            optax_lena.LayerRate(rule=optax_lena.linear, guard=optax_lena.SpikeLimit()),
+            4,
+        ),
+        optax_lena.lena_amplified(0.1, 4),
+        optax_lena.monitor(lena(0.1, 4)),
         optax_lena.lena_adamw(0.1, 4),
         optax_lena.lena_lars(0.1, 4),
         optax.apply_if_finite(lena(0.1, 4), 3),
@@ -257,12 +326,14 @@ def test_shape_of_weights(shape):
         f(jnp.ones(()), jnp.ones(8), weights=jnp.ones(shape))
 
 
-@pytest.mark.parametrize("other", [{"v": 3}, {"w": 3, "v": 3}, {}])
-def test_state_of_other_parameters(other):
+@pytest.mark.parametrize(
+    ("other", "names"), [({"v": 3}, "'v', 'w'"), ({"w": 3, "v": 3}, "'v'"), ({}, "'w'")]
+)
+def test_state_of_other_parameters(other, names):
     tx = optax_lena.scale_by_lena(4)
     state = tx.init(jax.tree.map(jnp.ones, other))
     grads, moments = optax_lena.moments_from_stack({"w": jnp.ones((4, 3))})
-    with pytest.raises(ValueError, match=says("`state`", "layers", "`init`")):
+    with pytest.raises(ValueError, match=says("`state`", "layers", names)):
         tx.update(grads, state, grads, moments=moments)
 
 
