@@ -5,7 +5,6 @@ batches. Under 3 minutes on two cores. It writes its records and figures to
 `results/demo/` and prints what happened, whichever method that favours.
 """
 
-import argparse
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -15,69 +14,82 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import data, figures, records, report, train, workloads
-from benchmarks.methods import DEMO
-from benchmarks.plan import MAX_BUDGET, Config
-from benchmarks.progress import progress_bars, run_with_bar
-from benchmarks.workloads import Workload
+from benchmarks import command
+from benchmarks.methods.registry import OF_DEMO
+from benchmarks.pages import conclusions, demo_figures, demo_table
+from benchmarks.pages.outcomes import outcomes
+from benchmarks.records import files, home
+from benchmarks.records.environment import environment
+from benchmarks.records.record import Record, read_records, target_accuracy
+from benchmarks.tasks import catalogue
+from benchmarks.tasks import folder as folders
+from benchmarks.tasks.dataset import digits
+from benchmarks.tasks.recipe import Workload
+from benchmarks.training import loop
+from benchmarks.training.plan import MAX_BUDGET, Config
+from benchmarks.training.progress import progress_bars, run_with_bar
 
 MAX_TRAIN, MAX_TEST = 8000, 2000
 
 
+@command.program
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains every method at every S, then prints the table and what it says."""
     options = _parser().parse_args(arguments)
     console = Console()
-    try:
+    with command.checking("argument --data"):
         workload = load_workload(options.data)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
     seeds = tuple(range(options.seeds))
     if options.quick:
         workload = _quick(workload)
     _print_header(console, workload, seeds)
-    path = options.out / "records.jsonl"
-    options.out.mkdir(parents=True, exist_ok=True)
-    records.write(train_all(console, workload, seeds), path)
+    path = options.out / home.RUN_FILE
+    files.rewrite(train_all(console, workload, seeds), path)
+    _print_results(console, workload, path)
 
-    runs = records.read(path)
-    target = report.target_accuracy(runs, workload.target_drop)
-    summaries = report.summarise(runs, target)
+
+def _print_results(console: Console, workload: Workload, path: Path) -> None:
+    """The table, the sentences and the figures, all made from the file."""
+    runs = read_records(path)
+    target = target_accuracy(runs, workload.target_drop)
+    found = outcomes(runs, target)
     console.print()
-    console.print(report.table(summaries, workload.recipe.base_batch, target))
+    console.print(demo_table.printed(found, workload.recipe.base_batch, target))
     console.print()
-    for sentence in report.conclusions(runs, summaries):
+    for sentence in conclusions.sentences(runs, found):
         console.print(f"• {sentence}", highlight=False, markup=False)
-    paths = [path, *figures.write(runs, target, options.out)]
+    paths = [path, *demo_figures.write(runs, target, path.parent)]
     names = ", ".join(each.name for each in paths)
-    console.print(f"In {options.out}: {names}", highlight=False, markup=False)
+    console.print(f"In {path.parent}: {names}", highlight=False, markup=False)
 
 
 def load_workload(folder: str | Path | None) -> Workload:
     """The digits without a folder, else what the folder holds, subsampled."""
     if folder is None:
-        return workloads.digits(data.load())
-    return workloads.images(data.load(folder, max_train=MAX_TRAIN, max_test=MAX_TEST))
+        return catalogue.digits(digits())
+    return catalogue.images(
+        folders.load(folder, max_train=MAX_TRAIN, max_test=MAX_TEST)
+    )
 
 
 def train_all(
     console: Console, workload: Workload, seeds: tuple[int, ...]
-) -> list[records.Record]:
+) -> list[Record]:
     """Runs the base recipe, then every other method at every S, with progress bars."""
-    plan = [("base", 1)] + [(m, s) for s in workload.batch_scales for m in DEMO]
+    plan = [("base", 1)] + [(m, s) for s in workload.batch_scales for m in OF_DEMO]
     result = []
     with progress_bars(console) as progress:
         for method, scale in plan:
             config = Config(method, scale, seeds)
-            run = functools.partial(train.run, workload, config)
-            result += run_with_bar(progress, config, run)
+            train = functools.partial(loop.run, workload, config)
+            result += run_with_bar(progress, config, train)
     return result
 
 
 def _print_header(console: Console, workload: Workload, seeds: Sequence[int]) -> None:
     """Says what is compared, on what and under which rules, before it runs."""
     dataset, recipe = workload.dataset, workload.recipe
-    base, where = recipe.base_batch, records.environment()
+    base, where = recipe.base_batch, environment()
     warmup = recipe.warmup_steps(workload.base_steps)
     rows = {
         "data": f"{dataset.name}, {len(dataset.y_train):,} training and "
@@ -109,13 +121,13 @@ def _quick(workload: Workload) -> Workload:
     return dataclasses.replace(workload, recipe=recipe, batch_scales=(16,))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _parser() -> command.Parser:
+    parser = command.Parser(__doc__)
     parser.add_argument(
-        "--data", type=Path, help="folder of IDX files or CIFAR batches"
+        "--data", type=command.folder, help="of IDX files or CIFAR batches"
     )
-    parser.add_argument("--out", type=Path, default=Path("results/demo"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=command.new_folder, default=home.latest("demo"))
+    parser.add_argument("--seeds", type=command.whole(1, 100), default=3)
     parser.add_argument("--quick", action="store_true", help="for tests: few updates")
     return parser
 

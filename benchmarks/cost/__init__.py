@@ -1,0 +1,1 @@
+"""Cost: what an optimizer takes in bytes, memory and time."""

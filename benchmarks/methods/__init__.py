@@ -1,0 +1,1 @@
+"""Methods: the ways to train at a larger batch; `registry.py` names them all."""

@@ -1,0 +1,104 @@
+"""Ablations: what each part of `lena_amplified` does, and what was tried instead.
+
+`python -m benchmarks.suite text_ablation` and the other ablations measure them, on
+validation data. Each is the rate of `rates.py` with another part.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import optax_lena
+from benchmarks.methods.makers import composed
+from benchmarks.methods.method import Method
+from benchmarks.methods.rates import AMPLIFIED, LENA
+
+
+def _amplified(label: str, **parts: Any) -> Method:
+    """`lena_amplified` with these parts in place of its own."""
+    rate = dataclasses.replace(AMPLIFIED, **parts)
+    return Method(label, composed(rate, enters_buffer=True))
+
+
+def _lena(label: str, **parts: Any) -> Method:
+    """`lena` with these parts in place of its own."""
+    return Method(label, composed(dataclasses.replace(LENA, **parts)))
+
+
+def _noise_times(factor: float) -> optax_lena.Rule:
+    """`amplified_gain` with another factor."""
+    return optax_lena.Rule(
+        lambda estimate, scale: estimate._replace(noise=factor * estimate.noise).gain(
+            scale
+        )
+    )
+
+
+def _shrunk(estimate: optax_lena.Estimate, scale: jax.Array) -> jax.Array:
+    """`amplified_gain` of gains halfway to their mean, on a logarithmic scale.
+
+    The whole model, the last row, is no layer and keeps its own.
+    """
+    gain = estimate.gain(scale)
+    mean = jnp.exp(jnp.mean(jnp.log(gain[:-1])))
+    halfway = jnp.sqrt(gain * mean).at[-1].set(gain[-1])
+    # The noise and the signal that have this gain, up to a common factor.
+    shrunk = optax_lena.Estimate(halfway - 1, 1 - halfway / scale)
+    return optax_lena.amplified_gain.trust_ratio(shrunk, scale)
+
+
+# The gain itself times a factor, which overshoots where the gain is large.
+_TIMES_EIGHT = optax_lena.Rule(
+    lambda estimate, scale: jnp.minimum(8 * estimate.gain(scale), scale)
+)
+# Halfway, on a logarithmic scale, between LENA's rule and linear scaling.
+_GEOMETRIC = optax_lena.Rule(
+    lambda estimate, scale: jnp.sqrt(estimate.gain(scale) * scale)
+)
+_RELATIVE = optax_lena.Averages(relative=True)
+
+ABLATIONS = {
+    # Without one part each.
+    "amplified_by_1": _amplified("noise not amplified", rule=optax_lena.capped_gain),
+    "amplified_no_limit": _amplified("no spike limit", guard=None),
+    "amplified_behind": Method("rate behind the momentum", composed(AMPLIFIED)),
+    "amplified_no_warmup": Method(
+        "no warm-up", composed(AMPLIFIED, enters_buffer=True, warms_up=False)
+    ),
+    "amplified_state_aware": _amplified(
+        "state-aware warm-up", warmup=optax_lena.StateAwareWarmup(0)
+    ),
+    "amplified_base_clock": _amplified("schedule on base steps", clock="base_steps"),
+    "amplified_gain_clock": _amplified("schedule on gain steps", clock="gain_steps"),
+    "amplified_absolute": _amplified(
+        "absolute averages", estimator=optax_lena.Averages()
+    ),
+    "amplified_whole_model": Method(
+        "one layer: the model",
+        composed(AMPLIFIED, layers=optax_lena.whole_model, enters_buffer=True),
+    ),
+    # Other settings.
+    "amplified_by_4": _amplified("noise × 4", rule=_noise_times(4)),
+    "amplified_by_16": _amplified("noise × 16", rule=_noise_times(16)),
+    "amplified_by_32": _amplified("noise × 32", rule=_noise_times(32)),
+    "amplified_limit_1": _amplified("spike limit 1", guard=optax_lena.SpikeLimit(1.0)),
+    "amplified_limit_4": _amplified("spike limit 4", guard=optax_lena.SpikeLimit(4.0)),
+    "amplified_horizon_300": _amplified(
+        "horizon 300", estimator=optax_lena.Averages(horizon=300.0, relative=True)
+    ),
+    # Other rules.
+    "amplified_shrunk": _amplified(
+        "gains halfway to their mean", rule=optax_lena.Rule(_shrunk)
+    ),
+    "gain_times_8": _amplified("min(8 · gain, S)", rule=_TIMES_EIGHT),
+    "gain_geometric": _amplified("√(S · gain)", rule=_GEOMETRIC),
+    "amplified_linear": _amplified("S", rule=optax_lena.linear),
+    # One part each on top of LENA.
+    "lena_amplified_rule": _lena("LENA, noise × 8", rule=optax_lena.amplified_gain),
+    "lena_spike_limit": _lena("LENA, spike limit 2", guard=optax_lena.SpikeLimit(2.0)),
+    "lena_fixed_warmup": _lena("LENA, fixed warm-up", warmup=optax_lena.FixedWarmup(0)),
+    "lena_relative": _lena("LENA, relative averages", estimator=_RELATIVE),
+    "lena_rate_clock": _lena("LENA, schedule on rate steps", clock="rate_steps"),
+}

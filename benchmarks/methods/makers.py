@@ -1,0 +1,115 @@
+"""Makers: three ways to turn an optimizer into `Method.make`.
+
+`at_scale` gives the recipe and S to an optimizer of the library; `composed` chains one
+from the library's parts, one level below; `fixed_warmup` gives an optimizer of optax
+the rate that it is to have at S.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+
+import optax_lena
+from benchmarks.methods.method import Factory, Make
+from benchmarks.tasks.recipe import SGD, Recipe
+
+
+def at_scale(factory: Factory, *, warms_up: bool = True, optimizer: str = SGD) -> Make:
+    """The recipe, unchanged but for S, given to an optimizer of the library.
+
+    Args:
+      factory: of the library's optimizer.
+      warms_up: whether it gets the recipe's warm-up.
+      optimizer: whose recipes it scales.
+    """
+
+    def make(
+        recipe: Recipe, batch_scale: int, base_steps: int
+    ) -> optax.GradientTransformation:
+        _check_optimizer(recipe, optimizer)
+        return factory(
+            recipe.rate(base_steps),
+            batch_scale,
+            warmup_steps=recipe.warmup_steps(base_steps) if warms_up else 0,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+
+    return make
+
+
+def composed(
+    rate: optax_lena.LayerRate,
+    *,
+    layers: optax_lena.Layers = optax_lena.per_parameter,
+    enters_buffer: bool = False,
+    warms_up: bool = True,
+) -> Make:
+    """Momentum SGD with a rate per layer, chained as the library's optimizers are.
+
+    Args:
+      rate: its parts; the recipe gives the learning rate, and the warm-up its length.
+      layers: what one layer is.
+      enters_buffer: whether the rate stands before the momentum, or behind it.
+      warms_up: whether the warm-up has the recipe's length, or none.
+    """
+
+    def make(
+        recipe: Recipe, batch_scale: int, base_steps: int
+    ) -> optax.GradientTransformation:
+        _check_optimizer(recipe, SGD)
+        length = recipe.warmup_steps(base_steps) if warms_up else 0
+        own = dataclasses.replace(
+            rate,
+            learning_rate=recipe.rate(base_steps),
+            warmup=type(rate.warmup)(length),
+        )
+        scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
+        buffer = optax.trace(recipe.momentum)
+        return optax.chain(
+            optax.add_decayed_weights(recipe.weight_decay),
+            *((scale, buffer) if enters_buffer else (buffer, scale)),
+            optax.scale(-1.0),
+        )
+
+    return make
+
+
+def _check_optimizer(recipe: Recipe, optimizer: str) -> None:
+    if recipe.optimizer != optimizer:
+        raise ValueError(
+            f"The method scales recipes of {optimizer!r}, got one of "
+            f"{recipe.optimizer!r}: take one of the table's own methods."
+        )
+
+
+def fixed_warmup(
+    factory: Factory,
+    gain: Callable[[int], float] = lambda batch_scale: 1.0,
+    **options: float,
+) -> Make:
+    """An optax optimizer with the recipe's schedule and a fixed warm-up of its rate.
+
+    Args:
+      factory: of the optimizer, of a schedule and `weight_decay`.
+      gain: by which the rate is multiplied at S; 1 for a rate tuned at that S.
+      **options: of the optimizer.
+    """
+
+    def make(
+        recipe: Recipe, batch_scale: int, base_steps: int
+    ) -> optax.GradientTransformation:
+        rate, length = recipe.rate(base_steps), recipe.warmup_steps(base_steps)
+
+        def schedule(updates: jnp.ndarray) -> jnp.ndarray:
+            steps = batch_scale * updates
+            factor = jnp.minimum((steps + batch_scale) / length, 1)
+            return (
+                gain(batch_scale) * factor * (rate(steps) if callable(rate) else rate)
+            )
+
+        return factory(schedule, weight_decay=recipe.weight_decay, **options)
+
+    return make

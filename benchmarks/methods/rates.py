@@ -1,0 +1,28 @@
+"""Rates: the library's parts as the methods put them together.
+
+A rate holds everything but the learning rate and the warm-up's length, which the
+recipe gives. Variants are `dataclasses.replace` of these.
+"""
+
+import jax.numpy as jnp
+
+import optax_lena
+
+LENA = optax_lena.LayerRate(
+    clock="base_steps",
+    estimator=optax_lena.Averages(),
+    rule=optax_lena.capped_gain,
+    warmup=optax_lena.StateAwareWarmup(0),
+    guard=None,
+)
+AMPLIFIED = optax_lena.LayerRate(
+    clock="rate_steps",
+    estimator=optax_lena.Averages(relative=True),
+    rule=optax_lena.amplified_gain,
+    warmup=optax_lena.FixedWarmup(0),
+    guard=optax_lena.SpikeLimit(2.0),
+)
+# The square root of S.
+ROOT_OF_SCALE = optax_lena.Rule(
+    lambda estimate, scale: jnp.full_like(estimate.noise, jnp.sqrt(scale))
+)

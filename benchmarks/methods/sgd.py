@@ -1,0 +1,94 @@
+"""Methods for recipes of momentum SGD."""
+
+import dataclasses
+
+import optax
+
+import optax_lena
+from benchmarks.methods.makers import at_scale, composed, fixed_warmup
+from benchmarks.methods.method import Method
+from benchmarks.methods.rates import LENA, ROOT_OF_SCALE
+from benchmarks.tasks.recipe import ADAMW, Recipe
+
+
+def _momentum_sgd(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float, momentum: float
+) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum)
+    )
+
+
+def _base(
+    recipe: Recipe, batch_scale: int, base_steps: int
+) -> optax.GradientTransformation:
+    del batch_scale
+    if recipe.optimizer == ADAMW:
+        return optax.adamw(
+            recipe.rate(base_steps),
+            b1=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+    return _momentum_sgd(recipe.rate(base_steps), recipe.weight_decay, recipe.momentum)
+
+
+_SQUARE_ROOT = dataclasses.replace(
+    LENA, rule=ROOT_OF_SCALE, warmup=optax_lena.FixedWarmup(0)
+)
+_STATE_AWARE = dataclasses.replace(LENA, rule=optax_lena.linear)
+_MODEL = optax_lena.whole_model
+
+SGD_METHODS = {
+    "base": Method("base recipe", _base, "#666666", needs_moments=False),
+    "linear": Method(
+        "linear scaling",
+        at_scale(optax_lena.linear_scaling),
+        "#D55E00",
+        needs_moments=False,
+    ),
+    "square_root": Method("square-root scaling", composed(_SQUARE_ROOT)),
+    "adascale": Method(
+        "AdaScale",
+        at_scale(optax_lena.adascale, warms_up=False),
+        "#0072B2",
+        own_clock=True,
+    ),
+    "adascale_base_clock": Method(
+        "AdaScale, base clock", composed(LENA, layers=_MODEL, warms_up=False)
+    ),
+    "adascale_warmup": Method(
+        "AdaScale + state-aware warm-up", composed(LENA, layers=_MODEL)
+    ),
+    "lena": Method("LENA", at_scale(optax_lena.lena), "#009E73"),
+    "lena_amplified": Method(
+        "amplified LENA", at_scale(optax_lena.lena_amplified), "#CC79A7"
+    ),
+    "lena_no_warmup": Method(
+        "LENA, no warm-up", at_scale(optax_lena.lena, warms_up=False)
+    ),
+    "linear_state_aware": Method(
+        "linear + state-aware warm-up", composed(_STATE_AWARE, layers=_MODEL)
+    ),
+    "linear_layer_wise": Method("linear + layer-wise warm-up", composed(_STATE_AWARE)),
+    "lena_lars": Method(
+        "LENA + LARS", at_scale(optax_lena.lena_lars), tuned_as="lars_tuned"
+    ),
+    "sgd_tuned": Method(
+        "momentum SGD, re-tuned",
+        fixed_warmup(_momentum_sgd, momentum=0.9),
+        needs_moments=False,
+        rates=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
+    ),
+    "lars_tuned": Method(
+        "LARS, re-tuned",
+        fixed_warmup(optax.lars, momentum=0.9),
+        needs_moments=False,
+        rates=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
+    ),
+    "lamb_tuned": Method(
+        "LAMB, re-tuned",
+        fixed_warmup(optax.lamb),
+        needs_moments=False,
+        rates=(0.003, 0.01, 0.03, 0.06, 0.1, 0.2),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Pages: the only writer of blocks and figures; `python -m benchmarks.pages`."""

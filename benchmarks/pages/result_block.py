@@ -1,0 +1,141 @@
+"""The block of a table of results: both measures, verdicts and a figure, as Markdown.
+
+What counts as better was fixed in benchmarks/README.md before the tables were recorded.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.methods.registry import METHODS
+from benchmarks.pages import layout
+from benchmarks.pages.outcomes import Outcome, outcomes, standard_error
+from benchmarks.pages.result_figure import has_figure
+from benchmarks.pages.verdicts import Found, Measure, accuracy, is_bold, speed, verdicts
+from benchmarks.records.record import (
+    Record,
+    one_per_seed,
+    read_records,
+    target_accuracy,
+)
+from benchmarks.tasks.recipe import TARGET_DROP
+from benchmarks.training.tables import Table
+
+# From where the page stands.
+FIGURES = "benchmarks"
+LEGEND = (
+    "Bold: the best method without re-tuning, and those level with it. (2/3): so "
+    "many seeds reach the target within 2.5 times the base run's examples; those "
+    "that do not count with all the updates they were allowed. Re-tuned methods: "
+    "the rate is tuned again at every S, on validation data."
+)
+
+
+def load(path: Path) -> tuple[list[Record], float]:
+    """The runs of a table, without those that tuned a rate, and its target."""
+    runs = read_records(path)
+    seeds = {one.seed for one in runs if one.method == "base"}
+    kept = one_per_seed(one for one in runs if one.seed in seeds)
+    return kept, target_accuracy(kept, TARGET_DROP)
+
+
+def block(
+    name: str,
+    runs: Sequence[Record],
+    target: float,
+    *,
+    recommended: str = Table.recommended,
+) -> str:
+    """Tables of both measures, what they say, and where they were recorded.
+
+    Args:
+      name: of the table.
+      runs: of the table.
+      target: the accuracy to reach.
+      recommended: the method whose verdicts are written.
+    """
+    found = outcomes(runs, target)
+    kind = "Test" if runs[0].split == "test" else "Validation"
+    head = _head(found, runs[0].recipe["base_batch"])
+    parts = [
+        _caption(runs[0], found["base", 1], target, kind),
+        f"**{kind} accuracy after equal examples (%)**",
+        _matrix(found, head, accuracy, _accuracy_text),
+        f"**Updates until {100 * target:.1f} %**",
+        _matrix(found, head, speed, _updates_text),
+        LEGEND,
+        layout.bullets(verdicts(found, recommended)),
+    ]
+    if has_figure(runs):
+        parts.append(f"![{name}]({FIGURES}/{name}.png)")
+    commits = ", ".join(sorted({one.environment["commit"] for one in runs}))
+    by = f"python -m benchmarks.suite {name}"
+    parts.append(layout.recorded_on(runs[0].environment, commits, by))
+    return layout.block(parts)
+
+
+def _caption(first: Record, base: Outcome, target: float, kind: str) -> str:
+    recipe = first.recipe
+    return (
+        f"{first.workload}: base batch {recipe['base_batch']}, "
+        f"{first.base_steps:,} base steps, rate {recipe['learning_rate']:g} "
+        f"({recipe['schedule']} decay), momentum {recipe['momentum']:g}. "
+        f"{kind} accuracy of the base run {percent(base.accuracy)} % "
+        f"({base.seeds} seeds), target {100 * target:.1f} %."
+    )
+
+
+def _scales(found: Found) -> list[int]:
+    return sorted({scale for _, scale in found} - {1})
+
+
+def _head(found: Found, base_batch: int) -> list[str]:
+    columns = [f"S = {scale} ({scale * base_batch:,})" for scale in _scales(found)]
+    return ["method", *columns]
+
+
+def _matrix(
+    found: Found,
+    head: list[str],
+    measure: Measure,
+    text: Callable[[Outcome], str],
+) -> str:
+    """One measure, a row for each method and a column for each S."""
+    scales, rows = _scales(found), [head]
+    for method in METHODS:
+        keys = [(method, scale) for scale in scales]
+        if any(key in found for key in keys):
+            cells = [_cell(found, key, measure, text) for key in keys]
+            rows.append([METHODS[method].label, *cells])
+    return layout.markdown(rows)
+
+
+def _cell(
+    found: Found,
+    key: tuple[str, int],
+    measure: Measure,
+    text: Callable[[Outcome], str],
+) -> str:
+    if key not in found:
+        return ""
+    shown = text(found[key])
+    return f"**{shown}**" if is_bold(found, key, measure) else shown
+
+
+def percent(values: np.ndarray) -> str:
+    """A mean and its standard error, of shares."""
+    return f"{100 * values.mean():.1f} ± {100 * standard_error(values):.1f}"
+
+
+def _accuracy_text(outcome: Outcome) -> str:
+    return percent(outcome.accuracy)
+
+
+def _updates_text(outcome: Outcome) -> str:
+    if not outcome.reached:
+        return "never"
+    text = f"{outcome.counted.mean():,.0f}"
+    if outcome.reached < outcome.seeds:
+        text += f" ({outcome.reached}/{outcome.seeds})"
+    return text

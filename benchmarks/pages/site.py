@@ -1,0 +1,57 @@
+"""The site: which block stands in which page, and from which records it is made."""
+
+from pathlib import Path
+
+from benchmarks.cost.measure import Measurement
+from benchmarks.pages import (
+    cost_block,
+    demo_block,
+    markers,
+    result_block,
+    summary_block,
+)
+from benchmarks.pages.result_figure import figure, has_figure
+from benchmarks.records import files
+from benchmarks.records.home import ROOT, kept
+from benchmarks.training.tables import TABLES
+
+README = ROOT / "README.md"
+RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
+FIGURES = ROOT / "docs/benchmarks"
+
+
+def recorded_tables() -> dict[str, Path]:
+    """By name, the files of the tables that have records."""
+    return {name: kept(name) for name in sorted(TABLES) if kept(name).exists()}
+
+
+def filled() -> dict[Path, str]:
+    """Every page, with its blocks made from the records."""
+    pages = {page: page.read_text() for page in (README, RESULT_PAGE, COST_PAGE)}
+
+    def fill(page: Path, name: str, block: str) -> None:
+        pages[page] = markers.fill(pages[page], name, block)
+
+    loaded = {name: result_block.load(path) for name, path in recorded_tables().items()}
+    for name, (runs, target) in loaded.items():
+        recommended = TABLES[name].recommended
+        block = result_block.block(name, runs, target, recommended=recommended)
+        fill(RESULT_PAGE, name, block)
+    demo = result_block.load(kept("demo"))
+    fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
+    fill(README, "results", summary_block.block(loaded | {"demo": demo}))
+    measured = files.read(kept("cost"), Measurement)
+    fill(COST_PAGE, "cost", cost_block.block(measured))
+    return pages
+
+
+def draw() -> list[Path]:
+    """Draws the figure of every table that has curves; returns the paths."""
+    FIGURES.mkdir(exist_ok=True)
+    drawn = []
+    for name, path in recorded_tables().items():
+        runs, target = result_block.load(path)
+        if has_figure(runs):
+            drawn.append(FIGURES / f"{name}.png")
+            figure(runs, target).savefig(drawn[-1], dpi=150)
+    return drawn

@@ -1,0 +1,1 @@
+"""Records: what was measured, as lines of JSON that are whole or not there."""
