@@ -171,26 +171,23 @@ def test_all_layers_renamed_all_start_afresh(through, tmp_path):
     assert float(after.clocks.base_steps) == 4 * S
 
 
-def restored_into(names, through, path):
-    """Restores three layers into another number of them; None if that is refused."""
-    target = TX.init(params_of(names))
-    try:
-        return through(trained(), target, path)
-    except ValueError as error:
-        refusal = {by_orbax: "shape", by_msgpack: "./names"}
-        assert refusal[through] in str(error).lower()
-        return None
-
-
-@through
+# Not through orbax, which compares shapes by itself.
 @pytest.mark.parametrize("names", [["decoder"], [*SPREADS, "neck"]])
-def test_another_number_of_layers_is_an_error_that_names_them(through, names, tmp_path):
-    restored = restored_into(names, through, tmp_path)
-    if restored is not None:
-        stack = {name: STACK.get(name, STACK["head"]) for name in names}
-        message = helpers.says("`state`", f"length {len(names) + 1}", repr(names[0]))
-        with pytest.raises(ValueError, match=message):
-            updated(restored, stack)
+def test_another_number_of_layers_is_an_error_that_names_them(names, tmp_path):
+    restored = by_position(trained(), TX.init(params_of(names)), tmp_path)
+    stack = {name: STACK.get(name, STACK["head"]) for name in names}
+    message = helpers.says("`state`", f"length {len(names) + 1}", repr(names[0]))
+    with pytest.raises(ValueError, match=message):
+        updated(restored, stack)
+
+
+@pytest.mark.parametrize("names", [["decoder"], [*SPREADS, "neck"]])
+def test_another_number_of_layers_is_an_error_through_msgpack(names, tmp_path):
+    """flax's own, or ours at the next update."""
+    stack = {name: STACK.get(name, STACK["head"]) for name in names}
+    with pytest.raises(ValueError, match="names|`state`"):
+        restored = by_msgpack(trained(), TX.init(params_of(names)), tmp_path)
+        updated(restored, stack)
 
 
 def test_a_layer_that_was_added_needs_init_and_the_error_says_so():
