@@ -1,9 +1,9 @@
 """Traps of data-parallel JAX: the silent errors of hand-written attempts.
 
 Each test shows the trap and that the library is out of it. Traps with a test file of
-their own: MultiSteps (test_accumulate), linen's TrainState (test_flax), scan-stacked
-parameters (test_flax), memory under FSDP (test_sharding), state structure,
-inject_hyperparams, unequal microbatches and NaN (test_contract, test_transform).
+their own: MultiSteps (test_accumulate), linen's TrainState (flax/test_linen), scanned
+parameters (flax/test_scanned), memory under FSDP (test_sharding), state structure and
+inject_hyperparams (contract), unequal microbatches and NaN (transform).
 """
 
 import functools
