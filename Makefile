@@ -1,13 +1,17 @@
 # Needs only make and Python >= 3.11. Each target first installs what it lacks.
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+# The newest JAX needs a newer Python; where pyenv has one that is not active, it is that.
+NEWEST_PYTHON ?= $(shell python3.13 -c 'print("python3.13")' 2>/dev/null || \
+	ls -d $$HOME/.pyenv/versions/3.13.*/bin/python3.13 2>/dev/null | tail -1)
 DATA ?=
 
 BIN := .venv/bin
 OLDEST_BIN := .venv-oldest/bin
+NEWEST_BIN := .venv-newest/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest lint format clean
+.PHONY: help demo test test-oldest test-newest lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -15,11 +19,19 @@ help: ## Show this list
 demo: .venv/demo.stamp ## Run the demo (DATA=path: on your own data)
 	$(BIN)/python -m benchmarks.demo $(if $(DATA),--data "$(DATA)")
 
-test: .venv/tests.stamp ## Run tests, doctests and coverage with the newest JAX
+test: .venv/tests.stamp ## Run tests, doctests, coverage: newest JAX for Python 3.11
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 test-oldest: .venv-oldest/tests.stamp ## Run tests and doctests with the oldest JAX
 	$(OLDEST_BIN)/python -m pytest
+
+test-newest: ## Run tests and doctests with the newest JAX, on Python 3.13 if there
+ifeq ($(NEWEST_PYTHON),)
+	@echo "test-newest needs Python 3.13, which is not here: not run"
+else
+	@$(MAKE) --no-print-directory PYTHON=$(NEWEST_PYTHON) .venv-newest/tests.stamp
+	$(NEWEST_BIN)/python -m pytest
+endif
 
 lint: .venv/lint.stamp ## Check format, style, types and docstrings
 	$(BIN)/ruff format --check
@@ -32,23 +44,26 @@ format: .venv/lint.stamp ## Rewrite the code in the house format
 	$(BIN)/ruff format
 
 clean: ## Remove the environments and every cache
-	rm -rf .venv .venv-oldest .coverage .coverage.* htmlcov dist
+	rm -rf .venv .venv-oldest .venv-newest .coverage .coverage.* htmlcov dist
 	rm -rf .hypothesis .pytest_cache .ruff_cache
 	find optax_lena tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # One stamp for each set of requirements: pip runs again only when a pin changes.
 .venv/demo.stamp: REQUIREMENTS = '.[bench]'
-.venv/tests.stamp .venv-oldest/tests.stamp: REQUIREMENTS = '.[bench]' --group tests
+.venv/tests.stamp .venv-oldest/tests.stamp .venv-newest/tests.stamp: REQUIREMENTS = '.[bench]' --group tests
 .venv/lint.stamp: REQUIREMENTS = '.[bench]' --group lint
 
 .venv/%.stamp: CONSTRAINTS = constraints.txt
 .venv-oldest/%.stamp: CONSTRAINTS = constraints-oldest.txt
+.venv-newest/%.stamp: CONSTRAINTS = constraints-newest.txt
 
 .venv/demo.stamp .venv/tests.stamp .venv/lint.stamp: .venv/pip.stamp
 .venv-oldest/tests.stamp: .venv-oldest/pip.stamp
+.venv-newest/tests.stamp: .venv-newest/pip.stamp
 
 .venv/pip.stamp: constraints.txt pyproject.toml
 .venv-oldest/pip.stamp: constraints-oldest.txt pyproject.toml
+.venv-newest/pip.stamp: constraints-newest.txt pyproject.toml
 
 %/pip.stamp:
 	@echo "Creating $* with $(PYTHON)"

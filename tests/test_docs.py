@@ -4,16 +4,18 @@ import ast
 import inspect
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import optax_lena
-from benchmarks import pages, records
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("docs/*.md"))]
 INIT = ast.parse((ROOT / "optax_lena" / "__init__.py").read_text())
 EXPORTS = [
     (alias.name, alias.asname)
@@ -31,7 +33,8 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sybil = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
     examples = list(sybil.parse(page).examples())
-    assert examples or page.name != "README.md"
+    # Those two are generated; what README shows is tested below.
+    assert examples or page.name in ("README.md", "benchmarks.md", "cost.md")
     for example in examples:
         example.evaluate()
 
@@ -46,7 +49,7 @@ def test_every_public_name_has_a_docstring(name):
 @pytest.mark.parametrize("name", RULES)
 def test_every_public_constant_is_told(name):
     """Constants have no docstring of their own; one stands below them."""
-    modules = (ROOT / "optax_lena").glob("_*.py")
+    modules = (ROOT / "optax_lena").rglob("*.py")
     sources = [module.read_text() for module in modules]
     told = re.compile(rf'^{name}(: \w+)? = .*\n"""', re.MULTILINE)
     assert sum(bool(told.search(source)) for source in sources) == 1
@@ -83,10 +86,43 @@ def test_documented_arguments_are_the_arguments(name):
         assert names == list(parameters)
 
 
-def test_the_pages_are_made_from_the_records():
-    for page, text in pages.filled().items():
-        assert page.read_text() == text
-    assert (
-        pages.block(records.read(pages.KEPT / pages.RUNS))
-        in (ROOT / "README.md").read_text()
+def fenced(page, language):
+    """Returns the only block of a language in a page, line by line."""
+    (block,) = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+    return block.splitlines()
+
+
+def test_the_quick_start_is_what_the_examples_differ_in():
+    before, after = (
+        (ROOT / "examples" / name).read_text().splitlines()
+        for name in ("quickstart_optax.py", "quickstart.py")
     )
+    lines = fenced(README, "diff")
+    assert lines
+    for line in lines:
+        kind, text = line[:1], line[1:]
+        assert (text in before) == (kind in "- ")
+        assert (text in after) == (kind in "+ ")
+
+
+def test_the_quick_start_prints_what_readme_shows():
+    """Words are equal, numbers within 5 %: they differ between versions of XLA."""
+    shown = " ".join(fenced(README, "text")).split()
+    command = [sys.executable, ROOT / "examples" / "quickstart.py"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    printed = run.stdout.split()
+    assert len(printed) == len(shown)
+    for one, other in zip(printed, shown, strict=True):
+        try:
+            assert float(one) == pytest.approx(float(other), rel=0.05)
+        except ValueError:
+            assert one == other
+
+
+def test_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 120
+
+
+def test_no_page_sends_the_reader_elsewhere_for_an_argument():
+    sources = (ROOT / "optax_lena").rglob("*.py")
+    assert not [path for path in sources if "see `scale_by_lena`" in path.read_text()]

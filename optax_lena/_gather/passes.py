@@ -72,16 +72,27 @@ def weighted_scan(
         weight, x = weight_and_x
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
         summed, stacked = _divided(leaves, kinds)
-        added = [
-            weigh(weight if kind == MEAN else (weight != 0).astype(weight.dtype), leaf)
-            for leaf, kind in summed
-        ]
+        added = [_share(weight, leaf, kind) for leaf, kind in summed]
         return jax.tree.map(jnp.add, sums, added), [leaf for leaf, _ in stacked]
 
     # `zeros_like` keeps what the types say of mesh axes, which scan insists on.
     summed, _ = _divided(jax.tree.leaves(shapes), kinds)
-    zeros = [jnp.zeros_like(leaf, accumulation_dtype(leaf)) for leaf, _ in summed]
+    zeros = [jnp.zeros_like(leaf, _sum_dtype(leaf)) for leaf, _ in summed]
     return jax.lax.scan(body, zeros, (each, xs))
+
+
+def _share(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
+    """What one microbatch adds: nothing, whatever its values, with a weight of 0."""
+    if kind == MEAN:
+        return weigh(weight, leaf)
+    leaf = leaf.astype(_sum_dtype(leaf))
+    return jnp.where(weight == 0, jnp.zeros_like(leaf), leaf)
+
+
+def _sum_dtype(leaf: Any) -> Any:
+    # Integers are counted as integers.
+    is_float = jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return accumulation_dtype(leaf) if is_float else leaf.dtype
 
 
 def merge(

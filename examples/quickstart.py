@@ -1,0 +1,70 @@
+"""The loop of `quickstart_optax.py` at 32 times its batch, with LENA.
+
+    python examples/quickstart.py
+
+The recipe stays, and eight lines change, two of them to print a report: 200 updates of
+1,024 examples instead of 6,400 of 32. Expect a held-out loss of 0.04, where the base
+run ends at 0.03 and as many updates of plain SGD at 0.34, and for each layer its trust
+ratio, which is the factor on its learning rate.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optax_lena
+
+BATCH, UPDATES = 1024, 200
+
+
+def loss_fn(params, batch):
+    """The mean squared error."""
+    x, y = batch
+    return jnp.mean((jnp.tanh(x @ params["hidden"]) @ params["out"] - y) ** 2)
+
+
+schedule = optax.cosine_decay_schedule(0.01, decay_steps=6400)
+tx = optax_lena.lena_amplified(schedule, batch_scale=32, warmup_steps=320, momentum=0.9)
+gather = optax_lena.value_and_grad(loss_fn, num_microbatches=32)
+
+
+@jax.jit
+def step(params, opt_state, batch):
+    """Makes one update."""
+    loss, grads, moments = gather(params, batch)
+    updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+
+def make_batch(rng, size, noise=0.5):
+    """Draws examples of a sine, with noise in their targets."""
+    x = rng.normal(size=(size, 8)).astype(np.float32)
+    y = np.sin(2 * x[:, :1]) + rng.normal(scale=noise, size=(size, 1))
+    return x, y.astype(np.float32)
+
+
+def main(updates=UPDATES):
+    """Trains, and returns the held-out loss before and after."""
+    rng = np.random.default_rng(0)
+    hidden, out = rng.normal(size=(8, 64)) / 3, rng.normal(size=(64, 1)) / 8
+    params = {"hidden": jnp.float32(hidden), "out": jnp.float32(out)}
+    opt_state = tx.init(params)
+    test_batch = make_batch(rng, 10_000, noise=0.0)
+
+    before = float(loss_fn(params, test_batch))
+    for _ in range(updates):
+        params, opt_state, loss = step(params, opt_state, make_batch(rng, BATCH))
+    after = float(loss_fn(params, test_batch))
+    print(f"held-out loss {before:.3f} -> {after:.3f}, {updates} updates of {BATCH}")
+    for layer, row in optax_lena.layer_report(opt_state).items():
+        print(f"{layer}: trust ratio {row['trust_ratio']:.1f}")
+    return {"before": before, "after": after, "updates": updates}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--updates", type=int, default=UPDATES)
+    main(parser.parse_args().updates)
