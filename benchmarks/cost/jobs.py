@@ -68,7 +68,7 @@ def conv_net(batch_size: int) -> Job:
 def perceptron(
     width: int, batch_size: int
 ) -> tuple[Any, Callable[..., jax.Array], Any]:
-    """Six square layers, whose tensors FSDP can shard, as `materialise` returns them."""
+    """Six square layers, which FSDP can shard: what `materialise` returns of a job."""
     rng = np.random.default_rng(0)
     shape = (width, width)
     params = {

@@ -142,6 +142,8 @@ def follow_names(
       ValueError: if the state has other layers, or its vectors another length.
     """
     check_names(state, names)
+    if not names:
+        return state.rows()
     wanted = row_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
@@ -167,7 +169,8 @@ def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
     if state.names and differing:
         raise ValueError(
             "`state` was made for other layers than `updates` has; they differ in "
-            f"{differing[:4]}. Call `init` on the parameters that you train."
+            f"{differing[:4]}. Call `init` on the parameters that you train, or "
+            "restore a checkpoint of them."
         )
     shape = jnp.shape(state.progress.whole)
     if shape != (len(names) + 1,):
