@@ -1,4 +1,4 @@
-"""The block of docs/batch_size.md on the branch test: the measured check of the advice."""
+"""The block of docs/batch_size.md on the branch test, the advice's measured check."""
 
 from collections.abc import Sequence
 

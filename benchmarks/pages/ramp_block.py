@@ -1,15 +1,15 @@
-"""The block of docs/batch_size.md on batches that grow: updates saved, accuracy kept."""
+"""The block of docs/batch_size.md on batches that grow: updates and accuracy."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.methods.registry import METHODS
 from benchmarks.pages import layout
 from benchmarks.pages.outcomes import gap, gap_error, is_level
 from benchmarks.pages.result_block import percent
 from benchmarks.ramp.run import Run
 from benchmarks.ramp.ways import OURS, WAYS
-from benchmarks.methods.registry import METHODS
 
 REFERENCE = "constant_8"
 # The setting that was chosen on the validation split of the text, before the test.

@@ -22,7 +22,7 @@ COLOURS = {
 }
 CURVES = ("constant_8", "constant_64", "ramp", "ramp_calm", "by_hand", "seesaw_batches")
 GREY = {"constant_8": "#222222", "constant_64": "#999999"}
-# Points of accuracy below the best that the curves' axis shows: the start hides the end.
+# Points of accuracy below the best that the curves show: the start hides the end.
 DEPTH = 12
 
 

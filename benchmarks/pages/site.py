@@ -16,8 +16,8 @@ from benchmarks.pages import (
     summary_block,
 )
 from benchmarks.pages.result_figure import figure, has_figure
-from benchmarks.records import files
 from benchmarks.ramp.run import Run
+from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
 from benchmarks.training.tables import TABLES
 
