@@ -129,7 +129,7 @@ def branches(trainer: Trainer, seed: int) -> Branches:
     state, history = to_checkpoint(trainer, seed)
     advice = optax_lena.advise(history, base_batch=workload.recipe.base_batch)
     start = window = workload.base_steps // SHARE
-    earlier = round(window / 1.2)
+    earlier = 2 * round(window / 2.4)
     batches = functools.partial(brancher.batches, seed, start, start + window)
     test = functools.partial(
         optax_lena.branch_test,

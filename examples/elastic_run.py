@@ -87,7 +87,7 @@ def draw(losses, path):
         ax.plot(*zip(*curve, strict=True), style, label=f"{name}, {run}")
     for devices, start, _ in RUNS["elastic"]:
         ax.axvline(start * curve[-1][0] / 3, c="#cccccc")
-        ax.text(start * curve[-1][0] / 3, 0.19, f" {devices} devices")
+        ax.text(start * curve[-1][0] / 3, 0.033, f" {devices} devices")
     ax.set(xlabel="base batches", ylabel="held-out loss", ylim=(0.03, 0.2))
     ax.legend(frameon=False, loc="upper right")
     figure.savefig(path, dpi=150)

@@ -7,13 +7,15 @@ target; likewise for the examples at S = 64 over those of the base run.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 import optax_lena
 from benchmarks.pages import layout
+from benchmarks.ramp.run import Run
 from benchmarks.records.record import Record
+from benchmarks.training.plan import MAX_BUDGET
 
 # By name of the records: what a reader who knows none of them calls the task.
 TASKS = {
@@ -68,11 +70,12 @@ class Checked:
         return sum(low <= self.measured[0] <= high for low, high in self.intervals)
 
 
-def block(kept: Kept) -> str:
+def block(kept: Kept, grown: Sequence[Run]) -> str:
     """The table, and what it says of the bars.
 
     Args:
       kept: by name, the runs of a task and its target.
+      grown: of `python -m benchmarks.ramp`, where the GPT has a log at S = 8.
     """
     found = {
         (name, is_whole): checked(label, *kept[name], is_whole=is_whole)
@@ -89,7 +92,8 @@ def block(kept: Kept) -> str:
     )
     rows = [_row(one, is_whole) for (_, is_whole), one in found.items()]
     shown = layout.markdown([_HEAD, *rows], left=2)
-    return layout.block([shown, caption, layout.bullets(_sentences(found))])
+    sentences = [*_sentences(found), *_gpt(*kept["gpt"], grown)]
+    return layout.block([shown, caption, layout.bullets(sentences)])
 
 
 def checked(
@@ -227,6 +231,36 @@ def _sentences(found: Mapping[tuple[str, bool], Checked]) -> list[str]:
         f"and E(64) / E(1) comes out {100 * new.excess:+.0f} %."
     )
     return sentences
+
+
+def _gpt(runs: Sequence[Record], target: float, grown: Sequence[Run]) -> Iterator[str]:
+    """What is known of the GPT, on which no curve was measured."""
+    logs = [
+        {
+            "model/noise_scale": np.asarray(run.noise_scale),
+            "model/base_steps": np.asarray(run.evaluated_at, float),
+        }
+        for run in grown
+        if (run.workload, run.way) == (runs[0].workload, f"constant_{LOGGED}")
+    ]
+    if not logs:
+        return
+    advice = [
+        optax_lena.advise(
+            {key: np.asarray(values, float) for key, values in log.items()}
+        )
+        for log in logs
+    ]
+    b = _range([one.curve.noise_scale for one in advice], 3)
+    examples = _range([float(one.curve.examples(FAR)) for one in advice], 2)
+    far = [run for run in runs if (run.method, run.batch_scale) == ("lena_adamw", FAR)]
+    reached = sum(run.updates_to(target) is not None for run in far)
+    yield (
+        f"On the GPT with AdamW no curve was measured. A log at S = {LOGGED} predicts "
+        f"b = {b} and E({FAR}) / E(1) = {examples} ({len(logs)} seeds); at S = {FAR} "
+        f"{reached} of {len(far)} runs of LENA + AdamW reached the target within "
+        f"{MAX_BUDGET:g} times the base run's examples."
+    )
 
 
 def _tally(holds: Mapping[str, bool]) -> str:

@@ -8,19 +8,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks.pages.outcomes import standard_error
-from benchmarks.pages.ramp_block import final, mean_updates
+from benchmarks.pages.ramp_block import CHOSEN, final, mean_updates
 from benchmarks.ramp.run import Run
 from benchmarks.ramp.ways import WAYS
 
-# Okabe and Ito's palette; constant batches are grey, and labelled where they end.
+# Okabe and Ito's palette, and a brown; constant batches are black or grey.
 COLOURS = {
     "ramp": "#E69F00",
-    "ramp_calm": "#CC79A7",
+    "ramp_calm": "#8C510A",
+    "ramp_calmer": "#CC79A7",
+    "ramp_late": "#56B4E9",
     "by_hand": "#0072B2",
     "seesaw_batches": "#009E73",
     "seesaw": "#D55E00",
 }
-CURVES = ("constant_8", "constant_64", "ramp", "ramp_calm", "by_hand", "seesaw_batches")
+CURVES = ("constant_8", "constant_64", "ramp", CHOSEN, "by_hand", "seesaw_batches")
 GREY = {"constant_8": "#222222", "constant_64": "#999999"}
 # Points of accuracy below the best that the curves show: the start hides the end.
 DEPTH = 12
@@ -61,6 +63,7 @@ def _finish(
     top.set_ylim(best - DEPTH, best + 0.5)
     top.set_ylabel(f"{split} accuracy (%)")
     top.tick_params(labelbottom=False)
+    top.set_xlim(bottom.get_xlim())
     top.legend(frameon=False, fontsize=8, loc="lower right")
     bottom.set_yscale("log", base=2)
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -80,14 +83,16 @@ def _draw_cost(ax: Axes, group: Mapping[str, Sequence[Run]], split: str) -> None
     ax.plot(updates, means, color="#bbbbbb", zorder=0)
     for way, runs in group.items():
         x, values = mean_updates(runs), 100 * final(runs)
-        colour = COLOURS.get(way, "#555555")
-        error = standard_error(values)
-        ax.errorbar([x], [values.mean()], [error], color=colour, marker="o", capsize=2)
-        name = WAYS[way].label.removeprefix("constant ")
-        ax.annotate(
-            name, (x, values.mean()), (6, 6), textcoords="offset points",
-            fontsize=8, color=colour,
+        colour, label = COLOURS.get(way, "#555555"), WAYS[way].label
+        error, grows = standard_error(values), way in COLOURS
+        ax.errorbar(
+            [x], [values.mean()], [error], color=colour, marker="o", capsize=2,
+            linestyle="", label=label if grows else None,
         )  # fmt: skip
+        if not grows:
+            name, place = label.removeprefix("constant "), (x, values.mean())
+            ax.annotate(name, place, (5, -12), textcoords="offset points", fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
     ax.set_xscale("log", base=2)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

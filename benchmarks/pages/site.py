@@ -50,8 +50,9 @@ def filled() -> dict[Path, str]:
     fill(README, "results", summary_block.block(loaded | {"demo": demo}))
     measured = files.read(kept("cost"), Measurement)
     fill(COST_PAGE, "cost", cost_block.block(measured))
-    fill(BATCH_PAGE, "advice", advice_block.block(loaded))
-    fill(BATCH_PAGE, "ramp", ramp_block.block(files.read(kept("ramp"), Run)))
+    grown = files.read(kept("ramp"), Run)
+    fill(BATCH_PAGE, "advice", advice_block.block(loaded, grown))
+    fill(BATCH_PAGE, "ramp", ramp_block.block(grown))
     fill(BATCH_PAGE, "branch", branch_block.block(files.read(kept("branch"), Branches)))
     return pages
 
