@@ -53,8 +53,8 @@ def _compare(settings: dict[str, Any]) -> None:
         differing = np.flatnonzero((digests != digests[0]).any(axis=1))
         if differing.size:
             raise ValueError(
-                f"`{name}` must be the same on all {jax.process_count()} processes, got "
-                f"another on {differing.tolist()} than on process 0: start every "
+                f"`{name}` must be the same on all {jax.process_count()} processes, "
+                f"got another on {differing.tolist()} than on process 0: start every "
                 "process with the same program, versions and settings."
             )
 

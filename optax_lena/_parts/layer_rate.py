@@ -12,7 +12,6 @@ layer and, last, one for the whole model.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from optax_lena._checks import check_rate
@@ -127,6 +126,7 @@ class LayerRate:
         worth = Worth(gain, ratio, scale, is_finite)
         progress, factor = self.warmup.update(state.progress, worth)
         schedule = evaluate(self.learning_rate, getattr(state.clocks, self.clock))
+        schedule = jnp.asarray(schedule, jnp.float32)
         clocks = state.clocks.add(
             base_steps=scale,
             gain_steps=jnp.where(is_finite[-1], gain[-1], 0),
@@ -153,15 +153,15 @@ class LayerRate:
         )
 
 
-def evaluate(learning_rate: Any, clock: Count) -> jax.Array:
-    """Returns the rate at a clock's time, float32 `()`."""
+def evaluate(learning_rate: Any, clock: Count) -> Any:
+    """Returns the rate at a clock's time, or the rate itself if it is no schedule."""
     if not callable(learning_rate):
-        return jnp.asarray(learning_rate, jnp.float32)
+        return learning_rate
     try:
-        return jnp.asarray(learning_rate(clock.read()), jnp.float32)
+        return learning_rate(clock.read())
     except TypeError:
         # A schedule that indexes a table takes whole steps only, as optax counts them.
-        return jnp.asarray(learning_rate(clock.whole), jnp.float32)
+        return learning_rate(clock.whole)
 
 
 def _check_part(name: str, part: Any, example: Any, methods: tuple[str, ...]) -> None:
