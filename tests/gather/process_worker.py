@@ -43,7 +43,7 @@ TX = optax_lena.lena(0.02, batch_scale=MICROBATCHES, warmup_steps=40)
 def train(params, batches, axis_name=None, checkpoint=None):
     """Returns the parameters and the optimizer's state after all updates.
 
-    With a folder for a checkpoint, half of the updates are made from what orbax restored.
+    With a folder for a checkpoint, the second half starts from what orbax restored.
     """
     tx = TX
     gather = optax_lena.value_and_grad(loss_fn, MICROBATCHES, axis_name=axis_name)
