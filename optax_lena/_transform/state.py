@@ -18,7 +18,8 @@ from optax_lena._parts.clocks import Clocks, Count
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.state import Applied, LayerRateState
 
-_Leaves = namedtuple(
+# The class below says their types.
+_Leaves: Any = namedtuple(
     "_Leaves",
     [
         "averages",
