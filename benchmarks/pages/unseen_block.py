@@ -86,7 +86,7 @@ def _differences(scores: Scores) -> list[list[str]]:
         for layers, model in PAIRS.values():
             for scale in SCALES:
                 pair = [scores.get((task, m, scale), []) for m in (layers, model)]
-                gained = [a - b for a, b in zip(*pair, strict=True)]
+                gained = [a - b for a, b in zip(*pair, strict=False)]
                 is_whole = gained and all(map(math.isfinite, gained))
                 cells.append(
                     f"{mean(gained):+.1f} ± {_error(gained):.1f}" if is_whole else ""

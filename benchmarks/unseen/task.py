@@ -45,7 +45,7 @@ def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 2.0) -> Param
 
 def apply(layer: Params, x: jax.Array) -> jax.Array:
     """The layer's outputs."""
-    return x @ layer["kernel"] + layer["bias"]
+    return x @ layer["kernel"] + layer["bias"][None]
 
 
 def perceptron(key: jax.Array, sizes: tuple[int, ...]) -> list[Params]:
@@ -79,4 +79,5 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def explained(predicted: jax.Array, desired: jax.Array) -> jax.Array:
     """The share of the variance that is explained, R squared in percent."""
     error = jnp.sum((predicted - desired) ** 2)
-    return 100 * (1 - error / jnp.sum((desired - desired.mean(0)) ** 2))
+    spread = desired - desired.mean(0, keepdims=True)
+    return 100 * (1 - error / jnp.sum(spread**2))
