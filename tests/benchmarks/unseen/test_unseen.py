@@ -1,0 +1,80 @@
+"""The tasks that nothing was tuned on: what is recorded, and the block made of it."""
+
+import math
+
+import jax
+import pytest
+
+from benchmarks.pages import unseen_block
+from benchmarks.records import files
+from benchmarks.unseen import __main__ as program
+from benchmarks.unseen import run
+from benchmarks.unseen.run import Score
+
+
+@pytest.fixture
+def short(monkeypatch, tmp_path):
+    """One task, one S, two methods, 64 base steps."""
+    path = tmp_path / "unseen.jsonl"
+    monkeypatch.setattr(program, "kept", lambda name: path)
+    monkeypatch.setattr(program, "SCALES", (16,))
+    chosen = {key: program.METHODS[key] for key in ("lena", "lena_amplified")}
+    monkeypatch.setattr(program, "METHODS", chosen)
+    for module in (run, program):
+        monkeypatch.setattr(module, "BASE_STEPS", 64)
+    return path
+
+
+def test_what_is_recorded_is_not_run_again(short):
+    program.main(["--tasks", "autoencoder"])
+    scores = files.read(short, Score)
+    assert [one.method for one in scores[::3]] == ["base", "lena", "lena_amplified"]
+    assert [one.seed for one in scores] == [0, 1, 2] * 3
+    assert all(math.isfinite(one.score) for one in scores)
+    program.main(["--tasks", "autoencoder"])
+    assert files.read(short, Score) == scores
+
+
+def test_the_same_command_gives_the_same_numbers(short):
+    program.main(["--tasks", "autoencoder"])
+    first = [one.score for one in files.read(short, Score)]
+    short.unlink()
+    program.main(["--tasks", "autoencoder"])
+    assert [one.score for one in files.read(short, Score)] == first
+
+
+def test_an_unknown_task_is_one_line(short, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program.main(["--tasks", "chess"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "--tasks" in error and "chess" in error
+    assert not short.exists()
+
+
+@pytest.mark.parametrize("name", program.TASKS)
+def test_a_task_has_a_loss_and_a_score(name):
+    task = program.TASKS[name]()
+    assert task.rate in task.rates
+    params = task.init(jax.random.key(0))
+    batch = jax.tree.map(lambda x: x[:16], task.train)
+    assert math.isfinite(task.loss(params, batch))
+    assert task.score(params, jax.tree.map(lambda x: x[:64], task.test)) <= 100
+
+
+def score(method, scale, seed, value):
+    where = {"commit": "c", "cpus": "2", "device": "cpu", "jax": "0"}
+    return Score("words", method, scale, seed, 0.1, value, where)
+
+
+def test_the_block_marks_the_best_and_what_was_lost():
+    values = {"base": 80.0, "lena": 70.0, "lena_amplified": 60.0, "linear": None}
+    recorded = [
+        score(method, 1 if method == "base" else 16, seed, value and value + seed / 10)
+        for method, value in values.items()
+        for seed in (0, 1, 2, 100)
+    ]
+    text = unseen_block.block(recorded)
+    (row,) = [line for line in text.splitlines() if line.startswith("| words | 16")]
+    assert "| 80.1 ± 0.1 |" in row and "**70.1 ± 0.1**" in row
+    assert "| 60.1 ± 0.1 |" in row and "3 of 3 lost" in row
