@@ -1,7 +1,9 @@
 """What several test files need: trees, streams of gradients, a jitted training run."""
 
 import contextlib
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import optax
 
 import optax_lena
+from optax_lena._parts.clocks import Count
 
 SHAPES = {
     "blocks": {"kernel": (3, 2, 2)},
@@ -60,7 +63,57 @@ def flat(tree):
     return {"/".join(key.key for key in path): leaf for path, leaf in paths}
 
 
-def train(tx, params, stacks, *, weights=None, layers=optax_lena.per_parameter):
+def row(tree, t):
+    """Returns entry t of every leaf."""
+    return jax.tree.map(lambda x: x[t], tree)
+
+
+PAPER = optax_lena.LayerRate()
+
+
+def momentum_sgd(
+    learning_rate,
+    batch_scale=None,
+    *,
+    rate=PAPER,
+    layers=optax_lena.per_parameter,
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=0.0,
+    rate_enters_buffer=False,
+):
+    """SGD around any `LayerRate`: what a user writes one level below the optimizers."""
+    rate = dataclasses.replace(rate, learning_rate=learning_rate)
+    scale = optax_lena.scale_by_layer_rate(rate, batch_scale, layers=layers)
+    buffer = optax.trace(momentum, nesterov)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        *((scale, buffer) if rate_enters_buffer else (buffer, scale)),
+        optax.scale(-1.0),
+    )
+
+
+def amplified_rate(**parts):
+    """The parts of `lena_amplified` without a warm-up, or others in their place."""
+    own = dict(
+        clock="rate_steps",
+        estimator=optax_lena.Averages(relative=True),
+        rule=optax_lena.amplified_gain,
+        warmup=optax_lena.FixedWarmup(0),
+        guard=optax_lena.SpikeLimit(2.0),
+    )
+    return optax_lena.LayerRate(**(own | parts))
+
+
+def train(
+    tx,
+    params,
+    stacks,
+    *,
+    weights=None,
+    layers=optax_lena.per_parameter,
+    preconditioner=None,
+):
     """Runs T updates in one `lax.scan`.
 
     Returns the last optimizer state, the parameters `[T, ...]` and metrics `[T]` after
@@ -71,7 +124,10 @@ def train(tx, params, stacks, *, weights=None, layers=optax_lena.per_parameter):
         params, state = carry
         stack, weight = x
         grads, moments = optax_lena.moments_from_stack(
-            stack, weights=weight, layers=layers
+            stack,
+            weights=weight,
+            layers=layers,
+            preconditioner=preconditioner and preconditioner(state, params),
         )
         updates, state = tx.update(grads, state, params, moments=moments)
         params = optax.apply_updates(params, updates)
@@ -86,6 +142,18 @@ def train(tx, params, stacks, *, weights=None, layers=optax_lena.per_parameter):
     return state, to_numpy(params), to_numpy(metrics_over_time(lena_states))
 
 
+train_adam = functools.partial(train, preconditioner=optax_lena.adam_preconditioner)
+
+
+def first_update(tx, stack, weights=None):
+    """Returns the first updates, and the state after them."""
+    grads, moments = optax_lena.moments_from_stack(stack, weights=weights)
+    return tx.update(grads, tx.init(grads), grads, moments=moments)
+
+
+updated = jit(first_update, static_argnums=0)
+
+
 # Outside the scan, and on the state alone, it compiles once for all transformations.
 metrics_over_time = jit(jax.vmap(optax_lena.metrics))
 
@@ -98,12 +166,40 @@ def lena_state(opt_state):
     return state
 
 
+def read_counts(tree):
+    """Replaces counts by their sums, which are close where their parts need not be."""
+    is_count = lambda x: isinstance(x, Count)
+    return jax.tree.map(
+        lambda x: x.read() if is_count(x) else x, tree, is_leaf=is_count
+    )
+
+
+def counts_as_arrays(tree):
+    """Makes leaves of plain counts in moments, which else are structure."""
+    is_moments = lambda x: isinstance(x, optax_lena.GradMoments)
+    to_array = lambda m: m._replace(num_microbatches=jnp.int32(m.num_microbatches))
+    return jax.tree.map(
+        lambda x: to_array(x) if is_moments(x) else x, tree, is_leaf=is_moments
+    )
+
+
 def rows(metrics, field):
     """Returns {layer: value} of one field of `optax_lena.metrics`."""
     prefix = f"{field}/"
     return {
         k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)
     }
+
+
+def float_dtypes(tree):
+    """Returns the dtypes of all leaves but counts and digests, which are integers."""
+    dtypes = {x.dtype for x in map(jax.typeof, jax.tree.leaves(tree))}
+    return {d for d in dtypes if not jnp.issubdtype(d, jnp.integer)}
+
+
+def says(*parts):
+    """A pattern that finds all parts, in this order."""
+    return "(?s)" + ".*".join(re.escape(part) for part in parts)
 
 
 def signature(tree):

@@ -4,27 +4,35 @@ It imports neither JAX nor the library, and is plain where the library is fast: 
 microbatch's gradient is looked at by itself, layer by layer.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 
-def capped(gain, batch_scale):
-    return min(gain, batch_scale)
+def gain_ratio(noise, signal, batch_scale):
+    signal = max(signal, 0)
+    if noise + signal == 0:
+        return 1.0
+    ratio = (noise + signal) / (noise / batch_scale + signal)
+    return min(max(ratio, 1), batch_scale)
 
 
-def square_root(gain, batch_scale):
-    return np.sqrt(min(gain, batch_scale))
+# Rules: functions of noise, signal and S. The paper's is the gain itself.
+capped = gain_ratio
 
 
-def linear(gain, batch_scale):
+def square_root(noise, signal, batch_scale):
+    return np.sqrt(gain_ratio(noise, signal, batch_scale))
+
+
+def linear(noise, signal, batch_scale):
     return batch_scale
 
 
-def amplified(gain, batch_scale):
-    """The gain at eight times the noise scale b; gain = (1 + b) / (1 + b/S)."""
-    if gain == batch_scale:
-        return batch_scale
-    b = 8 * (gain - 1) / (1 - gain / batch_scale)
-    return (1 + b) / (1 + b / batch_scale)
+def amplified(noise, signal, batch_scale):
+    return gain_ratio(8 * noise, signal, batch_scale)
 
 
 def noise_and_signal(grads, shares, batch_scale):
@@ -40,135 +48,167 @@ def noise_and_signal(grads, shares, batch_scale):
     return noise, batch_sq_norm - noise / batch_scale
 
 
-def gain_ratio(noise, signal, batch_scale):
-    signal = max(signal, 0)
-    if noise + signal == 0:
-        return 1.0
-    ratio = (noise + signal) / (noise / batch_scale + signal)
-    return min(max(ratio, 1), batch_scale)
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is to be trained with.
+
+    Attributes:
+      learning_rate: a function of the clock.
+      batch_scale: S; None: the number of microbatches with a weight.
+      rule: from noise, signal and S to a trust ratio.
+      warmup: "state_aware" counts gains, "fixed" counts S.
+      clock: what the learning rate runs on.
+      averages: "absolute", or "relative" to the model's squared norm.
+      spike_limit: on the squared norm over the usual one; None: no guard.
+      rate_enters_buffer: whether the rate is in front of the momentum, or behind it.
+    """
+
+    learning_rate: Callable[[float], float]
+    batch_scale: float | None = None
+    rule: Any = capped
+    warmup_steps: float = 0
+    warmup: str = "state_aware"
+    clock: str = "base_steps"
+    averages: str = "absolute"
+    horizon: float = 1000
+    spike_limit: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    rate_enters_buffer: bool = False
 
 
-def replay(
-    params,
-    stacks,
-    layers,
-    *,
-    learning_rate,
-    batch_scale=None,
-    weights=None,
-    rule=capped,
-    warmup_steps=0,
-    warmup="state_aware",
-    clock="base_steps",
-    averages="absolute",
-    momentum=0.9,
-    nesterov=False,
-    weight_decay=0.0,
-    horizon=1000,
-    spike_limit=None,
-    rate_enters_buffer=False,
-):
+PER_LAYER = (
+    "gain",
+    "trust_ratio",
+    "warmup_factor",
+    "learning_rate",
+    "progress",
+    "noise",
+    "signal",
+)
+CLOCKS = ("base_steps", "gain_steps", "rate_steps")
+PER_UPDATE = ("model_gain", "schedule", "spike_factor", *CLOCKS)
+
+
+def replay(recipe, params, stacks, layers, weights=None):
     """Trains T updates with torch's SGD, every layer at LENA's rate.
 
     Args:
+      recipe: a `Recipe`.
       params: {parameter: array}.
       stacks: {parameter: `[T, n, ...]`}, the microbatches' gradients.
       layers: {layer: [(parameter, index)]}; `array[index]` is what the layer has of it.
-      learning_rate: a function of the clock.
       weights: `[T, n]`, or None.
-      rate_enters_buffer: whether the rate is in front of the momentum, or behind it.
-      Others: as in `optax_lena.lena`.
 
     Returns:
       {"params": {parameter: `[T, ...]`}, "gain": {layer: `[T]`}, ..., and per update
-      "model_gain" and the clocks}.
+      "model_gain", "schedule" and the clocks}.
     """
     params = {p: np.array(x, np.float64) for p, x in params.items()}
     stacks = {p: np.asarray(x, np.float64) for p, x in stacks.items()}
     momenta = {p: np.zeros_like(x) for p, x in params.items()}
     updates, n = next(iter(stacks.values())).shape[:2]
-    per_layer = ("gain", "trust_ratio", "warmup_factor", "progress", "noise", "signal")
-    per_update = (
-        "model_gain",
-        "spike_factor",
-        "base_steps",
-        "gain_steps",
-        "rate_steps",
-    )
-    trace = {field: {layer: [] for layer in layers} for field in per_layer}
-    trace |= {field: [] for field in per_update}
+    trace = {field: {layer: [] for layer in layers} for field in PER_LAYER}
+    trace |= {field: [] for field in PER_UPDATE}
     trace["params"] = {p: [] for p in params}
     average = {layer: np.zeros(2) for layer in layers}
-    weight = 0.0
-    recent, recent_weight = np.zeros(2), 0.0
-    clocks = dict.fromkeys(per_update[2:], 0.0)
+    weight, spikes = 0.0, Spikes(recipe.spike_limit)
+    clocks = dict.fromkeys(CLOCKS, 0.0)
     progress = dict.fromkeys(layers, 0.0)
 
     for t in range(updates):
         w = np.ones(n) if weights is None else np.asarray(weights[t], np.float64)
         shares = w / w.sum()
-        scale = np.count_nonzero(shares) if batch_scale is None else batch_scale
-        step = min(1, scale / horizon)
+        scale = recipe.batch_scale
+        scale = np.count_nonzero(shares) if scale is None else scale
+        step = min(1, scale / recipe.horizon)
         weight = (1 - step) * weight + step
-        rate_now = learning_rate(clocks[clock])
+        schedule = recipe.learning_rate(clocks[recipe.clock])
         rates = {p: np.full_like(x, np.nan) for p, x in params.items()}
 
-        measured = {}
-        for layer, members in layers.items():
-            grads = np.stack(
-                [
-                    np.concatenate(
-                        [stacks[p][t, i][index].ravel() for p, index in members]
-                    )
-                    for i in range(n)
-                ]
-            )
-            measured[layer] = np.array(noise_and_signal(grads, shares, scale))
+        now = {p: x[t] for p, x in stacks.items()}
+        measured = measure(now, layers, shares, scale)
         total = sum(value.sum() for value in measured.values())
         for layer in layers:
-            new = measured[layer] / (total if averages == "relative" else 1)
+            new = measured[layer] / (total if recipe.averages == "relative" else 1)
             average[layer] = (1 - step) * average[layer] + step * new
-        model_gain = gain_ratio(*sum(average.values()), scale)
-
-        cut, whole = 1.0, sum(measured.values())
-        if spike_limit is not None and recent_weight > 0:
-            usual_noise, usual_signal = recent / recent_weight
-            usual = usual_noise / scale + max(usual_signal, 0)
-            cut = min(1, np.sqrt(spike_limit * usual / (whole[0] / scale + whole[1])))
-        recent = 0.9 * recent + 0.1 * cut**2 * whole
-        recent_weight = 0.9 * recent_weight + 0.1
+        cut = spikes.cut(sum(measured.values()), scale)
 
         for layer, members in layers.items():
             noise, signal = average[layer]
             gain = gain_ratio(noise, signal, scale)
-            counted = {"state_aware": gain, "fixed": scale}
-            progress[layer] += counted[warmup]
-            factor = min(1, progress[layer] / warmup_steps) if warmup_steps else 1.0
-            trust_ratio = max(1, cut * rule(gain, scale))
+            progress[layer] += {"state_aware": gain, "fixed": scale}[recipe.warmup]
+            factor = warmup_factor(recipe, progress[layer])
+            trust_ratio = max(1, cut * recipe.rule(noise, signal, scale))
+            rate = schedule * trust_ratio * factor
             for p, index in members:
-                rates[p][index] = rate_now * trust_ratio * factor
-            now = (gain, trust_ratio, factor, progress[layer], noise / weight)
-            for field, value in zip(per_layer, (*now, signal / weight), strict=True):
+                rates[p][index] = rate
+            values = (gain, trust_ratio, factor, rate, progress[layer])
+            values += (noise / weight, signal / weight)
+            for field, value in zip(PER_LAYER, values, strict=True):
                 trace[field][layer].append(value)
 
+        model = sum(average.values())
+        model_gain = gain_ratio(*model, scale)
         clocks["base_steps"] += scale
         clocks["gain_steps"] += model_gain
-        progressed = clocks["base_steps" if warmup == "fixed" else "gain_steps"]
-        factor = min(1, progressed / warmup_steps) if warmup_steps else 1.0
-        clocks["rate_steps"] += max(1, cut * rule(model_gain, scale)) * factor
-        now = (model_gain, cut, *clocks.values())
-        for field, value in zip(per_update, now, strict=True):
+        passed = clocks["base_steps" if recipe.warmup == "fixed" else "gain_steps"]
+        model_ratio = max(1, cut * recipe.rule(*model, scale))
+        clocks["rate_steps"] += model_ratio * warmup_factor(recipe, passed)
+        values = (model_gain, schedule, cut, *clocks.values())
+        for field, value in zip(PER_UPDATE, values, strict=True):
             trace[field].append(value)
 
         for p, x in params.items():
-            mean = np.tensordot(shares, stacks[p][t], axes=1)
-            grad = (mean + weight_decay * x) * (rates[p] if rate_enters_buffer else 1)
-            momenta[p] = momentum * momenta[p] + grad
-            direction = grad + momentum * momenta[p] if nesterov else momenta[p]
-            params[p] = x - direction * (1 if rate_enters_buffer else rates[p])
+            mean = np.tensordot(shares, now[p], axes=1)
+            before, behind = rates[p], 1.0
+            if not recipe.rate_enters_buffer:
+                before, behind = behind, before
+            grad = (mean + recipe.weight_decay * x) * before
+            momenta[p] = recipe.momentum * momenta[p] + grad
+            ahead = grad + recipe.momentum * momenta[p]
+            params[p] = x - (ahead if recipe.nesterov else momenta[p]) * behind
             trace["params"][p].append(params[p])
 
     return trace
+
+
+def measure(stacks, layers, shares, batch_scale):
+    """Returns σ² and ‖μ‖² of every layer, from gradients `[n, ...]`."""
+    measured = {}
+    for layer, members in layers.items():
+        rows = [
+            np.concatenate([stacks[p][i][index].ravel() for p, index in members])
+            for i in range(len(shares))
+        ]
+        measured[layer] = np.array(
+            noise_and_signal(np.stack(rows), shares, batch_scale)
+        )
+    return measured
+
+
+def warmup_factor(recipe, progress):
+    return min(1, progress / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+
+
+class Spikes:
+    """Remembers what the whole model's noise and signal were of late."""
+
+    def __init__(self, limit):
+        self.limit, self.recent, self.weight = limit, np.zeros(2), 0.0
+
+    def cut(self, whole, batch_scale):
+        """Returns the factor that brings noise and signal back to the limit."""
+        factor = 1.0
+        if self.limit is not None and self.weight > 0:
+            usual_noise, usual_signal = self.recent / self.weight
+            usual = usual_noise / batch_scale + max(usual_signal, 0)
+            seen = whole[0] / batch_scale + whole[1]
+            factor = min(1, np.sqrt(self.limit * usual / seen))
+        self.recent = 0.9 * self.recent + 0.1 * factor**2 * whole
+        self.weight = 0.9 * self.weight + 0.1
+        return factor
 
 
 class Layer:
@@ -187,8 +227,8 @@ class Layer:
         self.average = (1 - self.step) * self.average + self.step * measured
         gain = gain_ratio(*self.average, self.scale)
         self.progress += gain
-        warmup = min(1, self.progress / self.warmup_steps) if self.warmup_steps else 1.0
-        return gain, self.rule(gain, self.scale) * warmup
+        warmup = warmup_factor(self, self.progress)
+        return gain, self.rule(*self.average, self.scale) * warmup
 
 
 def replay_adamw(

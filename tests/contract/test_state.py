@@ -1,0 +1,99 @@
+"""What every transformation promises to jit and scan: a state that keeps its types."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optax_lena
+from tests import helpers
+from tests.contract.table import (
+    CASES,
+    PARAMS,
+    build,
+    every_case,
+    jitted,
+    moments_of,
+    plain,
+    plain_step,
+)
+
+
+def makes_a_transformation(signature):
+    """`accumulate` and the like wrap one of those, and have tests of their own."""
+    kind = optax.GradientTransformationExtraArgs
+    return signature.return_annotation is kind and "batch_scale" in signature.parameters
+
+
+def test_the_table_has_every_transformation():
+    public = [getattr(optax_lena, name) for name in vars(optax_lena)]
+    factories = {
+        f
+        for f in public
+        if inspect.isfunction(f) and makes_a_transformation(inspect.signature(f))
+    }
+    assert factories == {factory for factory, _ in CASES.values()}
+
+
+@every_case
+def test_state_keeps_its_structure_shapes_and_dtypes(case):
+    tx = build(case)
+    state, _ = plain(case)
+    updates, after = plain_step(case)
+    expected = helpers.signature(state)
+    assert helpers.signature(after) == expected
+    assert helpers.signature(jax.eval_shape(tx.init, PARAMS)) == expected
+    assert helpers.signature(tx.init(PARAMS)) == expected
+    assert helpers.signature(updates) == helpers.signature(PARAMS)
+    lena = helpers.lena_state(after)
+    assert helpers.float_dtypes(lena) == {jnp.dtype(jnp.float32)}
+
+
+@every_case
+def test_the_first_update_compiles_once_and_the_second_not_at_all(case):
+    tx = build(case)
+    update = jitted(tx)
+    grads, moments = moments_of(case)
+    state = tx.init(PARAMS)
+    with helpers.count_compilations() as compiled:
+        _, state = update(grads, state, moments)
+        assert len(compiled) == 1
+        update(grads, state, moments)
+    assert len(compiled) == 1
+
+
+@every_case
+def test_the_state_keeps_its_dtypes_also_where_the_default_is_float64(case):
+    """Whether parameters are float64 or not, statistics are float32."""
+    with jax.enable_x64(True):
+        tx = build(case)
+        for dtype in (jnp.float32, jnp.float64):
+            params = helpers.example_params(dtype)
+            _, moments = jax.tree.map(jnp.float32, moments_of(case))
+            state = jax.eval_shape(tx.init, params)
+            updates, after = jax.eval_shape(
+                lambda state, params=params, moments=moments: tx.update(
+                    params, state, params, moments=moments
+                ),
+                state,
+            )
+            assert helpers.signature(after) == helpers.signature(state)
+            assert helpers.signature(updates) == helpers.signature(params)
+            lena = helpers.lena_state(state)
+            assert helpers.float_dtypes(lena) == {np.dtype("f4")}
+
+
+@every_case
+def test_runs_in_a_scan(case):
+    tx = build(case)
+    grads, moments = moments_of(case)
+
+    @helpers.jit
+    def run(state):
+        body = lambda state, _: (tx.update(grads, state, PARAMS, moments=moments)[1], 0)
+        return jax.lax.scan(body, state, length=3)[0]
+
+    lena = helpers.lena_state(run(tx.init(PARAMS)))
+    assert float(lena.clocks.base_steps) == 12

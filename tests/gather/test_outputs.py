@@ -1,0 +1,122 @@
+"""What becomes of what a loss returns beside its value, and of its arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+import optax_lena
+from tests import devices, helpers
+
+N, SIZE = 4, 3
+X = np.random.default_rng(0).standard_normal((N * SIZE, 2)).astype(np.float32)
+W = jnp.array([0.5, -1.0])
+
+
+def loss_fn(w, x):
+    logits = x @ w
+    outputs = {
+        "logits": logits,
+        "pairs": jnp.stack([logits, -logits], axis=1),
+        "signs": logits > 0,
+        "accuracy": jnp.mean(logits > 0),
+        "squares": jnp.sum(logits**2),
+        "count": jnp.sum(logits > 0, dtype=jnp.int32),
+        "features": x.mean(0),
+    }
+    return jnp.mean(logits**2), outputs
+
+
+def outputs_of(n=N, batch=X, **kwargs):
+    gather = optax_lena.value_and_grad(loss_fn, n, has_aux=True, **kwargs)
+    (_, outputs), _, _ = helpers.jit(gather)(W, batch)
+    return outputs
+
+
+@pytest.mark.parametrize("n", [2, N, N * SIZE])
+def test_outputs_of_examples_come_back_as_of_the_whole_batch(n):
+    """Also at one example a microbatch, where they once were averaged to one row."""
+    _, whole = loss_fn(W, X)
+    got = outputs_of(n)
+    for name in ("logits", "pairs", "signs", "accuracy", "features"):
+        np.testing.assert_allclose(got[name], whole[name], rtol=1e-5, atol=1e-6)
+    assert got["signs"].dtype == bool
+    np.testing.assert_allclose(got["squares"] * n, whole["squares"], rtol=1e-5)
+
+
+def test_integers_of_a_microbatch_come_back_stacked():
+    counts = (X @ W > 0).reshape(N, SIZE).sum(1)
+    np.testing.assert_array_equal(outputs_of()["count"], counts)
+
+
+def test_the_user_may_say_what_becomes_of_each():
+    kinds = {name: "stack" for name in loss_fn(W, X)[1]}
+    kinds |= {"count": "sum", "squares": "sum", "logits": "shape", "signs": "examples"}
+    got, (_, whole) = outputs_of(aux=kinds), loss_fn(W, X)
+    assert got["count"] == whole["count"] and got["count"].dtype == jnp.int32
+    np.testing.assert_allclose(got["squares"], whole["squares"], rtol=1e-5)
+    np.testing.assert_allclose(got["logits"], whole["logits"], rtol=1e-5)
+    np.testing.assert_array_equal(got["signs"], whole["signs"])
+    assert got["accuracy"].shape == (N,) and got["pairs"].shape == (N, SIZE, 2)
+    assert outputs_of(aux="stack")["logits"].shape == (N, SIZE)
+
+
+@pytest.mark.parametrize("kind", ["last", 3])
+def test_a_kind_that_is_none(kind):
+    message = helpers.says("`aux`", "'mean', 'sum', 'examples', 'stack'", repr(kind))
+    with pytest.raises(ValueError, match=message):
+        optax_lena.value_and_grad(loss_fn, N, has_aux=True, aux={"logits": kind})
+
+
+def test_an_output_that_grows_along_another_axis():
+    loss = lambda w, x: (jnp.mean(x @ w), jnp.ones((len(x), len(x))))
+    gather = optax_lena.value_and_grad(loss, N, has_aux=True)
+    message = helpers.says("`aux`", "(3, 3)", "axis 0", "aux='stack'")
+    with pytest.raises(ValueError, match=message):
+        gather(W, X)
+
+
+@pytest.mark.parametrize("spread", ["space", "time"])
+def test_spread_over_devices_they_come_back_in_the_batchs_order(spread):
+    mesh = devices.data_mesh(4)
+    batch = jax.device_put(X, NamedSharding(mesh, devices.P("data")))
+    got = outputs_of(batch=batch, axis_name="data", spread=spread)
+    _, whole = loss_fn(W, X)
+    for name in ("logits", "pairs", "signs", "accuracy", "features"):
+        np.testing.assert_allclose(got[name], whole[name], rtol=1e-5, atol=1e-6)
+    order = X.reshape(N, SIZE, 2)
+    if spread == "time":  # microbatch i has the examples i, i + n, ...
+        order = X.reshape(SIZE, N, 2).swapaxes(0, 1)
+    np.testing.assert_array_equal(got["count"], (order @ W > 0).sum(1))
+
+
+def test_without_an_axis_name_arrays_on_several_devices_are_spread_in_time():
+    mesh = devices.data_mesh(4)
+    batch = jax.device_put(X, NamedSharding(mesh, devices.P("data")))
+    got, expected = outputs_of(batch=batch), outputs_of(aux=None, spread="time")
+    np.testing.assert_array_equal(got["count"], expected["count"])
+    gather = optax_lena.value_and_grad(loss_fn, N, has_aux=True)
+    message = helpers.says("`spread`", "`weights`", "several devices", "spread='time'")
+    with pytest.raises(ValueError, match=message):
+        jax.jit(gather)(W, batch, weights=jnp.ones(N))
+
+
+def test_keyword_arguments_reach_the_loss():
+    loss = lambda w, x, scale, *, shift=0.0: jnp.mean(x @ w) * scale + shift
+    gather = jax.jit(optax_lena.value_and_grad(loss, N))
+    value, grads, _ = gather(W, X, 2.0, shift=5.0)
+    np.testing.assert_allclose(value, 2 * np.mean(X @ W) + 5, rtol=1e-5)
+    np.testing.assert_allclose(grads, 2 * X.mean(0), rtol=1e-5)
+
+
+def test_typed_keys_among_the_arguments_differ_between_microbatches():
+    def loss(w, x, keys, *, key_of_noise):
+        draws = jax.random.normal(keys["a"], (2,)), jax.random.normal(key_of_noise)
+        return jnp.mean(x @ w), draws
+
+    gather = optax_lena.value_and_grad(loss, N, has_aux=True, aux="stack")
+    keys = {"a": jax.random.key(1)}
+    (_, draws), _, _ = gather(W, X, keys, key_of_noise=jax.random.key(2))
+    for stack in draws:
+        assert len(np.unique(np.ravel(stack))) == stack.size

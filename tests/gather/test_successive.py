@@ -1,0 +1,102 @@
+"""`from_successive_gradients`: unbiased at rest, otherwise biased as documented."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_lena
+from tests import helpers
+
+SCALE, SIZE, UPDATES, NOISE = 4, 64, 4000, 2.0
+
+
+def estimate(drift, seed=0):
+    """Returns noise and signal seen in a stream of batch gradients, and the truth.
+
+    Every batch has S base batches, so its gradient has 1/S of the noise. With `drift`
+    the true gradient turns by that squared distance at every update.
+    """
+    rng = np.random.default_rng(seed)
+    angle = 2 * np.arcsin(np.sqrt(drift) / 2) * np.arange(UPDATES)
+    mean = np.zeros((UPDATES, SIZE))
+    mean[:, 0], mean[:, 1] = np.cos(angle), np.sin(angle)
+    spread = np.sqrt(NOISE / SIZE / SCALE)
+    grads = mean + rng.normal(0, spread, (UPDATES, SIZE))
+    # Without learning: only the averages matter, over all updates alike.
+    estimator = optax_lena.Averages(horizon=SCALE * UPDATES)
+    rate = optax_lena.LayerRate(estimator=estimator)
+    tx = optax_lena.from_successive_gradients(
+        optax_lena.scale_by_layer_rate(rate, SCALE)
+    )
+
+    def update(state, grad):
+        _, state = tx.update({"w": grad}, state)
+        return state, None
+
+    state = tx.init({"w": jnp.zeros(SIZE)})
+    state, _ = jax.jit(lambda s, g: jax.lax.scan(update, s, g))(
+        state, grads.astype(np.float32)
+    )
+    numbers = optax_lena.metrics(state)
+    return float(numbers["noise/w"]), float(numbers["signal/w"])
+
+
+def test_unbiased_for_a_resting_gradient():
+    """n = 4,000 pairs, averaged over a horizon of 4,000 updates.
+
+    One pair's noise estimate is S/2 |g - g'|^2, with a relative standard deviation of
+    sqrt(2 / 64); neighbouring pairs share a gradient, which at most doubles the
+    variance of the mean; the moving average holds at least 1,500 pairs' worth.
+    Tolerance: 4 standard errors.
+    """
+    noise, signal = estimate(drift=0.0)
+    error = NOISE * np.sqrt(2 / SIZE) * np.sqrt(2 / 1500)
+    assert noise == pytest.approx(NOISE, abs=4 * error)
+    # The signal's error: that of noise/S, and of 2 mu.g with variance 4 noise/S/64.
+    error = np.hypot(error / SCALE, np.sqrt(4 * NOISE / SCALE / SIZE * 2 / 1500))
+    assert signal == pytest.approx(1.0, abs=4 * error)
+
+
+def test_the_bias_is_half_the_squared_turn_of_the_true_gradient():
+    drift = 0.5
+    noise, signal = estimate(drift)
+    bias = SCALE * drift / 2
+    assert noise == pytest.approx(NOISE + bias, rel=0.05)
+    assert signal == pytest.approx(1.0 - drift / 2, abs=0.05)
+
+
+def test_first_and_non_finite_gradients_measure_nothing():
+    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, batch_scale=8))
+    state = tx.init({"w": jnp.zeros(2)})
+    weights = []
+    for grad in ([1.0, 0.0], [np.nan, 0.0], [3.0, 0.0]):
+        _, state = tx.update({"w": jnp.array(grad)}, state)
+        weights.append(float(helpers.lena_state(state).averages.weight[0]))
+    assert weights[0] == weights[1] == 0 < weights[2]
+    report = optax_lena.layer_report(state)["w"]
+    assert (report["noise"], report["signal"]) == (16.0, 3.0)  # of 1 and 3
+
+
+def test_memory_is_one_gradient():
+    params = {"w": jnp.zeros((50, 20), jnp.bfloat16)}
+    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, 8, momentum=None))
+    state = jax.eval_shape(tx.init, params)
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert size < 2 * 1000 + 200
+
+
+def test_it_needs_a_batch_scale_for_the_microbatches_are_whole_batches():
+    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1))
+    params = {"w": jnp.zeros(2)}
+    message = helpers.says("`batch_scale`", "from_successive_gradients", "None")
+    with pytest.raises(ValueError, match=message):
+        tx.update(params, tx.init(params), params)
+
+
+def test_it_refuses_moments_for_it_makes_its_own():
+    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, 8))
+    grads, moments = helpers.example_moments()
+    message = helpers.says("from_successive_gradients", "without `moments`")
+    with pytest.raises(TypeError, match=message):
+        tx.update(grads, tx.init(grads), grads, moments=moments)

@@ -1,0 +1,142 @@
+"""Traps of data-parallel JAX: the silent errors of hand-written attempts.
+
+Each test shows the trap and that the library is out of it. Traps with a test file of
+their own: MultiSteps (test_accumulate), linen's TrainState (flax/test_linen), scanned
+parameters (flax/test_scanned), memory under FSDP (test_sharding), state structure and
+inject_hyperparams (contract), unequal microbatches and NaN (transform).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_lena
+from tests.devices import P, data_mesh
+
+WEIGHT = jnp.array([2.0, 1.0])
+BATCH = jnp.arange(16.0).reshape(8, 2)
+
+
+def loss_fn(params, batch):
+    return jnp.mean(batch @ params["w"]) ** 2
+
+
+def local(params, batch, *, cast):
+    if cast:
+        params = jax.lax.pcast(params, "data", to="varying")
+    return jax.grad(loss_fn)(params, batch)
+
+
+def in_shard_map(function, check_vma=True):
+    specs = {"in_specs": (P(), P("data")), "out_specs": P()}
+    mapped = jax.shard_map(function, mesh=data_mesh(4), check_vma=check_vma, **specs)
+    return jax.jit(mapped)
+
+
+def true_micro_sq_norm():
+    grads = jax.vmap(jax.grad(loss_fn), (None, 0))(
+        {"w": WEIGHT}, BATCH.reshape(4, 2, 2)
+    )
+    return float(jnp.mean(jnp.sum(grads["w"] ** 2, axis=1)))
+
+
+def test_shard_map_sums_gradients_of_replicated_parameters():
+    """The trap itself: every device holds the sum, and calls it its own."""
+
+    def norms(params, batch, cast):
+        grad = local(params, batch, cast=cast)["w"]
+        return jax.lax.pmean(jnp.sum(grad**2), "data")
+
+    norms_of = lambda cast: float(
+        in_shard_map(functools.partial(norms, cast=cast))({"w": WEIGHT}, BATCH)
+    )
+    assert norms_of(True) == pytest.approx(true_micro_sq_norm())
+    assert norms_of(False) > 5 * true_micro_sq_norm()
+
+
+def test_moments_over_axis_refuses_summed_gradients():
+    def gather(params, batch):
+        grads = local(params, batch, cast=False)
+        return optax_lena.moments_over_axis(grads, "data")[1]
+
+    with pytest.raises(ValueError, match=r"'w'.*already summed.*pcast.*value_and_grad"):
+        in_shard_map(gather)({"w": WEIGHT}, BATCH)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_value_and_grad_differentiates_local_parameters(check_vma):
+    gather = optax_lena.value_and_grad(loss_fn, 4, axis_name="data")
+    moments = in_shard_map(lambda *args: gather(*args)[2], check_vma)(
+        {"w": WEIGHT}, BATCH
+    )
+    assert float(moments.micro_sq_norm["w"]) == pytest.approx(true_micro_sq_norm())
+
+
+def test_averaged_gradients_show_as_a_gain_of_one_everywhere():
+    """Where types cannot tell (no check_vma, pmap): the check to make on the report."""
+
+    def gather(params, batch):
+        grads = jax.lax.pmean(local(params, batch, cast=False), "data")
+        return optax_lena.moments_over_axis(grads, "data")
+
+    grads, moments = in_shard_map(gather, check_vma=False)({"w": WEIGHT}, BATCH)
+    tx = optax_lena.lena(0.1, batch_scale=4)
+    _, state = tx.update(grads, tx.init(grads), moments=moments)
+    with pytest.warns(RuntimeWarning, match="averaged over the devices before"):
+        report = optax_lena.layer_report(state)
+    assert report["w"]["gain"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_means_of_means_are_wrong_for_unequal_devices():
+    """Weights per device: 3 of 4 devices have half their examples padded."""
+    counts = jnp.array([2.0, 1.0, 1.0, 1.0])
+    mask = (jnp.arange(2)[None] < counts[:, None]).astype(jnp.float32).reshape(8)
+
+    def masked_loss(params, batch):
+        x, mask = batch
+        return jnp.sum((x @ params["w"]) * mask) / jnp.sum(mask)
+
+    def gather(params, batch):
+        cast = jax.lax.pcast(params, "data", to="varying")
+        grads = jax.grad(masked_loss)(cast, batch)
+        weight = jnp.sum(batch[1])
+        return optax_lena.moments_over_axis(grads, "data", weight=weight)
+
+    grads, moments = in_shard_map(gather)({"w": WEIGHT}, (BATCH, mask))
+    exact = jax.grad(masked_loss)({"w": WEIGHT}, (BATCH, mask))
+    np.testing.assert_allclose(grads["w"], exact["w"], rtol=1e-6)
+    own = optax_lena.value_and_grad(masked_loss, 4, axis_name="data")
+    door = in_shard_map(
+        lambda params, batch: own(params, batch, weights=jnp.sum(batch[1])[None])
+    )
+    _, own_grads, own_moments = door({"w": WEIGHT}, (BATCH, mask))
+    np.testing.assert_allclose(own_grads["w"], exact["w"], rtol=1e-6)
+    np.testing.assert_allclose(
+        own_moments.micro_sq_norm["w"], moments.micro_sq_norm["w"], rtol=1e-6
+    )
+    assert int(moments.num_microbatches) == int(own_moments.num_microbatches) == 4
+
+
+def test_every_microbatch_draws_its_own_numbers_on_any_layout():
+    """Keys are folded with the microbatch's index in the whole batch."""
+
+    def noisy_loss(params, batch, key):
+        keep = jax.random.bernoulli(key, 0.5, batch.shape)
+        return jnp.mean((batch * keep) @ params["w"])
+
+    key = jax.random.key(3)
+    params = {"w": WEIGHT}
+    scan = optax_lena.value_and_grad(noisy_loss, 4)
+    expected = scan(params, BATCH, key=key)
+    sharded = optax_lena.value_and_grad(noisy_loss, 4, axis_name="data")
+    mapped = in_shard_map(lambda params, batch: sharded(params, batch, key=key))
+    with jax.set_mesh(data_mesh(4)):
+        under_jit = jax.jit(lambda p, b: sharded(p, b, key=key))(params, BATCH)
+    for actual in (mapped(params, BATCH), under_jit):
+        for a, e in zip(
+            jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+        ):
+            np.testing.assert_allclose(a, e, rtol=1e-5)

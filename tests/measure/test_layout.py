@@ -1,0 +1,119 @@
+"""Layouts: what parameters are called, and where their layers stand in a vector."""
+
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import optax_lena
+from optax_lena._measure.layout import layout_of, parameter_names
+from tests import helpers
+
+
+class Dense(NamedTuple):
+    kernel: jax.Array
+    bias: jax.Array
+
+
+class Entry(NamedTuple):
+    value: jax.Array
+    scale: jax.Array
+
+
+class Lonely(NamedTuple):
+    kernel: jax.Array
+
+
+class Model(nnx.Module):
+    def __init__(self):
+        self.conv1 = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+
+
+KERNEL, BIAS = jnp.ones((2, 3)), jnp.ones(3)
+PLAIN = {"conv1": {"kernel": KERNEL, "bias": BIAS}}
+
+
+def names_of(tree):
+    return set(parameter_names(tree))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        PLAIN,
+        flax.core.freeze(PLAIN),
+        {"conv1": Dense(KERNEL, BIAS)},
+        nnx.state(Model(), nnx.Param),
+    ],
+    ids=["dict", "FrozenDict", "NamedTuple", "nnx.State"],
+)
+def test_names_read_the_same_whatever_holds_the_parameters(tree):
+    assert names_of(tree) == {"conv1/kernel", "conv1/bias"}
+
+
+@pytest.mark.parametrize(
+    ("tree", "names"),
+    [
+        ([KERNEL, [BIAS, BIAS]], {"0", "1/0", "1/1"}),
+        ((KERNEL, {"b": BIAS}), {"0", "1/b"}),
+        ({"a": Entry(KERNEL, BIAS)}, {"a/value", "a/scale"}),
+        ({"a": Lonely(KERNEL)}, {"a/kernel"}),
+        (KERNEL, {"model"}),
+        ({}, set()),
+    ],
+)
+def test_names_of_other_trees(tree, names):
+    assert names_of(tree) == names
+
+
+def test_every_parameter_has_a_name_of_its_own():
+    names = parameter_names({"a/b": KERNEL, "a": {"b": BIAS}})
+    assert len(set(names)) == 2
+
+
+RULES = [
+    optax_lena.per_parameter,
+    optax_lena.per_module,
+    optax_lena.whole_model,
+    optax_lena.by_regex("a", "b"),
+    optax_lena.stacked("blocks", 1),
+    optax_lena.by_regex("kernel", "bias"),
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gather_sums_what_scatter_spreads(rule):
+    params = helpers.example_params()
+    layout = layout_of(rule, params)
+    row = np.arange(1.0, 1 + len(layout.names), dtype=np.float32)
+    values = layout.scatter(jnp.asarray(row))
+    members = np.bincount(np.concatenate([np.ravel(r) for r in layout.rows]))
+    np.testing.assert_array_equal(layout.gather(values), row * members)
+    shapes = [
+        () if a is None else (p.shape[a],)
+        for a, p in zip(layout.axes, jax.tree.leaves(params), strict=True)
+    ]
+    assert [v.shape for v in values] == shapes
+
+
+@pytest.mark.parametrize("under_jit", [False, True])
+def test_every_place_is_read_where_it_was_written(under_jit):
+    """Under `jit` on a CPU the places come from memory and not from constants."""
+    params = helpers.example_params()
+    layout = layout_of(optax_lena.stacked("blocks"), params)
+    scatter = jax.jit(layout.scatter) if under_jit else layout.scatter
+    values = scatter(jnp.arange(6.0))
+    expected = [[0, 1, 2], 3, 4, 5]
+    for value, want in zip(values, expected, strict=True):
+        np.testing.assert_array_equal(value, want)
+
+
+def test_an_empty_tree_has_an_empty_layout():
+    layout = layout_of(optax_lena.per_parameter, {})
+    assert layout.names == layout.parameters == ()
+    assert layout.gather([]).shape == (0,)
+    assert layout.scatter(jnp.zeros(0)) == []

@@ -1,0 +1,147 @@
+"""`lena_adamw`: against float64, against `optax.adamw`, and in any unit."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_lena
+from tests import helpers, oracle
+
+UPDATES, N = 30, 4
+adam_preconditioner = optax_lena.adam_preconditioner
+lena_adamw = optax_lena.lena_adamw
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(),
+        dict(warmup_steps=40, weight_decay=0.1),
+        dict(b1=0.5, b2=0.9, eps=1e-3, weight_decay=0.0),
+        dict(preconditioned=False),
+        dict(learning_rate=optax.cosine_decay_schedule(0.02, 3 * UPDATES)),
+    ],
+)
+def test_agrees_with_float64(case):
+    case = {"weight_decay": 1e-4, "learning_rate": 0.02} | case
+    preconditioned = case.pop("preconditioned", True)
+    stacks, params = helpers.random_stacks(1, UPDATES, N), helpers.example_params()
+    betas = {k: v for k, v in case.items() if k in ("b2", "eps")}
+    preconditioner = functools.partial(adam_preconditioner, **betas)
+    _, got, metrics = helpers.train_adam(
+        lena_adamw(batch_scale=N, **case),
+        params,
+        stacks,
+        preconditioner=preconditioner if preconditioned else None,
+    )
+    warmup_steps, rate = case.pop("warmup_steps", 0), case.pop("learning_rate")
+    schedule = (lambda t: float(rate(t))) if callable(rate) else lambda t: rate
+    for name, w in helpers.flat(params).items():
+        layer = oracle.Layer(oracle.square_root, N, warmup_steps)
+        expected, gains = oracle.replay_adamw(
+            w,
+            helpers.flat(stacks)[name],
+            layer,
+            learning_rate=schedule,
+            preconditioned=preconditioned,
+            **case,
+        )
+        np.testing.assert_allclose(
+            helpers.rows(metrics, "gain")[name], gains, rtol=1e-3
+        )
+        np.testing.assert_allclose(helpers.flat(got)[name], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(),
+        dict(weight_decay=0.0, nesterov=True),
+        dict(b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.1, mu_dtype="bfloat16"),
+        dict(weight_decay_mask={"blocks": True, "conv1": False, "head": True}),
+    ],
+)
+def test_at_a_batch_scale_of_one_it_is_adamw(arguments):
+    """To the last bit, whatever the moments say."""
+    arguments = dict(weight_decay=0.01) | arguments
+    ours = lena_adamw(0.02, batch_scale=1, **arguments)
+    arguments["mask"] = arguments.pop("weight_decay_mask", None)
+    theirs = optax.adamw(0.02, **arguments)
+    params = helpers.example_params()
+    states = ours.init(params), theirs.init(params)
+    for seed in range(4):
+        grads, moments = helpers.example_moments(seed)
+        got, ours_state = ours.update(grads, states[0], params, moments=moments)
+        want, theirs_state = theirs.update(grads, states[1], params)
+        helpers.assert_trees_equal(got, want)
+        states = ours_state, theirs_state
+        params = optax.apply_updates(params, want)
+
+
+def test_at_a_batch_scale_of_one_a_schedule_is_adamw_s():
+    schedule = optax.cosine_decay_schedule(0.02, 10)
+    stacks, params = helpers.random_stacks(2, 6, N), helpers.example_params()
+    _, got, _ = helpers.train_adam(
+        lena_adamw(schedule, 1, weight_decay=0.1), params, stacks
+    )
+    tx = optax.adamw(schedule, weight_decay=0.1)
+    state = tx.init(params)
+    for t in range(6):
+        grads = jax.tree.map(lambda x, t=t: x[t].mean(0), stacks)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        row = jax.tree.map(lambda x, t=t: x[t], got)
+        helpers.assert_trees_close(row, params, rtol=1e-4)
+
+
+def test_the_decay_scales_with_the_rate_and_keeps_its_mask():
+    tx = lena_adamw(
+        0.1, 4, weight_decay=0.5, weight_decay_mask={"bias": False, "kernel": True}
+    )
+    params = {"bias": jnp.full(2, 3.0), "kernel": jnp.full(2, 3.0)}
+    # A mean of zero moves nothing; opposite gradients are noise only, a gain of 4.
+    stack = jax.tree.map(lambda _: jnp.array([[1.0] * 2, [-1.0] * 2]), params)
+    grads, moments = optax_lena.moments_from_stack(stack)
+    updates, _ = tx.update(grads, tx.init(params), params, moments=moments)
+    np.testing.assert_array_equal(updates["bias"], 0)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * np.sqrt(4) * 0.5 * 3)
+
+
+@pytest.mark.parametrize("factor", [2.0**-12, 2.0**12])
+def test_the_gain_does_not_depend_on_the_unit_of_the_loss(factor):
+    """From the first update on, as Adam's own updates do not."""
+    stacks, params = helpers.random_stacks(4, 20, N), helpers.example_params()
+    tx = lena_adamw(0.01, N, eps=1e-30)
+    precondition = functools.partial(adam_preconditioner, eps=1e-30)
+    _, _, plain = helpers.train_adam(tx, params, stacks, preconditioner=precondition)
+    scaled = jax.tree.map(lambda x: x * np.float32(factor), stacks)
+    _, _, other = helpers.train_adam(tx, params, scaled, preconditioner=precondition)
+    for name in plain:
+        np.testing.assert_allclose(other[name], plain[name], rtol=1e-4, err_msg=name)
+
+
+def test_the_first_five_updates_are_not_measured():
+    """The variance of 1 / ν̂ is infinite for less than 5 Gaussian gradients."""
+    stacks = helpers.random_stacks(0, 7, N)
+    params = helpers.example_params()
+    _, _, metrics = helpers.train_adam(lena_adamw(0.01, N), params, stacks)
+    gains = np.stack(list(helpers.rows(metrics, "gain").values()))
+    assert (gains[:, :5] == 1).all() and (gains[:, 5:] > 1).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
+def test_dtypes(dtype):
+    params = {"w": jnp.ones((3, 2), dtype)}
+    tx = lena_adamw(0.1, 4)
+    state = tx.init(params)
+    p = adam_preconditioner(state, params)
+    assert p["w"].dtype == jnp.float32
+    stack = {"w": jnp.ones((4, 3, 2), dtype)}
+    grads, moments = optax_lena.moments_from_stack(stack, preconditioner=p)
+    updates, _ = tx.update(grads, state, params, moments=moments)
+    assert grads["w"].dtype == updates["w"].dtype == dtype
+    assert {x["w"].dtype for x in moments[:2]} == {jnp.dtype(jnp.float32)}

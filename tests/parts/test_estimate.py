@@ -1,0 +1,99 @@
+"""Noise, signal and gain as functions of arrays."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optax_lena._parts.estimate import Estimate, measure, not_measured
+from tests import oracle
+
+
+def measured(micro, batch, n, batch_scale):
+    return measure(
+        jnp.asarray(micro, jnp.float32),
+        jnp.asarray(batch, jnp.float32),
+        n,
+        jnp.float32(batch_scale),
+    )
+
+
+def test_noise_and_signal_of_two_numbers():
+    """Microbatches 1 and 3: sample variance 2, of a base batch if n = S."""
+    noise, signal = measured([5.0], [4.0], 2, 2).estimate
+    np.testing.assert_array_equal([noise, signal], [[2, 2], [3, 3]])
+
+
+@pytest.mark.parametrize(("n", "batch_scale"), [(2, 2), (5, 2), (3, 9), (4, 2.5)])
+def test_agrees_with_the_oracle(n, batch_scale):
+    grads = np.random.default_rng(0).standard_normal((2, n, 6)) + 0.5
+    micro, batch = (grads**2).sum(-1).mean(-1), (grads.mean(1) ** 2).sum(-1)
+    got = measured(micro, batch, n, batch_scale).estimate
+    shares = np.full(n, 1 / n)
+    layers = [oracle.noise_and_signal(g, shares, batch_scale) for g in grads]
+    expected = np.array([*layers, np.sum(layers, axis=0)])
+    np.testing.assert_allclose(np.stack(got, axis=1), expected, rtol=1e-5)
+
+
+def test_rounding_never_makes_the_noise_negative():
+    noise, signal = measured([1], [np.float32(1.0000001)], 4, 4).estimate
+    assert (noise == 0).all() and (signal == np.float32(1.0000001)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_model_is_the_sum_of_the_layers_that_are_finite(bad):
+    got = measured([5.0, bad, 5.0], [4.0, 4.0, 4.0], 2, 2)
+    np.testing.assert_array_equal(got.is_finite, [True, False, True, True])
+    np.testing.assert_array_equal(got.is_usable, got.is_finite)
+    np.testing.assert_array_equal(got.estimate.noise[-1], 4)
+    np.testing.assert_array_equal(got.estimate.signal[-1], 6)
+    assert got.overflows == np.isinf(bad)
+
+
+def test_without_a_finite_layer_there_is_no_model():
+    got = measured([np.nan, np.inf], [1.0, 1.0], 2, 2)
+    assert not got.is_finite.any() and not got.is_usable.any()
+
+
+def test_a_sum_that_overflows_is_no_model_though_its_layers_are_finite():
+    got = measured([3e38, 3e38], [3e38, 3e38], 2, 2)
+    np.testing.assert_array_equal(got.is_finite, [True, True, False])
+    assert not got.overflows
+
+
+def test_one_microbatch_is_finite_and_measures_nothing():
+    got = measured([5.0], [5.0], 1, 4)
+    assert got.is_finite.all() and not got.is_usable.any()
+
+
+def test_what_is_not_measured_is_finite_and_of_no_use():
+    got = not_measured(2, jnp.float32(4))
+    assert got.is_finite.shape == (3,) and got.is_finite.all()
+    assert not got.is_usable.any() and not got.overflows and got.batch_scale == 4
+    np.testing.assert_array_equal(got.estimate, np.zeros((2, 3)))
+
+
+def test_gain_at_its_ends():
+    noise, signal = jnp.array([0.0, 0, 1, 1, 3]), jnp.array([0.0, 1, 0, -0.5, 1])
+    gain = Estimate(noise, signal).gain(8)
+    np.testing.assert_allclose(gain, [1, 1, 8, 8, 4 / (3 / 8 + 1)], rtol=1e-6)
+
+
+def test_gain_grows_with_the_batch_and_with_the_noise():
+    scales = jnp.array([1.0, 2, 4, 64])
+    gains = Estimate(jnp.float32(2), jnp.float32(1)).gain(scales)
+    assert gains[0] == 1 and (jnp.diff(gains) > 0).all()
+    assert (jnp.diff(Estimate(scales, jnp.ones(4)).gain(8)) > 0).all()
+
+
+def test_the_squared_norm_of_any_batch_and_no_signal_below_zero():
+    estimate = Estimate(jnp.array([6.0, 6]), jnp.array([1.0, -1]))
+    np.testing.assert_array_equal(estimate.sq_norm(1), [7, 6])
+    np.testing.assert_array_equal(estimate.sq_norm(3), [3, 2])
+
+
+def test_the_noise_scale_is_finite_also_where_no_signal_was_seen():
+    """Logs hold finite numbers; people read "inf" in a report."""
+    largest = np.finfo(np.float32).max
+    noise, signal = jnp.array([3.0, 3, 0, 3, 3e38]), jnp.array([1.5, 0, 0, -1, 1e-3])
+    scale = Estimate(noise, signal).noise_scale()
+    np.testing.assert_array_equal(scale, [2, largest, 0, largest, largest])

@@ -1,0 +1,160 @@
+"""A spike cuts the rate by what the last updates' gradients say, and no further."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_lena
+from optax_lena import Estimate, SpikeLimit
+from optax_lena._parts.averages import AveragesState
+from optax_lena._parts.estimate import Measured
+from tests import helpers
+
+ONE = jnp.ones(())
+
+
+def model(noise, signal):
+    return Estimate(jnp.float32(noise), jnp.float32(signal))
+
+
+def measured(estimate, batch_scale, *, overflows=False):
+    """What an update says of a model of one layer."""
+    rows = Estimate(*(jnp.stack([x, x]) for x in estimate))
+    yes = jnp.ones(2, bool)
+    return Measured(rows, yes, yes, jnp.bool(overflows), jnp.float32(batch_scale))
+
+
+def factor(limit, state, estimate, batch_scale):
+    update = measured(estimate, batch_scale)
+    return SpikeLimit(limit).factor(state, estimate, update)
+
+
+def after(noise, signal, updates=50):
+    """What is remembered of so many equal updates."""
+    recent, estimate = AveragesState.zeros(), model(noise, signal)
+    for _ in range(updates):
+        update = measured(estimate, 16)
+        recent = SpikeLimit().remember(recent, estimate, ONE, update)
+    return recent
+
+
+@pytest.mark.parametrize("updates", [1, 50])
+@pytest.mark.parametrize("times", [0.5, 1.0, 2.0, 8.0, 1e6])
+def test_the_factor_brings_the_norm_to_its_limit(times, updates):
+    recent = after(32.0, 1.0, updates)  # at S = 16 a squared norm of 3
+    got = factor(2, recent, model(32 * times, times), 16)
+    np.testing.assert_allclose(got, min(1, np.sqrt(2 / times)), rtol=1e-5)
+
+
+def test_the_expectation_follows_the_batch():
+    """A quarter of the batch has four times the noise, which is no spike."""
+    recent = after(32.0, 1.0)
+    for scale in (4, 16, 64):
+        usual = factor(1, recent, model(32, 1), scale)
+        np.testing.assert_allclose(usual, 1, rtol=1e-5)
+    assert factor(1, recent, model(64, 2), 4) < 1
+
+
+def test_a_batch_whose_signal_is_hidden_is_expected_to_have_noise():
+    recent = after(32.0, -1.0)
+    assert factor(1.5, recent, model(32, 0), 64) == 1
+
+
+@pytest.mark.parametrize("recent", [AveragesState.zeros(), after(0.0, 0.0)])
+def test_without_a_gradient_before_nothing_is_a_spike(recent):
+    assert factor(2, recent, model(1, 1), 4) == 1
+
+
+def test_a_spike_is_remembered_as_it_was_cut():
+    recent, tenfold = after(32.0, 1.0), model(320, 10)
+    update = measured(tenfold, 16)
+    cut = factor(2, recent, tenfold, 16)
+    moved = SpikeLimit().remember(recent, tenfold, cut, update)
+    np.testing.assert_allclose(moved.noise / recent.noise, 1.1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.25, 1.0])
+def test_the_ratio_is_not_cut_below_the_base_batchs(cut):
+    """At a limit of 1 a norm of 1 / cut is cut so; 0 is for one that overflows."""
+    ratios = jnp.array([0.5, 1.0, 2.0, 64.0])
+    recent, limit = after(0.0, 1.0), SpikeLimit(1)
+    spike = measured(model(0, 1 / cut**2 if cut else 1), 16, overflows=not cut)
+    got, _, used = limit.update(recent, ratios, spike)
+    np.testing.assert_allclose(used, cut, rtol=1e-5)
+    expected = [0.5, 1.0, max(2 * cut, 1), max(64 * cut, 1)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_norm_that_overflows_cuts_the_ratios_to_one_and_is_forgotten():
+    recent = after(32.0, 1.0)
+    update = measured(model(32, 1), 16, overflows=True)
+    got, moved, used = SpikeLimit().update(recent, jnp.array([0.5, 3, 16]), update)
+    np.testing.assert_array_equal(got, [0.5, 1, 1])
+    assert used == 0
+    np.testing.assert_array_equal(moved, recent)
+
+
+RELATIVE = optax_lena.LayerRate(
+    estimator=optax_lena.Averages(relative=True), guard=SpikeLimit(2)
+)
+
+
+def test_gradients_that_all_grow_by_one_factor_are_cut_alike():
+    """The layers' rates keep their proportions."""
+    stacks = helpers.random_stacks(3, 4)
+    grown = jax.tree.map(lambda x: 5 * x, stacks)
+    tx = optax_lena.scale_by_layer_rate(RELATIVE, 16)
+    state = tx.init(helpers.example_params())
+    ratios = []
+    for batch in (stacks, stacks, grown):
+        grads, moments = optax_lena.moments_from_stack(batch)
+        _, state = tx.update(grads, state, moments=moments)
+        ratios.append(state.applied.trust_ratio)
+    np.testing.assert_allclose(ratios[0], ratios[1], rtol=1e-6)
+    factor = np.sqrt(2) / 5
+    np.testing.assert_allclose(state.applied.spike_factor, factor, rtol=1e-5)
+    expected = np.maximum(factor * np.asarray(ratios[0]), 1)
+    np.testing.assert_allclose(ratios[2], expected, rtol=1e-4)
+
+
+def test_sums_that_overflow_leave_the_memory_as_it_was():
+    tx = optax_lena.scale_by_layer_rate(RELATIVE, 4)
+    mild, huge = {"a": jnp.ones((4, 2)), "b": jnp.ones((4, 2))}, 1e19
+    state = tx.init({"a": jnp.ones(2), "b": jnp.ones(2)})
+    states = [state]
+    for stack in (mild, jax.tree.map(lambda x: huge * x, mild)):
+        grads, moments = optax_lena.moments_from_stack(stack)
+        _, state = tx.update(grads, states[-1], moments=moments)
+        states.append(state)
+    assert 2 * huge**2 < float(np.finfo("f").max) < 4 * huge**2
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(states))
+    np.testing.assert_array_equal(states[2].guard, states[1].guard)
+    assert states[2].applied.trust_ratio.max() == 1
+
+
+def test_a_rate_that_is_too_large_does_not_run_away():
+    """On a quadratic whose steep direction bears a ratio of 4 of the 16."""
+    curvature = jnp.array([1.0, 0.1, 0.01])
+
+    def farthest(guard, key):
+        rate = helpers.amplified_rate(guard=guard)
+        tx = helpers.momentum_sgd(1.0, 16, rate=rate, rate_enters_buffer=True)
+
+        def step(carry, key):
+            params, state = carry
+            noise = jax.random.normal(key, (16, 3)) / 10
+            stack = jnp.expand_dims(curvature * params, 0) + noise
+            grads, moments = optax_lena.moments_from_stack(stack)
+            updates, state = tx.update(grads, state, params, moments=moments)
+            params = optax.apply_updates(params, updates)
+            return (params, state), jnp.linalg.norm(params)
+
+        start = jnp.ones(3)
+        keys = jax.random.split(key, 300)
+        return jax.lax.scan(step, (start, tx.init(start)), keys)[1].max()
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    assert jax.vmap(lambda key: farthest(None, key))(keys).max() > 100
+    assert jax.vmap(lambda key: farthest(SpikeLimit(2.0), key))(keys).max() < 20
