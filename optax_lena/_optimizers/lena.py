@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from optax_lena._checks import check_rate
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
 from optax_lena._transform.scale_by_lena import scale_by_lena
@@ -72,6 +73,7 @@ def lena(
     References:
       Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Algorithm 1.
     """
+    check_rate(learning_rate)
     rate = scale_by_lena(
         batch_scale,
         warmup_steps=warmup_steps,

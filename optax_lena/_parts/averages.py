@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_number
+from optax_lena._checks import check_flag, check_number
 from optax_lena._parts.estimate import Estimate, Measured
 
 
@@ -83,8 +83,9 @@ class Averages:
     relative: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the horizon."""
+        """Checks the options."""
         check_number("horizon", self.horizon, "a number of base batches", at_least=1)
+        check_flag("relative", self.relative)
 
     def init(self, num_rows: int) -> AveragesState:
         """Returns the state before the first update."""

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_lena._checks import check_rate
+from optax_lena._checks import check_number, check_rate
 from optax_lena._parts.averages import Averages
 from optax_lena._parts.clocks import Clocks, Count, check_clock
 from optax_lena._parts.estimate import Measured
@@ -158,10 +158,13 @@ def evaluate(learning_rate: Any, clock: Count) -> jax.Array:
     if not callable(learning_rate):
         return jnp.asarray(learning_rate, jnp.float32)
     try:
-        return jnp.asarray(learning_rate(clock.read()), jnp.float32)
+        rate = learning_rate(clock.read())
     except TypeError:
         # A schedule that indexes a table takes whole steps only, as optax counts them.
-        return jnp.asarray(learning_rate(clock.whole), jnp.float32)
+        rate = learning_rate(clock.whole)
+    meaning = "what the schedule returned"
+    check_number("learning_rate", rate, meaning)
+    return jnp.asarray(rate, jnp.float32)
 
 
 def _check_part(name: str, part: Any, example: Any, methods: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from optax_lena._checks import check_callable, check_flag
 from optax_lena._parts.estimate import Estimate
 
 # Chosen on validation data (docs/benchmarks.md). The gain weighs all directions alike;
@@ -30,6 +31,9 @@ class Rule:
         that returns `[rows]`.
       needs_moments: whether it reads the estimate, and updates therefore need moments.
 
+    Raises:
+      ValueError: if there is no function.
+
     Example:
       >>> import jax.numpy as jnp, optax_lena
       >>> half_way = optax_lena.Rule(
@@ -42,6 +46,12 @@ class Rule:
 
     trust_ratio: Callable[[Estimate, jax.Array], jax.Array]
     needs_moments: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks that there is a function."""
+        call = "trust_ratio(estimate, batch_scale)"
+        check_callable("trust_ratio", self.trust_ratio, call)
+        check_flag("needs_moments", self.needs_moments)
 
 
 def check_rule(rule: Any) -> None:
