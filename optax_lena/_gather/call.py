@@ -88,6 +88,17 @@ class Call:
         return value, grads, moments
 
 
+def check_key(key: Any) -> None:
+    """Raises a `ValueError` unless `key` is None, or one PRNG key of either kind."""
+    dtype, shape = (getattr(key, x, None) for x in ("dtype", "shape"))
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    is_raw = dtype == jnp.uint32 and shape is not None and len(shape) == 1
+    if key is not None and not (is_typed and shape == ()) and not is_raw:
+        raise ValueError(
+            f"`key` must be one PRNG key, such as jax.random.key(0), got {key!r}."
+        )
+
+
 def fold_in(tree: PyTree, number: jax.Array) -> PyTree:
     """Gives a microbatch keys of its own: dropout masks differ between examples.
 

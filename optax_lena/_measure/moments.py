@@ -222,8 +222,9 @@ def align_norms(
     ):
         expected = () if axis is None else (stack_size(parameter, node, axis),)
         dtype, shape = (getattr(entry, x, None) for x in ("dtype", "shape"))
-        if shape != expected or not jnp.issubdtype(dtype, jnp.floating):
-            got = jax.tree.structure(entry) if dtype is None else f"{shape}, {dtype}"
+        is_real = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+        if shape != expected or not is_real:
+            got = f"{shape}, {dtype}" if dtype else jax.tree.structure(entry)
             raise ValueError(
                 f"`{name}` must be real and have shape {expected} at parameter "
                 f"{parameter!r}, got {got}: give the gatherer, `accumulate` and the "
