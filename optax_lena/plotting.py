@@ -43,6 +43,7 @@ CLOCK_LABELS = {
 FIELD_LABELS = {
     "gain": "gain (base-batch steps per update)",
     "trust_ratio": "trust ratio (factor on the learning rate)",
+    "learning_rate": "learning rate",
     "progress": "warm-up progress (base-batch steps)",
     "warmup_factor": "warm-up factor (on the learning rate)",
     "warmup_end": "end of the warm-up (base-batch step)",

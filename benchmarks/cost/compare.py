@@ -45,8 +45,9 @@ def compare(
     for contender in compared:
         state = place(jax.jit(contender.init)(params))
         jitted = jax.jit(contender.step, donate_argnums=(0, 1))
+        passes = template.microbatches or 1
         compiled, analyses[contender.name] = measure.compile_timed(
-            jitted, params, state, *contender.inputs
+            jitted, passes, params, state, *contender.inputs
         )
         calls[contender.name] = _call(compiled, held, state, contender.inputs)
     times = measure.take_turns(calls, template.baseline, rounds)

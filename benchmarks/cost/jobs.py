@@ -65,6 +65,26 @@ def conv_net(batch_size: int) -> Job:
     return Job("ConvNet", make, SHAPE, CLASSES, batch_size, 8)
 
 
+def perceptron(
+    width: int, batch_size: int
+) -> tuple[Any, Callable[..., jax.Array], Any]:
+    """Six square layers, which FSDP can shard: what `materialise` returns of a job."""
+    rng = np.random.default_rng(0)
+    shape = (width, width)
+    params = {
+        f"layer{i}": rng.standard_normal(shape, np.float32) / np.sqrt(width)
+        for i in range(6)
+    }
+
+    def loss(params: Any, batch: jax.Array) -> jax.Array:
+        for kernel in params.values():
+            batch = jnp.tanh(batch @ kernel)
+        return jnp.mean(batch**2)
+
+    batch = rng.standard_normal((batch_size, width), np.float32)
+    return params, loss, jnp.asarray(batch)
+
+
 def materialise(job: Job) -> tuple[Any, Callable[..., jax.Array], Any]:
     """Returns a job's parameters, the loss `loss(params, batch)`, and a batch."""
     graphdef, state = nnx.split(job.make_model(nnx.Rngs(0)), nnx.Param)

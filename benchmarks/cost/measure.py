@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.cost.collectives import collectives
 from benchmarks.records.environment import environment
 
 
@@ -32,6 +33,8 @@ class Measurement:
       temp_bytes: memory beside arguments and results.
       flops: of one call, by XLA's count.
       all_reduces: in the compiled program.
+      collectives: executed in one call, also those in the loop over microbatches.
+      collective_bytes: that they leave on every device.
       compile_seconds: wall time of tracing, lowering and compiling.
       compile_cpu_seconds: the same in the process's CPU time, of all threads.
       rounds: calls that were timed.
@@ -52,6 +55,8 @@ class Measurement:
     temp_bytes: int | None = None
     flops: int | None = None
     all_reduces: int | None = None
+    collectives: int | None = None
+    collective_bytes: int | None = None
     compile_seconds: float | None = None
     compile_cpu_seconds: float | None = None
     rounds: int = 0
@@ -67,11 +72,12 @@ class Measurement:
         return self.bytes_accessed / 4 / self.size
 
 
-def compile_timed(function: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
+def compile_timed(function: Any, passes: int, *args: Any) -> tuple[Any, dict[str, Any]]:
     """Compiles a jitted function.
 
     Args:
       function: what `jax.jit` returned.
+      passes: of its loop over microbatches.
       *args: arrays, or their shapes.
 
     Returns:
@@ -89,6 +95,8 @@ def compile_timed(function: Any, *args: Any) -> tuple[Any, dict[str, Any]]:
     fields["flops"] = _integer(analysis.get("flops"))
     fields["temp_bytes"] = None if memory is None else memory.temp_size_in_bytes
     text = compiled.as_text()
+    counted = collectives(text, passes)
+    fields["collectives"], fields["collective_bytes"] = counted
     fields["all_reduces"] = text.count(" all-reduce(") + text.count(
         " all-reduce-start("
     )

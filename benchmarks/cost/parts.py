@@ -2,17 +2,20 @@
 
 - update: one update of the parameters of ResNet-50 and of GPT-2 small;
 - step: a whole training step, on one device and on eight;
+- gather: microbatches spread over devices in space and in time, replicated and FSDP;
 - growth: with the number of tensors, microbatches and devices;
 - peer: FairScale's AdaScale against PyTorch's SGD, on the model of `step`.
 """
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
@@ -21,6 +24,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import optax_lena
 from benchmarks.cost import contenders, jobs, measure, peer, trees
 from benchmarks.cost.compare import compare
+from benchmarks.cost.contenders import Contender
 from benchmarks.cost.measure import Measurement
 from benchmarks.records import files
 from benchmarks.records.home import RUN_FILE
@@ -114,6 +118,62 @@ def _data_parallel(job: jobs.Job, part: str, quick: bool) -> Iterable[Measuremen
     )
 
 
+def gather_part(quick: bool) -> Iterable[Measurement]:
+    """Microbatches spread over eight devices, in space and in time."""
+    if jax.default_backend() == "cpu":
+        yield from _on_fake_devices("gather", 8, quick)
+    elif jax.device_count() > 1:
+        yield from devices_gather(quick)
+
+
+def devices_gather(quick: bool) -> Iterable[Measurement]:
+    """Data parallel and FSDP, for several numbers of microbatches."""
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
+    over_data = NamedSharding(mesh, PartitionSpec("data"))
+    layouts = {"data parallel": NamedSharding(mesh, PartitionSpec()), "FSDP": over_data}
+    for name, sharding in layouts.items():
+        for n in (8,) if quick else (2, 4, 8):
+            # Anew, because a comparison uses its parameters up.
+            params, loss, batch = jobs.perceptron(
+                32 if quick else 512, 128 if quick else 2048
+            )
+            batch = jax.device_put(batch, over_data)
+            yield from compare(
+                Measurement(
+                    "gather",
+                    f"{name}, n = {n}",
+                    "",
+                    "SGD",
+                    0,
+                    0,
+                    microbatches=n,
+                    devices=jax.device_count(),
+                ),
+                _gathered(loss, n, batch),
+                jax.device_put(params, sharding),
+                rounds=2 if quick else 15,
+                place=functools.partial(_placed, sharding=sharding),
+            )
+
+
+def _placed(state: Any, sharding: NamedSharding) -> Any:
+    """Momentum lies like the parameters, LENA's numbers on every device."""
+    replicated = NamedSharding(sharding.mesh, PartitionSpec())
+    is_large = lambda x: x.size > 10_000  # noqa: E731
+    return jax.tree.map(
+        lambda x: jax.device_put(x, sharding if is_large(x) else replicated), state
+    )
+
+
+def _gathered(loss: Callable[..., jax.Array], n: int, batch: Any) -> list[Contender]:
+    compared = [contenders.sgd("SGD", jax.grad(loss), batch)]
+    # In space every device needs a microbatch of its own.
+    for spread in ("space", "time") if n % jax.device_count() == 0 else ("time",):
+        gather = optax_lena.value_and_grad(loss, n, axis_name="data", spread=spread)
+        compared.append(contenders.lena(f"LENA, in {spread}", gather, n, batch))
+    return compared
+
+
 def growth_part(quick: bool) -> Iterable[Measurement]:
     """With tensors (Adam being the yardstick), microbatches and devices."""
     counts = (3, 6) if quick else (10, 100, 500, 2000)
@@ -183,8 +243,13 @@ def _on_fake_devices(part: str, devices: int, quick: bool) -> list[Measurement]:
 PARTS: dict[str, Callable[[bool], Iterable[Measurement]]] = {
     "update": update_part,
     "step": step_part,
+    "gather": gather_part,
     "growth": growth_part,
     "peer": peer_part,
 }
 # What a process of its own measures, where the CPU passes for several devices.
-WORKERS = {"step": devices_step, "growth": devices_growth}
+WORKERS = {
+    "step": devices_step,
+    "gather": devices_gather,
+    "growth": devices_growth,
+}

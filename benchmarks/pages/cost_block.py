@@ -35,7 +35,9 @@ def _table(own: Sequence[Measurement]) -> str:
 def _legend(measured: Sequence[Measurement]) -> str:
     return (
         "words: bytes that an update moves, by XLA's count, over 4 bytes × parameters. "
-        "reduces: all-reduces of a step on several devices. "
+        "reduces: all-reduces in the program of a step on several devices. "
+        "collectives: those of any kind that one step executes, and the bytes that "
+        "they leave on each device. "
         "compile s: CPU time of tracing, lowering and compiling. ×: over the first "
         "SGD of the setting (for numbers of tensors: over Adam), medians of "
         f"{max(one.rounds for one in measured)} rounds in which methods take turns."

@@ -11,6 +11,7 @@ from benchmarks.pages.bars import by_setting
 TITLES = {
     "update": "One update of the parameters",
     "step": "A whole training step",
+    "gather": "Microbatches spread over 8 devices, in space and in time",
     "growth": "Growth",
     "peer": "The peer: what each method adds to its own library's SGD",
 }
@@ -41,6 +42,8 @@ def cells(measured: Sequence[Measurement]) -> list[list[str]]:
         "words",
         "temp. MB",
         "reduces",
+        "collectives",
+        "MB between devices",
         "compile s",
         "×",
         "time ms",
@@ -67,6 +70,9 @@ def _numbers(one: Measurement, base: Measurement) -> list[str]:
     result.append("" if temp is None else f"{temp / 1e6:.2f}")
     several = one.devices > 1 and one.all_reduces is not None
     result.append(str(one.all_reduces) if several else "")
+    moved = one.collective_bytes if one.part == "gather" else None
+    result.append("" if moved is None else str(one.collectives))
+    result.append("" if moved is None else f"{moved / 1e6:.2f}")
     result += ["", ""]
     if one.compile_cpu_seconds is not None and base.compile_cpu_seconds is not None:
         ratio = one.compile_cpu_seconds / base.compile_cpu_seconds

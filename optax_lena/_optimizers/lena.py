@@ -5,10 +5,13 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import check_rate
+from optax_lena._checks import check_flag, check_steps
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
-from optax_lena._transform.scale_by_lena import scale_by_lena
+from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._parts.reference import follow_authors
+from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 
 def lena(
@@ -73,14 +76,11 @@ def lena(
     References:
       Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Algorithm 1.
     """
-    check_rate(learning_rate)
-    rate = scale_by_lena(
-        batch_scale,
-        warmup_steps=warmup_steps,
-        layers=layers,
-        schedule=learning_rate,
-        reference=reference,
-    )
+    check_steps(warmup_steps)
+    check_flag("reference", reference)
+    rate = LayerRate(learning_rate, warmup=StateAwareWarmup(warmup_steps))
+    rate = follow_authors(rate, batch_scale) if reference else rate
     buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
     decay = parts.decay(weight_decay, weight_decay_mask)
-    return optax.chain(decay, buffer, rate, parts.descent)
+    scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
+    return optax.chain(decay, buffer, scale, parts.descent)

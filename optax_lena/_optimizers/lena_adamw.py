@@ -10,13 +10,15 @@ from optax_lena._checks import (
     check_dtype,
     check_eps,
     check_flag,
-    check_rate,
+    check_steps,
     check_weight_decay,
 )
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
+from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.rules import square_root_gain
-from optax_lena._transform.scale_by_lena import scale_by_lena
+from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 
 def lena_adamw(
@@ -97,20 +99,16 @@ def lena_adamw(
       `AdamScale` in `scaling_rules.py` of AdaptDL; Malladi et al., *On the SDEs and
       Scaling Rules for Adaptive Gradient Algorithms*, NeurIPS 2022.
     """
-    check_rate(learning_rate)
+    check_steps(warmup_steps)
     check_beta("b1", b1)
     check_beta("b2", b2)
     check_eps(eps)
     check_dtype("mu_dtype", mu_dtype)
     check_flag("nesterov", nesterov)
     check_weight_decay(weight_decay, weight_decay_mask)
-    rate = scale_by_lena(
-        batch_scale,
-        warmup_steps=warmup_steps,
-        layers=layers,
-        rule=square_root_gain,
-        schedule=learning_rate,
-    )
+    warmup = StateAwareWarmup(warmup_steps)
+    rate = LayerRate(learning_rate, rule=square_root_gain, warmup=warmup)
+    scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
     adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype, nesterov=nesterov)
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
-    return optax.chain(adam, decay, rate, parts.descent)
+    return optax.chain(adam, decay, scale, parts.descent)

@@ -188,8 +188,14 @@ def _scale(
     eps: jax.typing.ArrayLike,
     layers: Layers,
     updates: PyTree,
-    params: PyTree,
+    params: PyTree | None,
 ) -> PyTree:
+    if params is None:
+        raise ValueError(
+            "`params` must be given to the update of `lena_lars`, whose ratio is that "
+            "of their norms, got None: call tx.update(grads, state, params, "
+            "moments=moments)."
+        )
     metric, layout = Metric(layers), layout_of(layers, updates)
 
     def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:

@@ -125,7 +125,9 @@ def measure(
     """
     count = jnp.asarray(num_microbatches)
     spread = jnp.maximum(micro_sq_norm - batch_sq_norm, 0)
-    over_scale = spread / (jnp.maximum(count, 2) - 1)
+    # The barrier keeps XLA from contracting division and subtraction in one program and
+    # not in another: the same microbatches give the same bits by every route.
+    over_scale = jax.lax.optimization_barrier(spread / (jnp.maximum(count, 2) - 1))
     noise, signal = batch_scale * over_scale, batch_sq_norm - over_scale
     # Not finite if a norm is not, and also where S times a large norm overflows.
     is_finite = jnp.isfinite(noise) & jnp.isfinite(signal)

@@ -12,7 +12,6 @@ layer and, last, one for the whole model.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from optax_lena._checks import check_number, check_rate
@@ -127,6 +126,7 @@ class LayerRate:
         worth = Worth(gain, ratio, scale, is_finite)
         progress, factor = self.warmup.update(state.progress, worth)
         schedule = evaluate(self.learning_rate, getattr(state.clocks, self.clock))
+        schedule = jnp.asarray(schedule, jnp.float32)
         clocks = state.clocks.add(
             base_steps=scale,
             gain_steps=jnp.where(is_finite[-1], gain[-1], 0),
@@ -153,10 +153,10 @@ class LayerRate:
         )
 
 
-def evaluate(learning_rate: Any, clock: Count) -> jax.Array:
-    """Returns the rate at a clock's time, float32 `()`."""
+def evaluate(learning_rate: Any, clock: Count) -> Any:
+    """Returns the rate at a clock's time, or the rate itself if it is no schedule."""
     if not callable(learning_rate):
-        return jnp.asarray(learning_rate, jnp.float32)
+        return learning_rate
     try:
         rate = learning_rate(clock.read())
     except TypeError:
@@ -164,7 +164,7 @@ def evaluate(learning_rate: Any, clock: Count) -> jax.Array:
         rate = learning_rate(clock.whole)
     meaning = "what the schedule returned"
     check_number("learning_rate", rate, meaning)
-    return jnp.asarray(rate, jnp.float32)
+    return rate
 
 
 def _check_part(name: str, part: Any, example: Any, methods: tuple[str, ...]) -> None:

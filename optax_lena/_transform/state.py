@@ -31,7 +31,7 @@ class ScaleByLenaState(NamedTuple):
       clocks: exact sums of steps: `base_steps`, `gain_steps` and `rate_steps`, each a
         `Count` that `read()` turns into one number.
       applied: what the last update did.
-      row_ids: uint32 `[layers, 2]`, digests of the layers' names.
+      row_ids: uint32 `[2 * layers]`, two for each layer: a digest of its name.
       names: the layers' names; they are structure, and no leaf.
     """
 
@@ -118,9 +118,9 @@ def _to_float32(x: jax.Array) -> jax.Array:
 
 
 def row_ids(names: tuple[str, ...]) -> np.ndarray:
-    """Returns a 64-bit digest of every name, uint32 `[layers, 2]`."""
+    """Returns a 64-bit digest of every name, uint32 `[2 * layers]`."""
     digests = [hashlib.blake2b(n.encode(), digest_size=8).digest() for n in names]
-    return np.frombuffer(b"".join(digests), np.uint32).reshape(len(names), 2)
+    return np.frombuffer(b"".join(digests), np.uint32)
 
 
 def follow_names(
@@ -142,10 +142,13 @@ def follow_names(
       ValueError: if the state has other layers, or its vectors another length.
     """
     check_names(state, names)
+    if not names:
+        return state.rows()
     wanted = row_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
-        match = jnp.all(wanted[:, None] == state.row_ids[None], axis=-1)
+        given, asked = state.row_ids.reshape(-1, 2), wanted.reshape(-1, 2)
+        match = jnp.all(asked[:, None] == given[None], axis=-1)
         place = jnp.append(jnp.argmax(match, axis=1), len(names))
         is_known = jnp.append(jnp.any(match, axis=1), True)
 
@@ -163,11 +166,12 @@ def follow_names(
 
 def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
     """Raises a `ValueError` unless the state was made for these layers."""
-    if state.names and state.names != names:
-        differing = sorted(set(names) ^ set(state.names)) or list(names)
+    differing = sorted(set(names) ^ set(state.names))
+    if state.names and differing:
         raise ValueError(
             "`state` was made for other layers than `updates` has; they differ in "
-            f"{differing[:4]}. Call `init` on the parameters that you train."
+            f"{differing[:4]}. Call `init` on the parameters that you train, or "
+            "restore a checkpoint of them."
         )
     shape = jnp.shape(state.progress.whole)
     if shape != (len(names) + 1,):
@@ -181,6 +185,6 @@ def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
 
 def follows(state: ScaleByLenaState) -> bool:
     """Says whether the rows stand in the order of the names; true where not known."""
-    if isinstance(state.row_ids, jax.core.Tracer) or state.row_ids.ndim != 2:
+    if isinstance(state.row_ids, jax.core.Tracer) or state.row_ids.ndim != 1:
         return True
     return np.array_equal(np.asarray(state.row_ids), row_ids(state.names))

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 import optax_lena
-from benchmarks import trees
+from benchmarks.cost import trees
 from tests import helpers
 
-PARAMS = trees.resnet50()
+PARAMS = trees.resnet50_shapes()
 SIZE = trees.size(PARAMS)
 NORMS = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), PARAMS)
 MOMENTS = optax_lena.GradMoments(NORMS, NORMS, 32)
@@ -43,7 +43,7 @@ def test_the_tree_is_that_of_resnet50():
 
 
 def test_the_other_tree_is_that_of_gpt2_small():
-    tree = trees.gpt2_small()
+    tree = trees.gpt2_small_shapes()
     assert len(jax.tree.leaves(tree)) == 148
     assert trees.size(tree) == 124_439_808
 

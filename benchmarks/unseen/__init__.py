@@ -1,0 +1,1 @@
+"""Tasks that nothing was tuned on: small, quick, and unlike the recorded tables."""

@@ -1,0 +1,85 @@
+"""Tasks whose data come with Python or with a dependency."""
+
+import re
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_digits
+
+from benchmarks.unseen.task import (
+    Task,
+    accuracy,
+    apply,
+    cross_entropy,
+    dense,
+    explained,
+    outputs,
+    perceptron,
+)
+
+WORDS, CONTEXT, TESTED = 2000, 4, 8000
+
+
+def words() -> Task:
+    """The next word of Python's own source: most rows of the embedding are rare."""
+    library = Path(sysconfig.get_path("stdlib"))
+    files = sorted(library.glob("*.py"))[:120]
+    text = "".join(file.read_text(errors="ignore") for file in files)
+    tokens = re.findall(r"[A-Za-z_]+|\d+|[^\sA-Za-z_\d]", text)
+    known = [word for word, _ in Counter(tokens).most_common(WORDS - 1)]
+    index = {word: number for number, word in enumerate(known, 1)}
+    ids = np.array([index.get(token, 0) for token in tokens], np.int32)
+    count = len(ids) - CONTEXT
+    order = np.random.default_rng(5).permutation(count)
+    x = np.stack([ids[i : i + count] for i in range(CONTEXT)], axis=1)[order]
+    y = ids[CONTEXT:][order]
+    first = min(count - TESTED, 200_000)
+
+    def init(key):
+        table, hidden, out = jax.random.split(key, 3)
+        return {
+            "embedding": 0.3 * jax.random.normal(table, (WORDS, 24)),
+            "hidden": dense(hidden, 24 * CONTEXT, 64),
+            "out": dense(out, 64, WORDS, 1.0),
+        }
+
+    def predict(params, x):
+        x = params["embedding"][x].reshape(len(x), -1)
+        return apply(params["out"], jnp.tanh(apply(params["hidden"], x)))
+
+    return Task(
+        "words with an embedding",
+        0.1,
+        (0.05, 0.1, 0.2, 0.5),
+        init,
+        lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
+        lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+        (x[:first], y[:first]),
+        (x[-TESTED:], y[-TESTED:]),
+    )
+
+
+def autoencoder() -> Task:
+    """Digits through a bottleneck of ten, in a network of six layers."""
+    x = load_digits().data.astype(np.float32) / 16
+    x = (x - x.mean(0))[np.random.default_rng(3).permutation(len(x))]
+
+    def predict(params, x):
+        return outputs(params, x, jnp.tanh)
+
+    return Task(
+        "autoencoder",
+        0.035,
+        (0.0125, 0.025, 0.035, 0.05),
+        lambda key: perceptron(key, (64, 48, 24, 10, 24, 48, 64)),
+        lambda params, batch: (
+            jnp.mean(jnp.sum((predict(params, batch[0]) - batch[0]) ** 2, axis=1)) / 2
+        ),
+        lambda params, batch: explained(predict(params, batch[0]), batch[0]),
+        (x[:1400],),
+        (x[1400:],),
+    )

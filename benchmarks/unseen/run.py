@@ -1,0 +1,102 @@
+"""One run of a task, and what it scored."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optax_lena
+from benchmarks.unseen.task import Task
+
+BASE_BATCH, BASE_STEPS = 16, 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What one run of one seed scored.
+
+    Attributes:
+      task: a key of `TASKS`.
+      method: a key of `METHODS`, or `"base"`.
+      batch_scale: S.
+      seed: of the initial parameters and the order of the examples.
+      rate: of the base recipe.
+      score: on the test set, in percent; None where training failed.
+      environment: versions, device and commit.
+    """
+
+    task: str
+    method: str
+    batch_scale: int
+    seed: int
+    rate: float
+    score: float | None
+    environment: dict[str, str]
+
+    @property
+    def key(self) -> tuple[str, str, int, int, float]:
+        """What was run."""
+        return self.task, self.method, self.batch_scale, self.seed, self.rate
+
+
+def trainer(
+    task: Task, tx: optax.GradientTransformation, batch_scale: int
+) -> Callable[[int], float]:
+    """Returns what trains a seed on the base run's examples, S base batches an update.
+
+    Args:
+      task: what is trained.
+      tx: the optimizer.
+      batch_scale: S.
+
+    Returns:
+      A function of the seed that returns the score, compiled once for all seeds.
+    """
+    tx = optax.with_extra_args_support(tx)
+    train = jax.tree.map(jnp.asarray, task.train)
+
+    def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
+        params, state = carry
+        batch = jax.tree.map(lambda x: x[rows], train)
+        grads, extra = _gradient(task, batch_scale, params, batch)
+        updates, state = tx.update(grads, state, params, **extra)
+        return (optax.apply_updates(params, updates), state), None
+
+    @jax.jit
+    def trained(key: jax.Array, examples: jax.Array) -> jax.Array:
+        params = task.init(key)
+        (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), examples)
+        return task.score(params, jax.tree.map(jnp.asarray, task.test))
+
+    def run(seed: int) -> float:
+        examples = jnp.asarray(_order(len(train[0]), batch_scale, seed))
+        score = float(trained(jax.random.key(seed), examples))
+        return score if math.isfinite(score) else math.nan
+
+    return run
+
+
+def _gradient(
+    task: Task, batch_scale: int, params: Any, batch: Any
+) -> tuple[Any, dict[str, Any]]:
+    if batch_scale == 1:
+        return jax.grad(task.loss)(params, batch), {}
+    gather = optax_lena.value_and_grad(task.loss, batch_scale)
+    _, grads, moments = gather(params, batch)
+    return grads, {"moments": moments}
+
+
+def _order(count: int, batch_scale: int, seed: int) -> np.ndarray:
+    """Rows of the training set, `[updates, S * base batch]`, epoch after epoch."""
+    total = BASE_STEPS * BASE_BATCH
+    epochs = [
+        np.random.default_rng([seed, epoch]).permutation(count)
+        for epoch in range(-(-total // count))
+    ]
+    order = np.concatenate(epochs)[:total].astype(np.int32)
+    return order.reshape(BASE_STEPS // batch_scale, batch_scale * BASE_BATCH)

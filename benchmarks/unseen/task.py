@@ -1,0 +1,82 @@
+"""A task: data that are made or come with a dependency, a network, and a score."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Params = Any
+Batch = tuple[jax.Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+      name: of the task, for people.
+      rate: of the base recipe, the best of `rates` at S = 1.
+      rates: the grid that it was chosen from, by two seeds that no table uses.
+      init: makes the parameters of a key.
+      loss: a mean over a batch.
+      score: on the test set, in percent.
+      train: arrays with an example per row.
+      test: likewise.
+    """
+
+    name: str
+    rate: float
+    rates: tuple[float, ...]
+    init: Callable[[jax.Array], Params]
+    loss: Callable[[Params, Batch], jax.Array]
+    score: Callable[[Params, Batch], jax.Array]
+    train: tuple[np.ndarray, ...]
+    test: tuple[np.ndarray, ...]
+
+
+def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 2.0) -> Params:
+    """A layer whose weights have variance gain / inputs."""
+    kernel = jax.random.normal(key, (inputs, outputs)) * np.sqrt(gain / inputs)
+    return {"kernel": kernel, "bias": jnp.zeros(outputs)}
+
+
+def apply(layer: Params, x: jax.Array) -> jax.Array:
+    """The layer's outputs."""
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def perceptron(key: jax.Array, sizes: tuple[int, ...]) -> list[Params]:
+    """Layers of these sizes, the last for outputs of variance one."""
+    keys = jax.random.split(key, len(sizes) - 1)
+    gains = [2.0] * (len(sizes) - 2) + [1.0]
+    pairs = zip(keys, sizes, sizes[1:], gains, strict=False)
+    return [dense(*pair) for pair in pairs]
+
+
+def outputs(
+    layers: list[Params], x: jax.Array, activation: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """What a perceptron makes of x."""
+    for layer in layers[:-1]:
+        x = activation(apply(layer, x))
+    return apply(layers[-1], x)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean over examples."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """In percent."""
+    return 100 * jnp.mean(logits.argmax(-1) == labels)
+
+
+def explained(predicted: jax.Array, desired: jax.Array) -> jax.Array:
+    """The share of the variance that is explained, R squared in percent."""
+    error = jnp.sum((predicted - desired) ** 2)
+    return 100 * (1 - error / jnp.sum((desired - desired.mean(0)) ** 2))
