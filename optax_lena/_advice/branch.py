@@ -138,7 +138,7 @@ def branch_test(
     _check(scales, window, end, tolerance)
     losses, updates = {}, {}
     for scale in sorted(scales):
-        branch, batches, count = state, iter(batches_for(scale)), window // scale
+        branch, batches, count = state, iter(batches_for(scale)), int(window // scale)
         history = []
         for number in range(count):
             branch, loss = step(branch, _next(batches, number, scale, count), scale)

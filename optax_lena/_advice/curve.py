@@ -215,13 +215,11 @@ def _checked(points: object) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _positive(batch_scale: ArrayLike) -> np.ndarray:
-    try:
-        scale = np.asarray(batch_scale, float)
-    except (TypeError, ValueError, OverflowError):
-        scale = np.asarray(np.nan)
-    if not ((scale > 0) & (scale < np.inf)).all():
+    scale = np.asarray(batch_scale)
+    is_number = scale.dtype.kind in "iuf"
+    if not is_number or not ((scale > 0) & (scale < np.inf)).all():
         raise ValueError(
             f"`batch_scale` must be positive and finite, got {batch_scale!r}: it is "
             "the batch in the unit of the points' scales."
         )
-    return scale
+    return scale.astype(float)

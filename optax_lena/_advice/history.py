@@ -154,7 +154,8 @@ def _columns(source: Any, name: str) -> dict[str, np.ndarray]:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`{name}` must be an optax state with a LENA state inside, a history of "
-            f"optax_lena.metrics, or the path of a log, got {source!r}: {error}"
+            f"optax_lena.metrics, or the path of a log, got {source!r}: "
+            f"{str(error).rstrip('.')}."
         ) from error
     if len({len(column) for column in columns.values()}) > 1:
         raise ValueError(

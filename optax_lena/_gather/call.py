@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._gather import axes, outputs, passes
 from optax_lena._measure.layout import PyTree
@@ -86,6 +88,19 @@ class Call:
         means = MomentSums(mean_grads, micro, jnp.ones(()), jnp.int32(0))
         grads, moments = finish(means, count, self.metric, self.params)
         return value, grads, moments
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raises a `TypeError` that names a leaf which is no array."""
+    kinds = (np.number, np.bool_, jax.dtypes.extended)
+    for path, leaf in tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        is_number = isinstance(leaf, (bool, int, float, complex))
+        if not is_number and not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+            raise TypeError(
+                f"`{name}` must hold arrays, got {leaf!r} at "
+                f"{keystr(path) or 'its root'}."
+            )
 
 
 def check_key(key: Any) -> None:

@@ -14,7 +14,7 @@ from optax_lena._checks import check_callable, check_choice, check_flag
 from optax_lena._gather import axes, outputs
 from optax_lena._gather import spread as ways
 from optax_lena._gather.axes import AxisName
-from optax_lena._gather.call import Call, check_key
+from optax_lena._gather.call import Call, check_arrays, check_key
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
@@ -94,7 +94,8 @@ def value_and_grad(
         if the batch does not divide by n, or n by the number of devices, or no mesh has
         the axis, or `preconditioner` is not like the parameters, or a weight is
         negative or not finite, or `key` is no key, or an auxiliary output is unclear.
-      TypeError: when called, if a parameter is of integers.
+      TypeError: when called, if a parameter is of integers, or the batch holds what is
+        no array.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -161,6 +162,7 @@ class Gatherer:
         """Returns the loss, its gradient over the whole batch, and the moments."""
         metric = metric_of(self.layers, preconditioner, params, "params")
         check_key(key)
+        check_arrays("batch", batch)
         call = Call(self, params, batch, args, kwargs, weights, key, metric)
         if self.axis_name is not None and axes.is_bound(self.axis_name):
             return ways.over_bound_axis(call, self.axis_name)

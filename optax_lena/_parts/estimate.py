@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from optax_lena._checks import check_number
+
 
 class Estimate(NamedTuple):
     r"""Noise and signal, of one update or averaged over many.
@@ -47,7 +49,12 @@ class Estimate(NamedTuple):
 
         Returns:
           float32 `[rows]`.
+
+        Raises:
+          ValueError: for a plain number that is not positive.
         """
+        if not isinstance(batch_scale, jax.Array):
+            check_number("batch_scale", batch_scale, "a batch in base batches", above=0)
         return self.noise / batch_scale + jnp.maximum(self.signal, 0)
 
     def gain(self, batch_scale: ArrayLike) -> jax.Array:
@@ -64,7 +71,13 @@ class Estimate(NamedTuple):
 
         Returns:
           float32 `[rows]`, between 1 and S.
+
+        Raises:
+          ValueError: for a plain number below 1.
         """
+        if not isinstance(batch_scale, jax.Array):
+            meaning = "a batch in base batches"
+            check_number("batch_scale", batch_scale, meaning, at_least=1)
         per_base_batch, per_batch = self.sq_norm(1), self.sq_norm(batch_scale)
         was_seen = per_batch > 0
         ratio = per_base_batch / jnp.where(was_seen, per_batch, 1)

@@ -117,9 +117,11 @@ def test_seesaw_leaves_a_constant_alone():
 def test_bad_seesaws():
     with pytest.raises(ValueError, match="`schedule` must be finite, and positive"):
         optax_lena.seesaw(optax.constant_schedule(0.0), 50)
-    with pytest.raises(ValueError, match="`steps` must be at least 1"):
+    with pytest.raises(ValueError, match="`steps` must be an integer of at least 1"):
         optax_lena.seesaw(optax.constant_schedule(0.1), 0)
-    with pytest.raises(ValueError, match="`max_scale` must be at least 1"):
+    with pytest.raises(
+        ValueError, match="`max_scale` must be a finite number of at least 1"
+    ):
         optax_lena.seesaw(optax.constant_schedule(0.1), 5, max_scale=0)
 
 
