@@ -9,11 +9,13 @@ from benchmarks.pages import (
     markers,
     result_block,
     summary_block,
+    unseen_block,
 )
 from benchmarks.pages.result_figure import figure, has_figure
 from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
 from benchmarks.training.tables import TABLES
+from benchmarks.unseen.run import Score
 
 README = ROOT / "README.md"
 RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
@@ -40,6 +42,8 @@ def filled() -> dict[Path, str]:
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
     fill(README, "results", summary_block.block(loaded | {"demo": demo}))
+    if scores := files.read_if_there(kept("unseen"), Score):
+        fill(RESULT_PAGE, "unseen", unseen_block.block(scores))
     measured = files.read(kept("cost"), Measurement)
     fill(COST_PAGE, "cost", cost_block.block(measured))
     return pages

@@ -65,7 +65,7 @@ def words() -> Task:
 
 def autoencoder() -> Task:
     """Digits through a bottleneck of ten, in a network of six layers."""
-    x = load_digits().data.astype(np.float32) / 16
+    x = load_digits(return_X_y=True)[0].astype(np.float32) / 16
     x = (x - x.mean(0))[np.random.default_rng(3).permutation(len(x))]
 
     def predict(params, x):

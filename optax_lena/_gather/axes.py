@@ -169,6 +169,24 @@ def spans_devices(tree: PyTree) -> bool:
     )
 
 
+def check_spreads(batch: PyTree, num_microbatches: int) -> None:
+    """Raises a `ValueError` unless every microbatch can lie on the batch's devices.
+
+    Types say over how many devices axis 0 is sharded where mesh axes are explicit.
+    """
+    for leaf in jax.tree.leaves(batch):
+        sharding = jax.typeof(leaf).sharding
+        first = sharding.spec[0] if sharding.spec else None
+        devices = math.prod(sharding.mesh.shape[name] for name in names(first or ()))
+        if len(leaf) % (num_microbatches * devices):
+            raise ValueError(
+                f"`batch` must divide into {num_microbatches} microbatches that lie on "
+                f"{devices} devices each, got {len(leaf)} examples on axis 0: take a "
+                f"multiple of {num_microbatches * devices} of them, or fewer "
+                "microbatches."
+            )
+
+
 def mesh_with(axis_name: AxisName, tree: PyTree) -> AbstractMesh:
     """Finds the mesh that has the axis: the context's, or that of arrays in `tree`."""
     meshes = [jax.sharding.get_abstract_mesh()]

@@ -77,22 +77,26 @@ def weighted_scan(
 
     # `zeros_like` keeps what the types say of mesh axes, which scan insists on.
     summed, _ = _divided(jax.tree.leaves(shapes), kinds)
-    zeros = [jnp.zeros_like(leaf, _sum_dtype(leaf)) for leaf, _ in summed]
-    return jax.lax.scan(body, zeros, (each, xs))
+    zeros = [jnp.zeros_like(leaf, _sum_dtype(leaf, kind)) for leaf, kind in summed]
+    if len(each) > 1:
+        return jax.lax.scan(body, zeros, (each, xs))
+    # One microbatch a device is usual, and XLA's convolutions are slow inside loops.
+    sums, stacked = body(zeros, jax.tree.map(lambda x: x[0], (each, xs)))
+    return sums, [leaf[None] for leaf in stacked]
 
 
 def _share(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
     """What one microbatch adds: nothing, whatever its values, with a weight of 0."""
     if kind == MEAN:
         return weigh(weight, leaf)
-    leaf = leaf.astype(_sum_dtype(leaf))
+    leaf = leaf.astype(_sum_dtype(leaf, kind))
     return jnp.where(weight == 0, jnp.zeros_like(leaf), leaf)
 
 
-def _sum_dtype(leaf: Any) -> Any:
-    # Integers are counted as integers.
-    is_float = jnp.issubdtype(leaf.dtype, jnp.inexact)
-    return accumulation_dtype(leaf) if is_float else leaf.dtype
+def _sum_dtype(leaf: Any, kind: str) -> Any:
+    # Integers are counted as integers, and averaged as numbers.
+    is_count = kind == SUM and not jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return leaf.dtype if is_count else accumulation_dtype(leaf)
 
 
 def merge(

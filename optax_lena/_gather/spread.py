@@ -26,6 +26,7 @@ def in_turn(call: Call) -> tuple[Any, PyTree, GradMoments]:
 
 def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """All devices together: each microbatch has a share of every device's examples."""
+    axes.check_spreads(call.batch, call.gatherer.num_microbatches)
     return _in_turn(call, passes.split_interleaved, outputs.join_interleaved)
 
 

@@ -6,7 +6,8 @@ follow their layers through any checkpoint, also one that restores by position.
 """
 
 import hashlib
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,27 @@ from optax_lena._parts.clocks import Clocks, Count
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.state import Applied, LayerRateState
 
+# The class below says their types.
+_Leaves: Any = namedtuple(
+    "_Leaves",
+    [
+        "averages",
+        "guard",
+        "progress",
+        "warmup_end",
+        "clocks",
+        "applied",
+        "row_ids",
+    ],
+)
 
-class ScaleByLenaState(NamedTuple):
+
+class ScaleByLenaState(_Leaves):
     """State of `scale_by_lena`: a few numbers per layer.
 
-    Vectors have a row for each layer and, last, one for the whole model.
+    A named tuple of arrays, and beside it the layers' names, which are structure: no
+    leaf for JAX, and no item for programs that walk through tuples by hand. Vectors
+    have a row for each layer and, last, one for the whole model.
 
     Attributes:
       averages: of the estimator: noise, signal and their weight, `[rows]` each.
@@ -32,7 +49,7 @@ class ScaleByLenaState(NamedTuple):
         `Count` that `read()` turns into one number.
       applied: what the last update did.
       row_ids: uint32 `[2 * layers]`, two for each layer: a digest of its name.
-      names: the layers' names; they are structure, and no leaf.
+      names: the layers' names, in the order of the rows.
     """
 
     averages: Any
@@ -43,6 +60,30 @@ class ScaleByLenaState(NamedTuple):
     applied: Applied
     row_ids: jax.Array
     names: tuple[str, ...]
+    # flax saves and restores what stands here, attribute by attribute.
+    _fields = (*_Leaves._fields, "names")
+
+    def __new__(
+        cls,
+        averages: Any,
+        guard: Any,
+        progress: Count,
+        warmup_end: jax.Array,
+        clocks: Clocks,
+        applied: Applied,
+        row_ids: jax.Array,
+        names: tuple[str, ...] = (),
+    ) -> Self:
+        """Makes the state of its fields."""
+        leaves = averages, guard, progress, warmup_end, clocks, applied, row_ids
+        state = super().__new__(cls, *leaves)
+        state.names = tuple(names)
+        return state
+
+    def _replace(self, **kwargs: Any) -> Self:
+        """Returns a state with other fields."""
+        fields = {name: getattr(self, name) for name in self._fields}
+        return type(self)(**fields | kwargs)
 
     def layer_names(self) -> tuple[str, ...]:
         """Returns the layers' names, in the order of the rows."""
@@ -58,9 +99,6 @@ class ScaleByLenaState(NamedTuple):
             self.clocks,
             self.applied,
         )
-
-
-_LEAVES = ScaleByLenaState._fields[:-1]
 
 
 class _Names:
@@ -89,12 +127,12 @@ class _Names:
 
 
 def _flatten(state: ScaleByLenaState) -> tuple[tuple[Any, ...], _Names]:
-    return state[:-1], _Names(state.names)
+    return tuple(state), _Names(state.names)
 
 
 def _flatten_with_keys(state: ScaleByLenaState) -> tuple[Any, _Names]:
-    keys = map(GetAttrKey, _LEAVES)
-    return tuple(zip(keys, state, strict=False)), _Names(state.names)
+    keys = map(GetAttrKey, _Leaves._fields)
+    return tuple(zip(keys, state, strict=True)), _Names(state.names)
 
 
 def _unflatten(names: _Names, leaves: Any) -> ScaleByLenaState:

@@ -24,8 +24,11 @@ def free_port():
         return server.getsockname()[1]
 
 
-def run_processes(folder, num_processes, devices_each):
-    """Runs the workers; returns what each one saved."""
+def run_processes(folder, num_processes, devices_each, last_seed=0):
+    """Runs the workers; returns their exit codes and logs.
+
+    All of them have the seed 0, but for the last.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
@@ -35,7 +38,8 @@ def run_processes(folder, num_processes, devices_each):
     port, workers = free_port(), []
     try:
         for i in range(num_processes):
-            arguments = [folder / f"{i}.npz", port, i, num_processes]
+            seed = last_seed if i == num_processes - 1 else 0
+            arguments = [folder / f"{i}.npz", port, i, num_processes, seed]
             command = [sys.executable, "-m", "tests.gather.process_worker"]
             with open(folder / f"{i}.log", "w") as log:
                 worker = subprocess.Popen(
@@ -50,18 +54,14 @@ def run_processes(folder, num_processes, devices_each):
         # A worker that fails leaves the others waiting: stop at the first failure.
         while any(w.poll() is None for w in workers) and time.monotonic() < deadline:
             if any(w.poll() for w in workers):
-                break
+                deadline = min(deadline, time.monotonic() + 10)
             time.sleep(0.1)
     finally:
         codes = [worker.poll() for worker in workers]
         for worker in workers:
             worker.kill()
             worker.wait()
-    logs = "\n".join((folder / f"{i}.log").read_text() for i in range(num_processes))
-    assert codes == [0] * num_processes, (
-        f"exit codes {codes} (None: time limit)\n{logs}"
-    )
-    return [dict(np.load(folder / f"{i}.npz")) for i in range(num_processes)]
+    return codes, [(folder / f"{i}.log").read_text() for i in range(num_processes)]
 
 
 def flatten(tree):
@@ -89,13 +89,26 @@ def one_microbatch_per_device(devices):
 
 @pytest.mark.parametrize("num_processes, devices_each", [(2, 4), (4, 1)])
 def test_processes_train_as_one(tmp_path, single_process, num_processes, devices_each):
-    saved = run_processes(tmp_path, num_processes, devices_each)
+    codes, logs = run_processes(tmp_path, num_processes, devices_each)
+    assert codes == [0] * num_processes, "\n".join([f"{codes}, None: too late", *logs])
+    saved = [dict(np.load(tmp_path / f"{i}.npz")) for i in range(num_processes)]
     one_per_device = one_microbatch_per_device(num_processes * devices_each)
     expected = flatten({"train": single_process, "over_axis": one_per_device})
     for results in saved:
+        # Saved and restored by all of them, every bit is as if they had gone on.
+        for name in [name for name in results if name.startswith("resumed/")]:
+            straight = results[name.replace("resumed/", "train/")]
+            np.testing.assert_array_equal(results.pop(name), straight, err_msg=name)
         assert results.keys() == expected.keys()
         for name, value in expected.items():
             np.testing.assert_allclose(
                 results[name], value, rtol=1e-5, atol=1e-6, err_msg=name
             )
             np.testing.assert_array_equal(results[name], saved[0][name], err_msg=name)
+
+
+def test_a_process_with_other_settings_ends_all_of_them(tmp_path):
+    codes, logs = run_processes(tmp_path, 2, 1, last_seed=1)
+    assert codes == [1, 1]
+    for log in logs:
+        assert "`seed` must be the same on all 2 processes, got another on [1]" in log
