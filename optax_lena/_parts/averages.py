@@ -94,10 +94,11 @@ class Averages:
     def update(self, state: AveragesState, measured: Measured) -> AveragesState:
         """Returns the state after an update that measured this."""
         step = jnp.minimum(measured.batch_scale / self.horizon, 1)
-        estimate = measured.estimate
+        estimate, is_usable = measured.estimate, measured.is_usable
         if self.relative:
             estimate = relative_to_model(estimate)
-        return state.move(estimate, step, measured.is_usable)
+            is_usable &= is_usable[-1]  # without the model's norm there are no shares
+        return state.move(estimate, step, is_usable)
 
     def read(self, state: AveragesState) -> Estimate:
         """Returns the averages as an estimate."""

@@ -18,6 +18,7 @@ from optax_lena._parts.estimate import Estimate
 # weighted by curvature, which is what limits a rate, the noise scale differs by a
 # factor (McCandlish et al., 2018, Section 2.2).
 AMPLIFICATION = 8.0
+_LARGE = 2.0**120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,12 @@ def _square_root(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
 
 
 def _amplified(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
-    return estimate._replace(noise=AMPLIFICATION * estimate.noise).gain(batch_scale)
+    # The gain is that of any multiple; eight times a large noise would overflow.
+    scale = jnp.where(estimate.noise > _LARGE, 1 / AMPLIFICATION, 1)
+    amplified = Estimate(
+        AMPLIFICATION * (scale * estimate.noise), scale * estimate.signal
+    )
+    return amplified.gain(batch_scale)
 
 
 def _linear(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
