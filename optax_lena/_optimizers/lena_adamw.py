@@ -5,7 +5,14 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import check_weight_decay
+from optax_lena._checks import (
+    check_beta,
+    check_dtype,
+    check_eps,
+    check_flag,
+    check_steps,
+    check_weight_decay,
+)
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate
@@ -92,6 +99,12 @@ def lena_adamw(
       `AdamScale` in `scaling_rules.py` of AdaptDL; Malladi et al., *On the SDEs and
       Scaling Rules for Adaptive Gradient Algorithms*, NeurIPS 2022.
     """
+    check_steps(warmup_steps)
+    check_beta("b1", b1)
+    check_beta("b2", b2)
+    check_eps(eps)
+    check_dtype("mu_dtype", mu_dtype)
+    check_flag("nesterov", nesterov)
     check_weight_decay(weight_decay, weight_decay_mask)
     warmup = StateAwareWarmup(warmup_steps)
     rate = LayerRate(learning_rate, rule=square_root_gain, warmup=warmup)

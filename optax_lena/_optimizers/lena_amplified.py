@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from optax_lena._checks import check_steps
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
 from optax_lena._parts.averages import Averages
@@ -78,6 +79,7 @@ def lena_amplified(
       1.50
       2.85
     """
+    check_steps(warmup_steps)
     rate = LayerRate(
         learning_rate,
         clock="rate_steps",

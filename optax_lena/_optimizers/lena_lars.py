@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_rate
+from optax_lena._checks import (
+    check_eps,
+    check_mask,
+    check_number,
+    check_rate,
+    check_steps,
+)
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
 from optax_lena._measure.metric import Metric
@@ -112,6 +118,11 @@ def lena_lars(
       You, Gitman, Ginsburg, *Large Batch Training of Convolutional Networks*, 2017.
     """
     check_rate(learning_rate)
+    check_steps(warmup_steps)
+    meaning = "the step's length over the weights' at a rate of 1"
+    check_number("trust_coefficient", trust_coefficient, meaning, at_least=0)
+    check_eps(eps)
+    check_mask("trust_ratio_mask", trust_ratio_mask)
     gain = LayerRate(rule=square_root_gain, warmup=StateAwareWarmup(warmup_steps))
     links = LenaLarsState(
         parts.decay(weight_decay, weight_decay_mask),

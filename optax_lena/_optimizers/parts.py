@@ -9,7 +9,12 @@ from typing import Any
 
 import optax
 
-from optax_lena._checks import check_momentum, check_weight_decay
+from optax_lena._checks import (
+    check_dtype,
+    check_flag,
+    check_momentum,
+    check_weight_decay,
+)
 
 descent = optax.scale(-1.0)
 """Turns scaled gradients into updates."""
@@ -38,6 +43,8 @@ def buffer(
 ) -> optax.GradientTransformation:
     """The momentum buffer of `optax.sgd`; none if `momentum` is None."""
     check_momentum(momentum)
+    check_flag("nesterov", nesterov)
+    check_dtype("accumulator_dtype", accumulator_dtype)
     if momentum is None:
         return optax.identity()
     return optax.trace(momentum, nesterov, accumulator_dtype)
