@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
+from benchmarks.branch import Branches
 from benchmarks.cost.measure import Measurement
 from benchmarks.pages import (
+    advice_block,
+    branch_block,
     cost_block,
     demo_block,
     markers,
+    ramp_block,
+    ramp_figure,
     result_block,
     summary_block,
     unseen_block,
 )
 from benchmarks.pages.result_figure import figure, has_figure
+from benchmarks.ramp.run import Run
 from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
 from benchmarks.training.tables import TABLES
@@ -19,6 +25,7 @@ from benchmarks.unseen.run import Score
 
 README = ROOT / "README.md"
 RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
+BATCH_PAGE = ROOT / "docs/batch_size.md"
 FIGURES = ROOT / "docs/benchmarks"
 
 
@@ -29,7 +36,8 @@ def recorded_tables() -> dict[str, Path]:
 
 def filled() -> dict[Path, str]:
     """Every page, with its blocks made from the records."""
-    pages = {page: page.read_text() for page in (README, RESULT_PAGE, COST_PAGE)}
+    every = (README, RESULT_PAGE, COST_PAGE, BATCH_PAGE)
+    pages = {page: page.read_text() for page in every}
 
     def fill(page: Path, name: str, block: str) -> None:
         pages[page] = markers.fill(pages[page], name, block)
@@ -46,6 +54,10 @@ def filled() -> dict[Path, str]:
         fill(RESULT_PAGE, "unseen", unseen_block.block(scores))
     measured = files.read(kept("cost"), Measurement)
     fill(COST_PAGE, "cost", cost_block.block(measured))
+    grown = files.read(kept("ramp"), Run)
+    fill(BATCH_PAGE, "advice", advice_block.block(loaded, grown))
+    fill(BATCH_PAGE, "ramp", ramp_block.block(grown))
+    fill(BATCH_PAGE, "branch", branch_block.block(files.read(kept("branch"), Branches)))
     return pages
 
 
@@ -58,4 +70,8 @@ def draw() -> list[Path]:
         if has_figure(runs):
             drawn.append(FIGURES / f"{name}.png")
             figure(runs, target).savefig(drawn[-1], dpi=150)
+    (key, group), *_ = ramp_block.by_workload(files.read(kept("ramp"), Run)).items()
+    drawn.append(BATCH_PAGE.parent / ramp_block.FIGURE)
+    drawn[-1].parent.mkdir(exist_ok=True)
+    ramp_figure.figure(group, key[1]).savefig(drawn[-1], dpi=150)
     return drawn

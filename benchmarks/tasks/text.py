@@ -33,15 +33,20 @@ def source_text(
       num_test: likewise.
     """
     paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    order = np.random.default_rng(0).permutation(len(paths))
-    tenths = [[paths[i] for i in order[start::10]] for start in range(10)]
-    test, held_out, *rest = tenths
-    train, digest = _codes([path for part in rest for path in part])
+    rest, test, held_out = split_files(paths)
+    train, digest = _codes(rest)
     tested, _ = _codes(held_out if validation else test)
-    x_train, y_train = _windows(train, context, num_train, sequences)
-    x_test, y_test = _windows(tested, context, num_test, sequences)
+    x_train, y_train = windows(train, context, num_train, sequences)
+    x_test, y_test = windows(tested, context, num_test, sequences)
     name = f"Python source text ({digest})"
     return Dataset(name, len(CHARACTERS) + 1, x_train, y_train, x_test, y_test)
+
+
+def split_files(paths: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Those to train on, of ten files eight, then the test's and the validation's."""
+    order = np.random.default_rng(0).permutation(len(paths))
+    test, held_out, *rest = [[paths[i] for i in order[k::10]] for k in range(10)]
+    return [path for part in rest for path in part], test, held_out
 
 
 def _codes(paths: list[Path]) -> tuple[np.ndarray, str]:
@@ -52,10 +57,17 @@ def _codes(paths: list[Path]) -> tuple[np.ndarray, str]:
     return table[np.frombuffer(raw, np.uint8)], hashlib.sha256(raw).hexdigest()[:8]
 
 
-def _windows(
-    codes: np.ndarray, context: int, number: int, sequences: bool
+def windows(
+    codes: np.ndarray, context: int, number: int, sequences: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Windows at random places, and what comes next.
+
+    Args:
+      codes: of the whole text.
+      context: length of a window.
+      number: of windows.
+      sequences: whether every place of a window has a label.
+    """
     starts = np.random.default_rng(0).integers(0, len(codes) - context, number)
-    windows = codes[starts[:, None] + np.arange(context + 1)].astype(np.int32)
-    labels = windows[:, 1:] if sequences else windows[:, -1]
-    return windows[:, :-1], labels
+    cut = codes[starts[:, None] + np.arange(context + 1)].astype(np.int32)
+    return cut[:, :-1], cut[:, 1:] if sequences else cut[:, -1]

@@ -162,6 +162,24 @@ def test_elastic_resume():
     assert end["loss"] < saved["loss"] < 0.9
 
 
+def test_elastic_run(monkeypatch, tmp_path):
+    """Tiny: LENA's clock and losses go on; plain SGD's schedule is over too early."""
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):  # set back what the example sets
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    losses = load("elastic_run").main(base_steps=480, figure=tmp_path / "losses.png")
+    steps = {run: [at for at, _ in curve] for run, curve in losses.items()}
+    assert set(map(tuple, steps.values())) == {tuple(range(16, 481, 16))}
+    for name in ("LENA", "plain SGD"):
+        elastic, steady = losses["elastic", name], losses["steady", name]
+        losses_of = lambda curve: [loss for _, loss in curve[:10]]  # 8 devices both
+        assert losses_of(elastic) == pytest.approx(losses_of(steady), rel=1e-5)
+    ends = {run: curve[-1][1] for run, curve in losses.items()}
+    assert ends["elastic", "LENA"] == pytest.approx(ends["steady", "LENA"], rel=0.1)
+    flat = [loss for _, loss in losses["elastic", "plain SGD"][20:]]
+    assert max(flat) == pytest.approx(min(flat), rel=1e-5)
+    assert (tmp_path / "losses.png").stat().st_size > 10_000
+
+
 def test_equinox():
     pytest.importorskip("equinox")
     seen = load("equinox_loop").main(base_steps=800)

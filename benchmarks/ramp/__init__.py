@@ -1,0 +1,1 @@
+"""Batches that grow in mid-run: ways to choose them, the loop, and its records."""
