@@ -6,10 +6,6 @@ import jax
 import optax
 
 from optax_lena._checks import (
-    check_beta,
-    check_dtype,
-    check_eps,
-    check_flag,
     check_steps,
     check_weight_decay,
 )
@@ -100,15 +96,10 @@ def lena_adamw(
       Scaling Rules for Adaptive Gradient Algorithms*, NeurIPS 2022.
     """
     check_steps(warmup_steps)
-    check_beta("b1", b1)
-    check_beta("b2", b2)
-    check_eps(eps)
-    check_dtype("mu_dtype", mu_dtype)
-    check_flag("nesterov", nesterov)
     check_weight_decay(weight_decay, weight_decay_mask)
     warmup = StateAwareWarmup(warmup_steps)
     rate = LayerRate(learning_rate, rule=square_root_gain, warmup=warmup)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype, nesterov=nesterov)
+    adam = parts.adam(b1, b2, eps, mu_dtype, nesterov)
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return optax.chain(adam, decay, scale, parts.descent)
