@@ -53,7 +53,13 @@ TESTS = {
     "_measure/sums.py": ("measure/test_sums.py", "measure/test_measure_edges.py"),
     "_measure/moments.py": ("measure/test_moments.py", "measure/test_measure_edges.py"),
     "_measure/metric.py": ("measure/test_metric.py", "measure/test_measure_edges.py"),
-    "_transform/state.py": ("transform/test_elastic.py", "contract/test_state.py"),
+    "_transform/state.py": (
+        "transform/test_state_edges.py",
+        "transform/test_elastic.py",
+        "contract/test_state.py",
+        "reports/test_report.py",
+        "transform/test_checkpoints.py",
+    ),
     "_reports/report.py": ("reports/test_report.py", "reports/test_report_edges.py"),
 }
 FOR_ALL = ("contract/test_bad_arguments.py",)
