@@ -47,3 +47,12 @@ def test_the_guards_memory_moves_only_where_the_model_is_usable(usable, overflow
     one = Estimate(jnp.ones(()), jnp.ones(()))
     moved = SpikeLimit().remember(zero, one, jnp.ones(()), update)
     assert (moved.weight > 0) == (usable and not overflows)
+
+
+def test_noise_and_signal_that_only_overflow_together_are_not_finite():
+    """Their sum is what every gain is made of."""
+    micro, batch, scale = jnp.array([3e38]), jnp.array([2.5e38]), jnp.float32(5)
+    update = measure(micro, batch, 2, scale)
+    noise, signal = (x[0] for x in update.estimate)
+    assert np.isfinite([noise, signal]).all() and np.isinf(noise + signal)
+    assert not update.is_finite.any() and update.overflows
