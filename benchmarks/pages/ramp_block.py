@@ -120,6 +120,6 @@ def _against(group: Group, way: str) -> str:
     holds = "holds" if _holds(group, way) else "does not hold"
     return (
         f"{WAYS[way].label} makes {_fewer(group, way):.0f} % fewer updates than "
-        f"constant S = 8 and ends {below:.2f} ± {error:.2f} points below it: the bar "
+        f"constant S = 8 and ends {below:.3f} ± {error:.3f} points below it: the bar "
         f"{holds}"
     )

@@ -150,14 +150,12 @@ def advise(
     over the run of the model's noise scale, every entry weighted by the base batches
     since the one before.
 
-    A prediction, to be checked by `branch_test`. Predicted b at S = 8 against that of
-    the curve through measured points from S = 8 (digits: 1) to 128: text 99 and 129,
-    images 72 and 88, digits 5.9 and 7.3 (AdaScale), 6.0 and 8.9 (`lena_amplified`),
-    where E(64) came out 19 % too high. Always too low so far, hence a factor of 1.5 in
-    the interval: with it 15 and 19 of 20 seeds cover on digits, of chance alone 1 and
-    9. On the GPT with AdamW it fails: medians of 38 to 63 at S = 64 promise 2.0 to 2.6
-    times the examples, and no run reached the target within 2.8 times. Log at a small
-    S: on text the same median at S = 128 is 41.
+    A prediction, to be checked by `branch_test`; docs/batch_size.md sets it beside
+    measured curves. On the two workloads that the factor of 1.5 in the interval comes
+    from it was up to 1.5 times too low; on one that was added later 2.7 times, and on
+    digits, where the log goes on long after the target is reached, far too high. Give
+    it the part of a log that leads to the target, from a run at a small S: on text the
+    same median is 99 at S = 8, and 41 at S = 128.
 
     Args:
       state_or_history: an optax state with a LENA state at any depth; what

@@ -14,7 +14,8 @@ RESAMPLES = 400
 # An interval from fewer entries says more about the method than about the run.
 LEAST_ENTRIES = 8
 # What a perfectly known noise scale still does not say of the measured curve: b was
-# 1.2 to 1.5 times the median on each workload that was measured with SGD (`advise`).
+# 1.2 to 1.5 times the median on the first workloads that were measured with SGD. On
+# one that was added later it was 2.7 times (docs/batch_size.md).
 MODEL_ERROR = 1.5
 _MOST_ENTRIES = 1000
 _BLOCKS = 5

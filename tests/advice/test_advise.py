@@ -13,7 +13,7 @@ import pytest
 import optax_lena
 from optax_lena._advice.interval import median, median_interval
 
-RESULTS = Path(__file__).parent.parent / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def history_of(noise_scale, *, steps=8.0, **more):
