@@ -11,7 +11,7 @@ NEWEST_BIN := .venv-newest/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-newest lint format clean
+.PHONY: help demo test test-oldest test-newest mutants lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ else
 	@$(MAKE) --no-print-directory PYTHON=$(NEWEST_PYTHON) .venv-newest/tests.stamp
 	$(NEWEST_BIN)/python -m pytest
 endif
+
+mutants: .venv/tests.stamp ## Would a test notice? A sample of mutants (SAMPLE=0: all)
+	$(BIN)/python -m tools.mutants --sample $(or $(SAMPLE),120)
 
 lint: .venv/lint.stamp ## Check format, style, types and docstrings
 	$(BIN)/ruff format --check

@@ -1,7 +1,9 @@
-"""Checks of what a user gives: one helper for numbers, one wording for all.
+"""Checks of what a user gives: one helper for each kind, one wording for all.
 
-A check refuses what is certainly wrong. Traced values pass: they are not known yet, and
-`optax.inject_hyperparams` changes them from update to update.
+A check refuses what is certainly wrong, where it is given if it can, in one line that
+names the argument, what is allowed, what was got and what it is for. Traced values
+pass: they are not known yet, and `optax.inject_hyperparams` changes them from update to
+update.
 """
 
 import numbers
@@ -10,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def check_number(
@@ -18,8 +20,10 @@ def check_number(
     value: Any,
     meaning: str,
     *,
-    at_least: float = -_FLOAT32_MAX,
+    at_least: float = -FLOAT32_MAX,
+    above: float = -np.inf,
     below: float = np.inf,
+    at_most: float = FLOAT32_MAX,
     integer: bool = False,
 ) -> None:
     """Raises unless `value` is a number in the range, or an array not known yet.
@@ -29,25 +33,33 @@ def check_number(
       value: a Python number, or a scalar array of NumPy or JAX.
       meaning: of the argument, as the end of "it is ...".
       at_least: the least value allowed.
+      above: what the value must exceed.
       below: what the value must stay below.
+      at_most: the largest value allowed.
       integer: whether it must be a whole number.
 
     Raises:
       ValueError: that names the argument, what is allowed, and what was got.
     """
-    known = _known(value)
-    if known is _UNKNOWN:
+    number = _known(value)
+    if number is _UNKNOWN:
         return
     if (
-        known is None
-        or not abs(known) <= _FLOAT32_MAX
-        or not at_least <= known < below
-        or (integer and known != int(known))
+        number is None
+        or not max(at_least, -FLOAT32_MAX) <= number <= min(at_most, FLOAT32_MAX)
+        or not above < number < below
+        or (integer and number != int(number))
     ):
-        raise ValueError(
-            f"`{name}` must be {_allowed(at_least, below, integer)}, got {value!r}: "
-            f"it is {meaning}."
-        )
+        low = (above, "(") if above > -np.inf else (at_least, "[")
+        high = (below, ")") if below < np.inf else (at_most, "]")
+        allowed = _allowed(low, high, "an integer" if integer else "a finite number")
+        raise ValueError(f"`{name}` must be {allowed}, got {value!r}: it is {meaning}.")
+
+
+def known_number(value: Any) -> float | None:
+    """Returns a number as a float; None for what is none, or not known yet."""
+    number = _known(value)
+    return None if number is _UNKNOWN else number
 
 
 def check_given(name: str, value: Any, by: str) -> None:
@@ -62,6 +74,68 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless `value` is a boolean, which arrays are not."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def check_callable(name: str, value: Any, call: str) -> None:
+    """Raises a `ValueError` unless `value` can be called, in the way that `call` says.
+
+    Args:
+      name: of the argument.
+      value: of the argument.
+      call: how it is called, such as `"loss_fn(params, batch)"`.
+
+    Raises:
+      ValueError: that names the argument.
+    """
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function, `{call}`, got {value!r}.")
+
+
+def check_is(name: str, value: Any, kind: type, source: str) -> None:
+    """Raises a `TypeError` unless `value` is of a kind that has only one source.
+
+    Args:
+      name: of the argument.
+      value: of the argument.
+      kind: a class.
+      source: where one gets such an object.
+
+    Raises:
+      TypeError: that names the argument.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"`{name}` must be of the type {kind.__name__}, got {value!r}: take it "
+            f"from {source}."
+        )
+
+
+def check_optimizer(name: str, value: Any) -> None:
+    """Raises a `TypeError` unless `value` is a gradient transformation."""
+    if not (callable(getattr(value, "init", None)) and hasattr(value, "update")):
+        raise TypeError(
+            f"`{name}` must be an optax.GradientTransformation, such as "
+            f"optax_lena.lena(0.1, batch_scale=8), got {value!r}."
+        )
+
+
+def check_dtype(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless `value` is None or a dtype that has fractions."""
+    try:
+        is_right = value is None or jax.numpy.issubdtype(value, jax.numpy.inexact)
+    except TypeError:
+        is_right = False
+    if not is_right:
+        raise ValueError(
+            f"`{name}` must be a floating-point dtype such as 'bfloat16', or None for "
+            f"that of the parameters, got {value!r}."
+        )
+
+
 def check_momentum(value: Any) -> None:
     """Raises a `ValueError` unless `value` is in [0, 1), or None for no momentum."""
     if value is not None:
@@ -69,24 +143,55 @@ def check_momentum(value: Any) -> None:
         check_number("momentum", value, meaning, at_least=0, below=1)
 
 
+def check_beta(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless a moving average can have this decay."""
+    check_number(name, value, "the decay of Adam's average", at_least=0, below=1)
+
+
+def check_eps(value: Any) -> None:
+    """Raises a `ValueError` for an epsilon below 0."""
+    check_number("eps", value, "what is added to a denominator", at_least=0)
+
+
 def check_weight_decay(value: Any, mask: Any) -> None:
     """Raises a `ValueError` for a negative decay, or a mask that is no mask."""
     meaning = "what multiplies the parameters to decay them"
     check_number("weight_decay", value, meaning, at_least=0)
-    if isinstance(mask, (bool, np.bool_, np.ndarray, jax.Array)):
+    check_mask("weight_decay_mask", mask)
+
+
+def check_mask(name: str, mask: Any) -> None:
+    """Raises a `ValueError` unless `mask` is None, a tree of booleans or a function."""
+    if mask is None or callable(mask):
+        return
+    leaves = jax.tree.leaves(mask, is_leaf=lambda x: x is None)
+    is_single = isinstance(mask, (bool, np.bool_, np.ndarray, jax.Array))
+    if is_single or not all(map(_is_boolean, leaves)):
         raise ValueError(
-            "`weight_decay_mask` must be a pytree of booleans like the parameters, or "
+            f"`{name}` must be a pytree of booleans like the parameters, or "
             f"a function of them, got {mask!r}: optax.inject_hyperparams calls every "
             "function with the number of updates. Name it in its `static_args`: "
-            "optax.inject_hyperparams(optimizer, static_args=('weight_decay_mask',))."
+            f"optax.inject_hyperparams(optimizer, static_args=({name!r},))."
         )
 
 
-def check_rate(value: Any) -> None:
+def check_rate(value: Any, name: str = "learning_rate") -> None:
     """Raises a `ValueError` unless `value` is a schedule, or a rate of at least 0."""
     if not callable(value):
         meaning = "the rate of the small batch, or its schedule"
-        check_number("learning_rate", value, meaning, at_least=0)
+        check_number(name, value, meaning, at_least=0)
+
+
+def check_batch_scale(value: Any) -> None:
+    """Raises a `ValueError` unless S is at least 1; None may stand for n."""
+    if value is not None:
+        meaning = "the global batch over the base batch"
+        check_number("batch_scale", value, meaning, at_least=1)
+
+
+def check_steps(value: Any, name: str = "warmup_steps") -> None:
+    """Raises a `ValueError` unless `value` can be the length of a warm-up."""
+    check_number(name, value, "a number of base-batch steps", at_least=0)
 
 
 _UNKNOWN = object()
@@ -94,32 +199,42 @@ _UNKNOWN = object()
 
 def _known(value: Any) -> Any:
     """Returns a float; None for what is no real number; `_UNKNOWN` for tracers."""
-    if isinstance(value, jax.core.Tracer):
-        return _UNKNOWN if value.shape == () else None
     if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
         return _to_float(value)
-    if isinstance(value, jax.ShapeDtypeStruct) or (
-        isinstance(value, jax.Array) and not value.is_fully_addressable
-    ):
-        return _UNKNOWN if value.shape == () else None
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        is_scalar = np.shape(value) == ()
-        is_real = jax.dtypes.issubdtype(value.dtype, np.floating) or (
-            jax.dtypes.issubdtype(value.dtype, np.integer)
-        )
-        return _to_float(np.asarray(value)) if is_scalar and is_real else None
-    return None
+    is_unknown = isinstance(value, (jax.core.Tracer, jax.ShapeDtypeStruct))
+    if not is_unknown and not isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return None
+    if np.shape(value) != () or not _is_real(value.dtype):
+        return None
+    if is_unknown or not getattr(value, "is_fully_addressable", True):
+        return _UNKNOWN
+    return _to_float(np.asarray(value))
+
+
+def _is_real(dtype: Any) -> bool:
+    kinds = (np.floating, np.integer)
+    return any(jax.dtypes.issubdtype(dtype, kind) for kind in kinds)
+
+
+def _is_boolean(x: Any) -> bool:
+    is_array = isinstance(x, (np.ndarray, jax.Array)) and x.dtype == bool
+    return isinstance(x, (bool, np.bool_)) or is_array
 
 
 def _to_float(value: Any) -> float:
     try:
         return float(value)
     except OverflowError:  # an integer beyond all floats
-        return np.inf
+        return np.inf if value > 0 else -np.inf
 
 
-def _allowed(at_least: float, below: float, integer: bool) -> str:
-    kind = "an integer" if integer else "a finite number"
-    if below < np.inf:
-        return f"{kind} in [{at_least:g}, {below:g})"
-    return f"{kind} of at least {at_least:g}" if at_least > -_FLOAT32_MAX else kind
+def _allowed(low: tuple[float, str], high: tuple[float, str], kind: str) -> str:
+    """Writes a range as people would: "of at least 1", "in [0, 1)"."""
+    (start, opening), (end, closing) = low, high
+    if end < FLOAT32_MAX:
+        return f"{kind} in {opening}{start:g}, {end:g}{closing}"
+    if start <= -FLOAT32_MAX:
+        return kind
+    return (
+        f"{kind} above {start:g}" if opening == "(" else f"{kind} of at least {start:g}"
+    )

@@ -29,13 +29,18 @@ def assert_same_on_processes(**settings: Any) -> None:
         and dtype.
 
     Raises:
-      ValueError: that names the setting which differs.
+      ValueError: that names the setting which differs; without settings.
 
     Example:
       >>> import optax_lena
       >>> tx = optax_lena.lena(0.1, batch_scale=32)
       >>> optax_lena.assert_same_on_processes(tx=tx, seed=0, batch_size=1024)
     """
+    if not settings:
+        raise ValueError(
+            "`settings` must hold what the processes share, by name, got none: "
+            "assert_same_on_processes(tx=tx, seed=0)."
+        )
     if jax.process_count() == 1:
         return
     names = sorted(settings)

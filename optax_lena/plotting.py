@@ -22,6 +22,7 @@ except ImportError as error:
         "`optax_lena.plotting` needs Matplotlib: pip install 'optax_lena[plot]'."
     ) from error
 
+from optax_lena._checks import check_choice, check_is
 from optax_lena._reports.report import LAYER_FIELDS
 
 # Okabe and Ito's palette without its yellow: colour-blind readers can tell it apart.
@@ -79,6 +80,7 @@ def plot_layers(
 
     Raises:
       ValueError: if `field` or `clock` is unknown or `history` does not hold it.
+      TypeError: if `ax` is no Axes.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax_lena
@@ -101,6 +103,8 @@ def plot_layers(
       >>> ax.figure.savefig(getfixture("tmp_path") / "layers.png")
     """
     curves = _curves(history, field, clock)
+    if ax is not None:
+        check_is("ax", ax, Axes, "Figure().subplots()")
     if ax is None:
         ax = Figure(figsize=(8, 4.5), layout="constrained").subplots()
     few = len(curves) <= len(PALETTE)
@@ -121,10 +125,13 @@ def _curves(
     history: Mapping[str, ArrayLike], field: str, clock: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns x and y of every layer; several LENA states keep their labels."""
-    if field not in LAYER_FIELDS:
-        raise ValueError(f"`field` must be one of {LAYER_FIELDS}, got {field!r}.")
-    if clock not in CLOCK_LABELS:
-        raise ValueError(f"`clock` must be one of {(*CLOCK_LABELS,)}, got {clock!r}.")
+    check_choice("field", field, LAYER_FIELDS)
+    check_choice("clock", clock, tuple(CLOCK_LABELS))
+    if not isinstance(history, Mapping):
+        raise ValueError(
+            "`history` must be a mapping of names to arrays, as optax_lena.metrics "
+            f"returns it, got {history!r}."
+        )
     suffix = f"model/{clock}"
     labels = [key.removesuffix(suffix) for key in history if key.endswith(suffix)]
     curves = {}
@@ -135,6 +142,11 @@ def _curves(
         )
         for key in (key for key in history if key.startswith(start)):
             y = np.atleast_1d(np.asarray(history[key]))
+            if x.shape != y.shape or x.ndim != 1:
+                raise ValueError(
+                    f"`history` must hold arrays of one length, got {x.shape} for "
+                    f"{label + suffix!r} and {y.shape} for {key!r}."
+                )
             curves[label + key.removeprefix(start)] = (x, y)
     if not curves:
         raise ValueError(

@@ -16,7 +16,8 @@ def block(measured: Sequence[Measurement]) -> str:
             parts += [f"**{title}**", _table(own)]
     where = measured[0].environment
     parts.append(layout.bullets(bars.sentences(measured)))
-    recorded = layout.recorded_on(where, f"commit {where['commit']}")
+    commits = ", ".join(sorted({one.environment["commit"] for one in measured}))
+    recorded = layout.recorded_on(where, commits)
     parts.append(f"{_legend(measured)} {recorded}")
     return layout.block(parts)
 

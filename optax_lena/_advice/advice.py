@@ -24,6 +24,7 @@ from optax_lena._advice.interval import (
     with_model_error,
 )
 from optax_lena._advice.phases import Phase, thirds
+from optax_lena._checks import check_is, check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Advice:
         Raises:
           ValueError: if `advise` was not given `seconds`.
         """
+        meaning = "the updates that the base batch takes"
+        check_number("base_updates", base_updates, meaning, at_least=0)
         examples = float(self.curve.examples(batch_scale))
         per_update = float(self._timed().examples(batch_scale))
         return base_updates * examples / batch_scale * per_update
@@ -171,6 +174,7 @@ def advise(
     Raises:
       ValueError: if there are no noise and signal to read, or an option is not in its
         range.
+      TypeError: if `branch` is no `BranchTest`.
 
     Example:
       >>> import numpy as np, optax_lena
@@ -193,6 +197,8 @@ def advise(
     """
     per_scale = 1 / checked_efficiency(efficiency) - 1
     _check_base_batch(base_batch)
+    if branch is not None:
+        check_is("branch", branch, BranchTest, "optax_lena.branch_test")
     step_seconds = _step_seconds(seconds)
     history = read_history(state_or_history)
     noise_scale, chance = median_interval(history.noise_scale, history.weights)
@@ -229,15 +235,11 @@ def _step_seconds(seconds: Mapping[float, float] | None) -> Curve | None:
     except ValueError as error:
         raise ValueError(
             f"`seconds` must hold seconds per update at two batch scales or more, got "
-            f"{dict(seconds)}: {error}"
+            f"{seconds!r}: {error}"
         ) from error
 
 
 def _check_base_batch(base_batch: int | None) -> None:
-    if base_batch is not None and not (
-        base_batch >= 1 and base_batch == int(base_batch)
-    ):
-        raise ValueError(
-            f"`base_batch` must be a whole number of examples from 1, got "
-            f"{base_batch}: the batch that S = 1 stands for."
-        )
+    if base_batch is not None:
+        meaning = "the examples of the batch that S = 1 stands for"
+        check_number("base_batch", base_batch, meaning, at_least=1, integer=True)

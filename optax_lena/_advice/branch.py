@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from optax_lena._checks import check_callable, check_number, known_number
+
 
 @dataclasses.dataclass(frozen=True)
 class BranchTest:
@@ -25,12 +27,22 @@ class BranchTest:
       updates: at each scale, how many the window took.
       window: examples of every branch, in base batches.
       tolerance: on the loss, in the loss's unit.
+
+    Raises:
+      ValueError: without losses, or if `updates` has other scales.
     """
 
     losses: dict[float, float]
     updates: dict[float, int]
     window: int
     tolerance: float
+
+    def __post_init__(self) -> None:
+        if not self.losses or set(self.losses) != set(self.updates):
+            raise ValueError(
+                "`losses` must hold a loss at every scale that `updates` has, and one "
+                f"at least, got {self.losses!r} and {self.updates!r}."
+            )
 
     @property
     def scale(self) -> float:
@@ -100,8 +112,8 @@ def branch_test(
       Losses by scale, and the largest scale within the tolerance.
 
     Raises:
-      ValueError: if a scale does not divide the window into updates, or the batches
-        run out before its end.
+      ValueError: if an option is out of its range, or a scale does not divide the
+        window into updates, or the batches run out before its end.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax_lena
@@ -122,10 +134,11 @@ def branch_test(
       Merrill et al., 2025, "Critical Batch Size Revisited", 2505.23971:
       branched training.
     """
-    _check(scales, window, end)
+    _check_functions(step, batches_for, evaluate)
+    _check(scales, window, end, tolerance)
     losses, updates = {}, {}
     for scale in sorted(scales):
-        branch, batches, count = state, iter(batches_for(scale)), window // scale
+        branch, batches, count = state, iter(batches_for(scale)), int(window // scale)
         history = []
         for number in range(count):
             branch, loss = step(branch, _next(batches, number, scale, count), scale)
@@ -148,16 +161,29 @@ def _next(batches: Iterator[Any], number: int, scale: int, count: int) -> Any:
         ) from None
 
 
-def _check(scales: Sequence[int], window: int, end: float) -> None:
-    if len(set(scales)) < 2 or any(s < 1 or s != int(s) for s in scales):
+def _check_functions(step: Any, batches_for: Any, evaluate: Any) -> None:
+    check_callable("step", step, "step(state, batch, batch_scale)")
+    check_callable("batches_for", batches_for, "batches_for(batch_scale)")
+    if evaluate is not None:
+        check_callable("evaluate", evaluate, "evaluate(state)")
+
+
+def _check(scales: Sequence[int], window: int, end: float, tolerance: float) -> None:
+    known = [known_number(s) for s in scales] if np.iterable(scales) else []
+    is_whole = [s is not None and 1 <= s < math.inf and s == int(s) for s in known]
+    if len(set(known)) < 2 or not all(is_whole):
         raise ValueError(
             f"`scales` must hold two or more different whole numbers from 1, got "
-            f"{tuple(scales)}: the smallest is what the others are compared with."
+            f"{scales!r}: the smallest is what the others are compared with."
         )
+    meaning = "the length of every branch, in base batches"
+    check_number("window", window, meaning, at_least=1, integer=True)
+    meaning = "the share of the window whose losses are averaged"
+    check_number("end", end, meaning, above=0, at_most=1)
+    meaning = "how much larger a loss still counts as equal"
+    check_number("tolerance", tolerance, meaning, at_least=0)
     if uneven := [s for s in scales if window < s or window % s]:
         raise ValueError(
             f"`window` must be a multiple of every scale, got {window} for {uneven}: "
             "only then do all branches see equally many examples."
         )
-    if not 0 < end <= 1:
-        raise ValueError(f"`end` must be a share of the window in (0, 1], got {end}.")

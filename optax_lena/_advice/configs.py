@@ -7,7 +7,10 @@ $$B(x) = B_0 \, (1 + \lfloor x / x_1 \rfloor), \qquad
   x_1 = \max_k x(S_0 2^k) / 2^{k-1}$$
 """
 
+from typing import Any
+
 from optax_lena._advice.schedule import BatchSchedule
+from optax_lena._checks import check_is, check_number
 
 
 def levanter_config(schedule: BatchSchedule, base_batch: int) -> str:
@@ -22,6 +25,7 @@ def levanter_config(schedule: BatchSchedule, base_batch: int) -> str:
 
     Raises:
       ValueError: if `base_batch` is not a whole number from 1.
+      TypeError: if `schedule` is no `BatchSchedule`.
 
     Example:
       >>> from optax_lena import BatchSchedule, levanter_config
@@ -36,7 +40,7 @@ def levanter_config(schedule: BatchSchedule, base_batch: int) -> str:
     References:
       Levanter's `levanter.schedule.ScheduleStep(start, value)` and `TrainerConfig`.
     """
-    _check(base_batch, "base_batch")
+    _check(schedule, base_batch=base_batch)
     lines = ["trainer:", "  train_batch_size:"]
     for update, scale in schedule.updates():
         lines += [f"    - start: {update}", f"      value: {scale * base_batch}"]
@@ -59,7 +63,9 @@ def maxtext_config(schedule: BatchSchedule, base_batch: int, num_devices: int) -
       YAML.
 
     Raises:
-      ValueError: if the batch never grows, falls, or is no multiple of the first.
+      ValueError: if the batch never grows, falls, or is no multiple of the first, or a
+        count is not a whole number from 1.
+      TypeError: if `schedule` is no `BatchSchedule`.
 
     Example:
       >>> from optax_lena import BatchSchedule, maxtext_config
@@ -74,8 +80,7 @@ def maxtext_config(schedule: BatchSchedule, base_batch: int, num_devices: int) -
     References:
       MaxText's `rampup_batch.py`, `RampupBatchManager`.
     """
-    _check(base_batch, "base_batch")
-    _check(num_devices, "num_devices")
+    _check(schedule, base_batch=base_batch, num_devices=num_devices)
     (_, first), *later = schedule.changes
     scales = [first, *(scale for _, scale in later)]
     if (
@@ -105,6 +110,8 @@ def maxtext_config(schedule: BatchSchedule, base_batch: int, num_devices: int) -
     )
 
 
-def _check(value: int, name: str) -> None:
-    if value < 1 or value != int(value):
-        raise ValueError(f"`{name}` must be a whole number from 1, got {value}.")
+def _check(schedule: Any, **counts: Any) -> None:
+    check_is("schedule", schedule, BatchSchedule, "BatchRamp.schedule or seesaw")
+    for name, value in counts.items():
+        meaning = "a number of examples or devices"
+        check_number(name, value, meaning, at_least=1, integer=True)

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from optax_lena._checks import check_number
+
 # 20 % more examples: the definition of the critical batch in Zhang et al. (2024).
 EFFICIENCY = 1 / 1.2
 
@@ -30,6 +32,9 @@ class Curve:
         examples per unit of S.
       points: the measured (S, examples) pairs by rising S; none if it was predicted.
 
+    Raises:
+      ValueError: if a coefficient is negative or not finite.
+
     Example:
       >>> from optax_lena import fit_curve
       >>> curve = fit_curve([(8, 13824), (32, 16640), (128, 26112)])
@@ -40,6 +45,12 @@ class Curve:
     base_examples: float
     least_updates: float
     points: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the coefficients."""
+        for name in ("base_examples", "least_updates"):
+            meaning = "a coefficient of the curve"
+            check_number(name, getattr(self, name), meaning, at_least=0)
 
     @property
     def noise_scale(self) -> float:
@@ -160,12 +171,9 @@ def fit_curve(
 
 def checked_efficiency(efficiency: float) -> float:
     """Returns it, if it is in (0, 1)."""
-    if not 0 < efficiency < 1:
-        raise ValueError(
-            f"`efficiency` must be between 0 and 1, got {efficiency}: it is the share "
-            "of an example's worth that is left; 20 % more examples are 1/1.2."
-        )
-    return efficiency
+    meaning = "the share of an example's worth that is left; 20 % more are 1/1.2"
+    check_number("efficiency", efficiency, meaning, above=0, below=1)
+    return float(efficiency)
 
 
 def _edges(columns: np.ndarray) -> list[np.ndarray]:
@@ -179,9 +187,10 @@ def _checked(points: object) -> tuple[np.ndarray, np.ndarray]:
         points = points.items()
     try:
         table = np.array([[float(x) for x in point] for point in points])  # pyrefly: ignore
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"`points` must be (batch scale, examples) pairs of numbers: {error}."
+            "`points` must be (batch scale, examples) pairs of numbers, got "
+            f"{points!r}: {error}."
         ) from error
     if table.ndim != 2 or table.shape[1] != 2:
         raise ValueError(
@@ -206,10 +215,11 @@ def _checked(points: object) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _positive(batch_scale: ArrayLike) -> np.ndarray:
-    scale = np.asarray(batch_scale, float)
-    if not (scale > 0).all():
+    scale = np.asarray(batch_scale)
+    is_number = scale.dtype.kind in "iuf"
+    if not is_number or not ((scale > 0) & (scale < np.inf)).all():
         raise ValueError(
-            f"`batch_scale` must be positive, got {batch_scale}: it is the batch "
-            "in the unit of the points' scales."
+            f"`batch_scale` must be positive and finite, got {batch_scale!r}: it is "
+            "the batch in the unit of the points' scales."
         )
-    return scale
+    return scale.astype(float)

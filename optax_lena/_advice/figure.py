@@ -59,12 +59,7 @@ def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> 
     most = max(8 * critical if 0 < critical < math.inf else 64.0, 16.0)
     most = max([most, *(1.3 * scale for scale, _ in points)])
     scales = np.geomspace(1, most, 200)
-    b_low, b_high = advice.noise_scale_interval
-    if math.isfinite(b_high):
-        low, high = (relative_curve(b).examples(scales) for b in (b_high, b_low))
-        ax.fill_between(
-            scales, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="interval"
-        )
+    _draw_interval(ax, advice, scales)
     ax.plot(
         scales,
         advice.curve.examples(scales),
@@ -96,6 +91,15 @@ def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> 
     ax.legend(frameon=False, loc="upper left")
     if advice.base_batch:
         _examples_axis(ax, advice.base_batch, most)
+
+
+def _draw_interval(ax: Axes, advice: Advice, scales: np.ndarray) -> None:
+    b_low, b_high = advice.noise_scale_interval
+    if math.isfinite(b_high):
+        low, high = (relative_curve(b).examples(scales) for b in (b_high, b_low))
+        ax.fill_between(
+            scales, low, high, color=_BLUE, alpha=0.18, linewidth=0, label="interval"
+        )
 
 
 def _mark_critical(ax: Axes, advice: Advice) -> None:

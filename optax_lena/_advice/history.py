@@ -67,7 +67,7 @@ def read_history(source: Any) -> History:
       ValueError: if there are no such metrics, or none that measured anything.
       OSError: if the file cannot be read.
     """
-    history, _ = _read(source)
+    history, _ = _read(source, "state_or_history")
     steps, measured = history.base_steps, ~np.isnan(history.noise_scale)
     # Only what no later entry has gone back behind.
     last = np.minimum.accumulate(np.append(steps[1:], np.inf)[::-1])[::-1] > steps
@@ -80,11 +80,12 @@ def read_history(source: Any) -> History:
     return dataclasses.replace(kept, weights=_weights(kept.base_steps))
 
 
-def read_last(source: Any) -> tuple[float, float, float]:
+def read_last(source: Any, name: str) -> tuple[float, float, float]:
     """Reads what a controller needs of the last entry of any source.
 
     Args:
       source: as for `read_history`.
+      name: of the argument, for errors.
 
     Returns:
       The noise scale (not a number if nothing was measured), the base steps, and the
@@ -93,28 +94,28 @@ def read_last(source: Any) -> tuple[float, float, float]:
     Raises:
       ValueError: if there are no such metrics.
     """
-    history, warming_up = _read(source)
+    history, warming_up = _read(source, name)
     return float(history.noise_scale[-1]), float(history.base_steps[-1]), warming_up
 
 
-def _read(source: Any) -> tuple[History, float]:
+def _read(source: Any, name: str) -> tuple[History, float]:
     """Every entry, measured or not, and what share of layers warms up at the end."""
-    columns = _columns(source)
+    columns = _columns(source, name)
     labels = sorted({m[1] for key in columns if (m := _label(key))})
     if not labels:
         raise ValueError(
-            "`state_or_history` must hold 'model/noise' and 'model/signal' as "
+            f"`{name}` must hold 'model/noise' and 'model/signal' as "
             f"optax_lena.metrics returns them, got {sorted(columns)[:6]}."
         )
     # Several states: noises add up over the parameters, as they do over layers.
-    noise, signal = np.sum([_model(columns, label) for label in labels], axis=0)
+    noise, signal = np.sum([_model(columns, label, name) for label in labels], axis=0)
     steps = columns.get(f"{labels[0]}model/base_steps")
     if steps is None or np.isnan(steps).any():
         steps = np.arange(1.0, len(noise) + 1)
     layers = {
-        label + name: noise_scale(*pair)
+        label + layer: noise_scale(*pair)
         for label in labels
-        for name, pair in _layers(columns, label).items()
+        for layer, pair in _layers(columns, label).items()
     }
     warming_up = [
         columns.get(f"{label}model/warming_up", np.zeros(1)) for label in labels
@@ -138,20 +139,27 @@ def _label(key: object) -> re.Match[str] | None:
     return None if match and match[1].split("/")[0] in LAYER_FIELDS else match
 
 
-def _columns(source: Any) -> dict[str, np.ndarray]:
+def _columns(source: Any, name: str) -> dict[str, np.ndarray]:
     """Brings every source into the form of stacked metrics, `[T]` each."""
     if isinstance(source, str | os.PathLike):
         return _stacked(_lines(Path(source)))
     if isinstance(source, list) and all(isinstance(row, Mapping) for row in source):
         return _stacked(source)
     is_history = isinstance(source, Mapping) and any(map(_label, source))
-    found = jax.device_get(dict(source) if is_history else metrics(source))
-    columns = {
-        k: np.asarray(v, float).reshape(-1) for k, v in found.items() if _kept(k)
-    }
+    try:
+        found = jax.device_get(dict(source) if is_history else metrics(source))
+        columns = {
+            k: np.asarray(v, float).reshape(-1) for k, v in found.items() if _kept(k)
+        }
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be an optax state with a LENA state inside, a history of "
+            f"optax_lena.metrics, or the path of a log, got {source!r}: "
+            f"{str(error).rstrip('.')}."
+        ) from error
     if len({len(column) for column in columns.values()}) > 1:
         raise ValueError(
-            "`state_or_history` must hold arrays of one length, got "
+            f"`{name}` must hold arrays of one length, got "
             f"{ ({k: len(v) for k, v in list(columns.items())[:6]}) }."
         )
     return columns
@@ -200,7 +208,7 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return pairs
 
 
-def _model(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:
+def _model(columns: Mapping[str, np.ndarray], label: str, name: str) -> np.ndarray:
     """Noise and signal of one state's parameters, `[2, T]`, or what has their ratio."""
 
     def get(*fields: str) -> list[np.ndarray]:
@@ -220,7 +228,7 @@ def _model(columns: Mapping[str, np.ndarray], label: str) -> np.ndarray:
         share = np.stack([gain - 1, 1 - gain / batch_scale])
         return np.maximum(share, 0)
     raise ValueError(
-        f"`state_or_history` must hold '{label}model/noise' and "
+        f"`{name}` must hold '{label}model/noise' and "
         f"'{label}model/signal', or '{label}model/gain' and "
         f"'{label}model/batch_scale', got only one of them."
     )

@@ -7,10 +7,12 @@ $$S = \max \{ 2^k \le b_t / \theta^2 \}, \text{ at most twice the last, never le
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from optax_lena._advice.history import read_last
 from optax_lena._advice.schedule import BatchSchedule
+from optax_lena._checks import check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,9 @@ class BatchRamp:
     def __post_init__(self) -> None:
         for name in ("batch_scale", "max_scale"):
             scale = getattr(self, name)
-            if scale < 1 or scale != 2 ** round(math.log2(scale)):
+            meaning = "a batch in base batches"
+            check_number(name, scale, meaning, at_least=1, integer=True)
+            if scale != 2 ** round(math.log2(scale)):
                 raise ValueError(
                     f"`{name}` must be a power of two from 1, got {scale}: every "
                     "change is a doubling."
@@ -70,10 +74,9 @@ class BatchRamp:
                 f"`max_scale` must be at least `batch_scale` ({self.batch_scale}), got "
                 f"{self.max_scale}."
             )
-        if not 0 < self.theta < math.inf:
-            raise ValueError(f"`theta` must be positive, got {self.theta}.")
-        if not self.start >= 0:
-            raise ValueError(f"`start` must not be negative, got {self.start}.")
+        meaning = "the deviation of a batch's gradient over its length"
+        check_number("theta", self.theta, meaning, above=0)
+        check_number("start", self.start, "a base step", at_least=0)
 
     def init(self) -> dict[str, Any]:
         """Returns the state before the first update.
@@ -98,9 +101,11 @@ class BatchRamp:
           A new state; the old one is left as it was.
 
         Raises:
-          ValueError: if there are no noise and signal in `metrics`.
+          ValueError: if there are no noise and signal in `metrics`, or the state is
+            that of another ramp.
         """
-        noise_scale, base_steps, warming_up = read_last(metrics)
+        noise_scale, base_steps, warming_up = read_last(metrics, "metrics")
+        self._check_state(state)
         scale, doubled_at = (
             int(state["batch_scale"]),
             [*map(float, state["doubled_at"])],
@@ -120,8 +125,21 @@ class BatchRamp:
 
         Returns:
           The scales that were used, over base steps.
+
+        Raises:
+          ValueError: if the state is that of another ramp.
         """
+        self._check_state(state)
         steps = [float(step) for step in state["doubled_at"] if step >= 0]
         scales = [self.batch_scale * 2 ** (k + 1) for k in range(len(steps))]
         pairs = zip(steps, scales, strict=True)
         return BatchSchedule(((0, self.batch_scale), *pairs))
+
+    def _check_state(self, state: Any) -> None:
+        expected = self.init()
+        is_ours = isinstance(state, Mapping) and set(state) >= set(expected)
+        if not is_ours or len(state["doubled_at"]) != len(expected["doubled_at"]):
+            raise ValueError(
+                f"`state` must be like that of `init`, {expected}, got {state!r}: it "
+                "is restored into the ramp that it was saved from."
+            )

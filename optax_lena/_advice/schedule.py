@@ -9,6 +9,8 @@ $$\text{update}_{k+1} = \text{update}_k +
 import dataclasses
 import math
 
+from optax_lena._checks import check_number
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchSchedule:
@@ -33,15 +35,20 @@ class BatchSchedule:
     changes: tuple[tuple[float, int], ...]
 
     def __post_init__(self) -> None:
-        steps = [step for step, _ in self.changes]
+        try:
+            steps = [step for step, _ in self.changes]
+        except (TypeError, ValueError):
+            raise ValueError(
+                "`changes` must hold pairs of a base step and a batch scale, got "
+                f"{self.changes!r}."
+            ) from None
+        for step, scale in self.changes:
+            check_number("changes", step, "a base step", at_least=0)
+            meaning = "the batch over the base batch"
+            check_number("changes", scale, meaning, at_least=1, integer=True)
         if not steps or steps[0] != 0 or sorted(set(steps)) != steps:
             raise ValueError(
                 f"`changes` must start at base step 0 and rise, got base steps {steps}."
-            )
-        if low := [scale for _, scale in self.changes if scale < 1]:
-            raise ValueError(
-                f"`changes` must hold batch scales of at least 1, got {low}: the "
-                "batch over the base batch."
             )
 
     def __call__(self, base_steps: float) -> int:
@@ -52,7 +59,11 @@ class BatchSchedule:
 
         Returns:
           S.
+
+        Raises:
+          ValueError: if they are negative.
         """
+        check_number("base_steps", base_steps, "base batches seen", at_least=0)
         return [scale for step, scale in self.changes if step <= base_steps][-1]
 
     def updates(self) -> tuple[tuple[int, int], ...]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_lena._advice.schedule import BatchSchedule
+from optax_lena._checks import check_callable, check_number
 
 Rate = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -62,15 +63,17 @@ def seesaw(
       Meterez et al., 2025, "Seesaw: Accelerating Training by Balancing Learning Rate
       and Batch Size Scheduling", 2510.14717.
     """
-    for name, value in (("steps", steps), ("max_scale", max_scale)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    check_callable("schedule", schedule, "schedule(base_steps)")
+    meaning = "the length of the run in base steps"
+    check_number("steps", steps, meaning, at_least=1, integer=True)
+    meaning = "the largest batch over the base batch"
+    check_number("max_scale", max_scale, meaning, at_least=1)
     rates = np.asarray(jax.vmap(schedule)(jnp.arange(steps)), float)
     peak = int(np.argmax(rates))
-    if not rates[peak] > 0:
+    if not 0 < rates[peak] < np.inf:
         raise ValueError(
-            f"`schedule` must be positive somewhere in {steps} steps, got at most "
-            f"{rates[peak]}."
+            f"`schedule` must be finite, and positive somewhere in {steps} steps, got "
+            f"{rates[peak]} at step {peak}."
         )
     # float32 rates: 0.25 times 0.1 must count as a quarter.
     fallen = rates[peak] / np.maximum(rates, rates[peak] / max_scale) * (1 + 1e-5)

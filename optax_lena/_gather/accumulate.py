@@ -12,7 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_number
+from optax_lena._checks import (
+    check_callable,
+    check_number,
+    check_optimizer,
+)
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments, check_weights
@@ -76,8 +80,10 @@ def accumulate(
       arguments of the k-th call go to `tx`.
 
     Raises:
-      ValueError: if `every_k` is no integer of at least 1; from `update`, if `moments`
-        are not those of the gradients.
+      ValueError: if `every_k` is no integer of at least 1, or another option is not
+        what its place takes; from `update`, if `moments` are not those of the
+        gradients, or the weight, where it is known, is negative or not finite.
+      TypeError: if `tx` is no optimizer; from `update`, if a gradient is of integers.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -90,7 +96,9 @@ def accumulate(
       0.0
       -0.2
     """
+    check_optimizer("tx", tx)
     check_layers(layers)
+    check_preconditioner(preconditioner)
     if not callable(every_k):
         meaning = "the number of calls that make one update"
         check_number("every_k", every_k, meaning, at_least=1, integer=True)
@@ -100,6 +108,13 @@ def accumulate(
         functools.partial(_init, tx, layers),  # pyrefly: ignore[bad-argument-type]
         functools.partial(_update, tx, every_k, layers, preconditioner),  # pyrefly: ignore[bad-argument-type]
     )
+
+
+def check_preconditioner(preconditioner: Any) -> None:
+    """Raises a `ValueError` for multipliers in the place of what makes them."""
+    if preconditioner is not None:
+        call = "preconditioner(opt_state, params)"
+        check_callable("preconditioner", preconditioner, call)
 
 
 def _init(
@@ -132,6 +147,7 @@ def _update(
     incremental = IncrementalMoments(layers, multipliers)
     added = _add(incremental, state, grads, moments, weight)
     k = every_k(state.updates) if callable(every_k) else every_k
+    check_number("every_k", k, "what the function returned", at_least=1, integer=True)
 
     def emit(state: AccumulateState) -> tuple[PyTree, AccumulateState]:
         mean, all_moments = incremental.finish(state.sums, grads)
@@ -161,7 +177,7 @@ def _add(
     weight: jax.typing.ArrayLike,
 ) -> AccumulateState:
     """Adds a call's gradient, unless that, its moments or its weight are not finite."""
-    weight = check_weights(weight, (), equal=1)
+    weight = check_weights(weight, (), equal=1, name="weight")
     added = incremental.add(state.sums, grads, weight=1, moments=moments)
     is_finite = jnp.all(jnp.isfinite(added.micro_sq_norm)) & jnp.isfinite(weight)
     is_finite &= weight >= 0

@@ -25,6 +25,26 @@ def names(axis_name: AxisName) -> tuple[str, ...]:
     return axis_name if isinstance(axis_name, tuple) else (axis_name,)
 
 
+def check_axis_name(axis_name: Any) -> None:
+    """Raises a `ValueError` unless it is the name of an axis, or a tuple of some."""
+    given = names(axis_name)
+    if not given or not all(isinstance(name, str) for name in given):
+        raise ValueError(
+            "`axis_name` must be the name of the axis that carries the batch, or a "
+            f"tuple of names, got {axis_name!r}."
+        )
+
+
+def check_specs(param_specs: Any) -> None:
+    """Raises a `ValueError` unless the leaves are `PartitionSpec`s."""
+    for spec in jax.tree.leaves(param_specs, is_leaf=_is_spec):
+        if not _is_spec(spec):
+            raise ValueError(
+                "`param_specs` must hold a jax.P for every parameter, or one for "
+                f"several, as `in_specs` do, got {spec!r}."
+            )
+
+
 def is_bound(axis_name: AxisName) -> bool:
     """Says whether we are inside `shard_map`, `pmap` or `vmap` over this axis."""
     try:

@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._gather import axes, outputs, passes
 from optax_lena._measure.layout import PyTree
@@ -86,6 +88,30 @@ class Call:
         means = MomentSums(mean_grads, micro, jnp.ones(()), jnp.int32(0))
         grads, moments = finish(means, count, self.metric, self.params)
         return value, grads, moments
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raises a `TypeError` that names a leaf which is no array."""
+    kinds = (np.number, np.bool_, jax.dtypes.extended)
+    for path, leaf in tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        is_number = isinstance(leaf, (bool, int, float, complex))
+        if not is_number and not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+            raise TypeError(
+                f"`{name}` must hold arrays, got {leaf!r} at "
+                f"{keystr(path) or 'its root'}."
+            )
+
+
+def check_key(key: Any) -> None:
+    """Raises a `ValueError` unless `key` is None, or one PRNG key of either kind."""
+    dtype, shape = (getattr(key, x, None) for x in ("dtype", "shape"))
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    is_raw = dtype == jnp.uint32 and shape is not None and len(shape) == 1
+    if key is not None and not (is_typed and shape == ()) and not is_raw:
+        raise ValueError(
+            f"`key` must be one PRNG key, such as jax.random.key(0), got {key!r}."
+        )
 
 
 def fold_in(tree: PyTree, number: jax.Array) -> PyTree:

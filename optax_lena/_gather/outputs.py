@@ -24,10 +24,15 @@ MEAN, SUM, EXAMPLES, STACK, SHAPE = "mean", "sum", "examples", "stack", "shape"
 KINDS = (MEAN, SUM, EXAMPLES, STACK, SHAPE)
 
 
-def check_kinds(aux: PyTree | None) -> None:
-    """Raises a `ValueError` unless every leaf of `aux` names a kind."""
+def check_kinds(aux: PyTree | None, has_aux: bool) -> None:
+    """Raises a `ValueError` unless every leaf of `aux` names a kind, of some data."""
+    if aux is not None and not has_aux:
+        raise ValueError(
+            f"`aux` must be None without `has_aux=True`, got {aux!r}: the loss then "
+            "returns no auxiliary data."
+        )
     for kind in jax.tree.leaves(aux):
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise ValueError(
                 f"`aux` must say for each auxiliary output one of {KINDS}, got "
                 f"{kind!r}: it is a pytree that is a prefix of the auxiliary data, or "

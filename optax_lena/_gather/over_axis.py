@@ -58,10 +58,11 @@ def moments_over_axis(
       the same on every device.
 
     Raises:
-      ValueError: if there is one device only, or a gradient is not local, or
+      ValueError: if the axis is not bound here, or there is one device only, or a
+        gradient is not local, or a weight is negative or not finite, or
         `preconditioner` is not like `grads`, or nothing says how parameters are sharded
         over another axis.
-      NameError: from jax, if the axis is not bound here.
+      TypeError: if a gradient is of integers.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax_lena
@@ -73,10 +74,17 @@ def moments_over_axis(
       >>> print(grads["w"], moments.micro_sq_norm["w"], moments.batch_sq_norm["w"])
       4.0 17.0 16.0
     """
+    axes.check_axis_name(axis_name)
+    axes.check_specs(param_specs)
+    if not axes.is_bound(axis_name):
+        raise ValueError(
+            f"`axis_name` must name an axis that is bound here, got {axis_name!r}: "
+            "call it inside jax.shard_map, jax.pmap, or a jax.vmap with that name."
+        )
     count = jax.lax.axis_size(axis_name)
     check_num_microbatches(count)
     axes.check_local(grads, parameter_names(grads), axis_name)
-    own = check_weights(weight, (), equal=1 / count)
+    own = check_weights(weight, (), equal=1 / count, name="weight")
     metric = metric_of(layers, preconditioner, grads)
     metric = axes.metric_of_shards(metric, grads, axis_name, param_specs)
     norms = pack(metric.sq_norms(grads))

@@ -47,6 +47,7 @@ def moments_from_stack(
     Raises:
       ValueError: if the leaves disagree on n, or n < 2, or `weights` is not `[n]`, or
         `preconditioner` is not like the mean gradients.
+      TypeError: if a gradient is of integers.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._gather.accumulate import Preconditioner
+from optax_lena._checks import check_optimizer
+from optax_lena._gather.accumulate import Preconditioner, check_preconditioner
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree, accumulation_dtype
 from optax_lena._measure.metric import Metric, metric_of
@@ -67,8 +68,10 @@ def from_successive_gradients(
       gradient is not finite, measure nothing.
 
     Raises:
-      TypeError: from `update`, if it gets `moments`.
-      ValueError: from `update`, if `tx` has no `batch_scale`.
+      TypeError: if `tx` is no optimizer; from `update`, if it gets `moments`, or a
+        gradient is of integers.
+      ValueError: if an option is not what its place takes; from `update`, if `tx` has
+        no `batch_scale`.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -83,7 +86,9 @@ def from_successive_gradients(
     References:
       Qiao et al., *Pollux*, OSDI 2021, and `gradient_noise_scale.py` of AdaptDL.
     """
+    check_optimizer("tx", tx)
     check_layers(layers)
+    check_preconditioner(preconditioner)
     tx = optax.with_extra_args_support(tx)
     # optax types every update as free of keyword arguments that it names.
     return optax.GradientTransformationExtraArgs(

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 
-from optax_lena._checks import check_choice
+from optax_lena._checks import check_callable, check_choice, check_flag
 from optax_lena._gather import axes, outputs
 from optax_lena._gather import spread as ways
 from optax_lena._gather.axes import AxisName
-from optax_lena._gather.call import Call
+from optax_lena._gather.call import Call, check_arrays, check_key
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
@@ -90,9 +90,12 @@ def value_and_grad(
       summed in float32 or wider, in their own dtypes.
 
     Raises:
-      ValueError: if n < 2; when called, if the batch does not divide by n, or n by
-        the number of devices, or no mesh has the axis, or `preconditioner` is not like
-        the parameters, or an auxiliary output is unclear.
+      ValueError: if n < 2, or another option is not what its place takes; when called,
+        if the batch does not divide by n, or n by the number of devices, or no mesh has
+        the axis, or `preconditioner` is not like the parameters, or a weight is
+        negative or not finite, or `key` is no key, or an auxiliary output is unclear.
+      TypeError: when called, if a parameter is of integers, or the batch holds what is
+        no array.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -105,9 +108,15 @@ def value_and_grad(
       >>> print(moments.micro_sq_norm["w"], moments.batch_sq_norm["w"])
       20.0 16.0
     """
+    call = "loss_fn(params, microbatch, *args, **kwargs)"
+    check_callable("loss_fn", loss_fn, call)
     check_layers(layers)
     check_num_microbatches(num_microbatches)
-    outputs.check_kinds(aux)
+    check_flag("has_aux", has_aux)
+    outputs.check_kinds(aux, has_aux)
+    axes.check_specs(param_specs)
+    if axis_name is not None:
+        axes.check_axis_name(axis_name)
     if spread is not None:
         check_choice("spread", spread, ways.SPREADS)
     if spread == ways.SPACE and axis_name is None:
@@ -151,7 +160,9 @@ class Gatherer:
         **kwargs: Any,
     ) -> tuple[Any, PyTree, GradMoments]:
         """Returns the loss, its gradient over the whole batch, and the moments."""
-        metric = metric_of(self.layers, preconditioner, params)
+        metric = metric_of(self.layers, preconditioner, params, "params")
+        check_key(key)
+        check_arrays("batch", batch)
         call = Call(self, params, batch, args, kwargs, weights, key, metric)
         if self.axis_name is not None and axes.is_bound(self.axis_name):
             return ways.over_bound_axis(call, self.axis_name)

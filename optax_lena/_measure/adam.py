@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_lena._checks import check_beta, check_eps
 from optax_lena._measure.layout import PyTree, accumulation_dtype, parameter_names
 
 # 1 / ν̂ of k Gaussian gradients without a mean is an inverse chi-squared with k degrees
@@ -58,7 +59,8 @@ def adam_preconditioner(
       in `opt_state` trains (`optax.masked`, `optax.partition`).
 
     Raises:
-      ValueError: if `opt_state` holds no state of Adam, or that of other parameters.
+      ValueError: if `opt_state` holds no state of Adam, or that of other parameters,
+        or a number is out of its range.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena
@@ -70,6 +72,8 @@ def adam_preconditioner(
       >>> print(p.round(3))
       [2.   0.25]
     """
+    check_beta("b2", b2)
+    check_eps(eps)
     states = [
         state
         for state in jax.tree.leaves(opt_state, is_leaf=_is_adam)

@@ -5,6 +5,7 @@ stacks several. `layout.py` applies a rule to a model.
 """
 
 import dataclasses
+import numbers
 import re
 from typing import Any
 
@@ -123,9 +124,11 @@ def by_regex(*patterns: str) -> Layers:
       ['block3', 'bias', 'head/w']
     """
     if not patterns:
-        raise ValueError("by_regex needs at least one regular expression, got none.")
+        raise ValueError(
+            "`patterns` must hold at least one regular expression, got ()."
+        )
     for pattern in patterns:
-        check_regex("by_regex", pattern)
+        check_regex("by_regex: `patterns`", pattern)
     return _ByRegex(patterns)
 
 
@@ -153,27 +156,28 @@ def stacked(regex: str, axis: int = 0, *, others: Layers = per_parameter) -> Lay
       >>> list(optax_lena.layer_report(tx.init(params), params))
       ['blocks[0]', 'blocks[1]', 'blocks[2]', 'head']
     """
-    check_regex("stacked", regex)
-    check_layers(others)
-    if not isinstance(axis, int):
+    check_regex("stacked: `regex`", regex)
+    check_layers(others, "others")
+    if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
         raise ValueError(f"`axis` must be an integer, got {axis!r}.")
-    return _Stacked(regex, axis, others)
+    return _Stacked(regex, int(axis), others)
 
 
 def check_regex(where: str, pattern: str) -> None:
+    """Raises a `ValueError` unless `pattern` is a regular expression."""
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
         raise ValueError(
-            f"{where} takes regular expressions over parameter names such as "
+            f"{where} must be a regular expression over parameter names such as "
             f"'conv1/kernel', got {pattern!r}: {error}."
         ) from error
 
 
-def check_layers(layers: Any) -> None:
+def check_layers(layers: Any, name: str = "layers") -> None:
     """Raises a `ValueError` unless `layers` is a `Layers` rule."""
     if not isinstance(layers, Layers):
         raise ValueError(
-            "`layers` must be a rule such as optax_lena.per_parameter, per_module, "
+            f"`{name}` must be a rule such as optax_lena.per_parameter, per_module, "
             f"whole_model, by_regex(...) or stacked(...), got {layers!r}."
         )

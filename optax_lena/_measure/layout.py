@@ -124,6 +124,11 @@ def layout_of(layers: Layers, tree: PyTree) -> Layout:
         parameters, jax.tree.leaves(tree), axes, strict=True
     ):
         layer = layers.layer_of(parameter)
+        if not isinstance(layer, str):
+            raise ValueError(
+                "`layers` must name the layer of every parameter, and layer_of("
+                f"{parameter!r}) is {layer!r}: return a string."
+            )
         if axis is None:
             rows.append(index.setdefault(layer, len(index)))
             continue
@@ -142,6 +147,20 @@ def stack_size(parameter: str, leaf: Any, axis: int) -> int:
             f"but its shape is {shape}: name an axis it has, or a narrower regex."
         )
     return shape[axis]
+
+
+def check_inexact(name: str, tree: PyTree) -> None:
+    """Raises a `TypeError` that names a parameter whose numbers have no fractions."""
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        is_inexact = dtype in (float, complex) or jnp.issubdtype(dtype, jnp.inexact)
+        if not is_inexact:
+            raise TypeError(
+                f"`{name}` must be floating-point, got {np.dtype(dtype).name} at "
+                f"parameter {parameter_names(tree)[i]!r}: such a parameter has no "
+                "gradient. Leave it out, with optax.masked or as a further argument "
+                "of the loss, or convert it."
+            )
 
 
 def accumulation_dtype(leaf: Any) -> Any:

@@ -11,11 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import (
     PyTree,
     accumulation_dtype,
+    check_inexact,
     parameter_names,
     stack_size,
 )
@@ -47,6 +49,10 @@ class Metric:
 
     layers: Layers = per_parameter
     multipliers: PyTree | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the layers."""
+        check_layers(self.layers)
 
     def sq_norm(self, gradient: jax.Array) -> jax.Array:
         """Returns the squared norm of one layer's gradient, in its own dtype.
@@ -89,7 +95,10 @@ class Metric:
 
 
 def metric_of(
-    layers: Layers, preconditioner: PyTree | Metric | None, like: PyTree
+    layers: Layers,
+    preconditioner: PyTree | Metric | None,
+    like: PyTree,
+    name: str = "grads",
 ) -> Metric:
     """Returns the metric of a gatherer's arguments.
 
@@ -98,14 +107,17 @@ def metric_of(
       preconditioner: multipliers, or a metric, or None.
       like: the gradients or parameters. Leaves are matched by name: the gradients of an
         nnx model stand in other variables than the optimizer's state does.
+      name: of `like`, for errors.
 
     Returns:
       The metric that a gatherer takes its norms in.
 
     Raises:
       ValueError: if the multipliers are not like the parameters.
+      TypeError: if `like` has integers in it.
     """
     check_layers(layers)
+    check_inexact(name, like)
     if preconditioner is None:
         return Metric(layers)
     if isinstance(preconditioner, Metric):
@@ -126,8 +138,19 @@ def metric_of(
                 f"{shapes[1]}: take it from optax_lena.adam_preconditioner(opt_state, "
                 "params), with the parameters that are differentiated."
             )
-    leaves = [jnp.asarray(given[parameter]) for parameter in expected]
+    leaves = [_multiplier(parameter, given[parameter]) for parameter in expected]
     return Metric(layers, jax.tree.unflatten(jax.tree.structure(like), leaves))
+
+
+def _multiplier(parameter: str, given: Any) -> jax.Array:
+    dtype = getattr(given, "dtype", np.dtype(type(given)))
+    is_real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if not is_real:
+        raise ValueError(
+            "`preconditioner` must hold real numbers, or be an optax_lena.Metric, got "
+            f"{given!r} at parameter {parameter!r}."
+        )
+    return jnp.asarray(given)
 
 
 def _multiply(grad: jax.Array, multiplier: jax.Array) -> jax.Array:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import GetAttrKey
 
-from optax_lena._checks import check_number
+from optax_lena._checks import FLOAT32_MAX, check_number
 from optax_lena._measure.layout import Layout, PyTree, stack_size
 
 
@@ -50,6 +51,9 @@ class GradMoments(NamedTuple):
           Moments whose norms are multiplied by the factor's square, and whose count is
           as it was.
 
+        Raises:
+          ValueError: if the factor is no finite number.
+
         Example:
           >>> import jax.numpy as jnp, optax_lena
           >>> stack = {"w": jnp.array([3.0, 5.0])}
@@ -58,6 +62,7 @@ class GradMoments(NamedTuple):
           >>> print(moments.micro_sq_norm["w"], moments.num_microbatches)
           17.0 2
         """
+        check_number("factor", factor, "what the gradients are multiplied by")
         # Twice, not its square: 1 / 2**80 is a float32, and its square is not.
         scale = lambda x: x * factor * factor  # noqa: E731
         micro, batch = jax.tree.map(scale, (self.micro_sq_norm, self.batch_sq_norm))
@@ -106,11 +111,12 @@ def check_count(count: Any) -> None:
         check_num_microbatches(count)
         return
     dtype = getattr(count, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or jnp.shape(count):
+        got = count if dtype is None else f"{dtype} of shape {jnp.shape(count)}"
         raise TypeError(
-            "`moments.num_microbatches` must be an integer, or an integer array, got "
-            f"{count if dtype is None else dtype}: a tree map over the moments has "
-            "changed it. To rescale moments use moments.rescale(factor)."
+            "`moments.num_microbatches` must be an integer, or an integer array of "
+            f"shape (), got {got}: a tree map over the moments has changed it. To "
+            "rescale moments use moments.rescale(factor)."
         )
 
 
@@ -128,24 +134,55 @@ def check_num_microbatches(num_microbatches: Any) -> None:
 
 
 def check_weights(
-    weights: jax.typing.ArrayLike | None, shape: tuple[int, ...], equal: float
+    weights: jax.typing.ArrayLike | None,
+    shape: tuple[int, ...],
+    equal: float,
+    name: str = "weights",
 ) -> jax.Array:
-    """Returns float32 weights of the given shape; `equal` ones where there are none."""
+    """Returns float32 weights of the given shape; `equal` ones where there are none.
+
+    Args:
+      weights: of the user.
+      shape: that they must have.
+      equal: what each weight is without them.
+      name: of the argument.
+
+    Returns:
+      The weights.
+
+    Raises:
+      ValueError: for another shape, or a weight that is negative or not finite.
+    """
     if weights is None:
         return jnp.full(shape, equal, jnp.float32)
-    given = weights
-    weights = jnp.asarray(given, jnp.float32)
+    given, weights = weights, _as_float32(weights, name)
     if weights.shape != shape:
         raise ValueError(
-            f"`weights` must hold one weight per microbatch, shape {shape}, got shape "
+            f"`{name}` must hold one weight per microbatch, shape {shape}, got shape "
             f"{weights.shape}: sum what you count (valid tokens, unpadded examples) "
             "within each microbatch first."
         )
     if not isinstance(weights, jax.core.Tracer) and weights.is_fully_addressable:
-        for weight in jnp.ravel(weights):
-            meaning = "what the mean was taken over, such as a number of tokens"
-            check_number("weights", weight, meaning, at_least=0)
+        known = np.asarray(weights)
+        if not ((known >= 0) & (known <= FLOAT32_MAX)).all():
+            raise ValueError(
+                f"`{name}` must be finite numbers of at least 0, got {given!r}: what "
+                "the mean was taken over, such as a number of tokens."
+            )
     return weights
+
+
+def _as_float32(weights: Any, name: str) -> jax.Array:
+    if any(isinstance(x, jax.Array) for x in jax.tree.leaves(weights)):
+        given = jnp.asarray(weights)
+    else:
+        given = np.asarray(weights)  # jax's would not take 2**40 tokens
+    if given.dtype.kind in "cmMOSU":
+        raise ValueError(
+            f"`{name}` must be finite numbers of at least 0, got {weights!r}."
+        )
+    with np.errstate(over="ignore"):  # it is infinite then, which is told of
+        return jnp.asarray(given.astype(np.float32))
 
 
 def align_norms(
@@ -185,12 +222,14 @@ def align_norms(
         layout.parameters, layout.axes, pairs, strict=True
     ):
         expected = () if axis is None else (stack_size(parameter, node, axis),)
-        if not hasattr(entry, "shape") or entry.shape != expected:
-            got = getattr(entry, "shape", jax.tree.structure(entry))
+        dtype, shape = (getattr(entry, x, None) for x in ("dtype", "shape"))
+        is_real = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+        if shape != expected or not is_real:
+            got = f"{shape}, {dtype}" if dtype else jax.tree.structure(entry)
             raise ValueError(
-                f"`{name}` must have shape {expected} at parameter {parameter!r}, got "
-                f"{got}: give the gatherer, `accumulate` and the transformation the "
-                "same `layers`, and moments of the same parameters."
+                f"`{name}` must be real and have shape {expected} at parameter "
+                f"{parameter!r}, got {got}: give the gatherer, `accumulate` and the "
+                "transformation the same `layers`, and moments of the same parameters."
             )
     return [entry for _, entry in pairs]
 

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optax_lena._checks import check_is
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import (
     PyTree,
     accumulation_dtype,
     layout_of,
+    parameter_names,
 )
 from optax_lena._measure.metric import Metric, ShardedMetric, metric_of, real_dtype
 from optax_lena._measure.moments import (
@@ -23,6 +25,7 @@ from optax_lena._measure.moments import (
     align_norms,
     check_count,
     check_moments,
+    check_weights,
 )
 
 
@@ -116,9 +119,14 @@ class IncrementalMoments:
           The new sums.
 
         Raises:
-          ValueError: if the moments are not those of `grads`.
+          ValueError: if the moments are not those of `grads`, or the gradients not
+            like those of `sums`, or the weight is negative or not finite.
+          TypeError: if `sums` are none, or the gradients are integers.
         """
+        check_is("sums", sums, MomentSums, "IncrementalMoments.init(params)")
+        weight = check_weights(weight, (), equal=1, name="weight")
         metric = metric_of(self.layers, self.preconditioner, grads)
+        _check_like("grads", grads, sums.grads)
         if moments is None:
             return add_gradient(sums, grads, metric.sq_norms(grads), 1, weight)
         check_moments(moments)
@@ -145,8 +153,14 @@ class IncrementalMoments:
         Returns:
           The mean gradient, and `GradMoments` whose count is an array. All are 0 if the
           weights sum to 0.
+
+        Raises:
+          ValueError: if `like` is not like the gradients of `sums`.
+          TypeError: if `sums` are none.
         """
+        check_is("sums", sums, MomentSums, "IncrementalMoments.init(params)")
         like = sums.grads if like is None else like
+        _check_like("like", like, sums.grads)
         metric = metric_of(self.layers, self.preconditioner, sums.grads)
         return finish(divide(sums, sums.weight), sums.num_microbatches, metric, like)
 
@@ -233,6 +247,23 @@ def unpack(packed: jax.Array, like: PyTree) -> PyTree:
     return treedef.unflatten(
         [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
     )
+
+
+def _check_like(name: str, tree: PyTree, grads: PyTree) -> None:
+    """Raises a `ValueError` unless `tree` has the shapes that the sums have."""
+    given, expected = (
+        dict(zip(parameter_names(x), map(jnp.shape, jax.tree.leaves(x)), strict=True))
+        for x in (tree, grads)
+    )
+    if given != expected:
+        differing = [
+            p for p in {**expected, **given} if given.get(p) != expected.get(p)
+        ]
+        raise ValueError(
+            f"`{name}` must be like the parameters that `sums` were made for, shape "
+            f"{expected.get(differing[0], 'none')} at parameter {differing[0]!r}, got "
+            f"{given.get(differing[0], 'none')}."
+        )
 
 
 def _zeros_in_accumulation_dtype(x: jax.Array) -> jax.Array:

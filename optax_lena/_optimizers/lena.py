@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from optax_lena._checks import check_flag, check_steps
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate
@@ -75,6 +76,8 @@ def lena(
     References:
       Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Algorithm 1.
     """
+    check_steps(warmup_steps)
+    check_flag("reference", reference)
     rate = LayerRate(learning_rate, warmup=StateAwareWarmup(warmup_steps))
     rate = follow_authors(rate, batch_scale) if reference else rate
     buffer = parts.buffer(momentum, nesterov, accumulator_dtype)

@@ -5,7 +5,10 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import check_weight_decay
+from optax_lena._checks import (
+    check_steps,
+    check_weight_decay,
+)
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate
@@ -92,10 +95,11 @@ def lena_adamw(
       `AdamScale` in `scaling_rules.py` of AdaptDL; Malladi et al., *On the SDEs and
       Scaling Rules for Adaptive Gradient Algorithms*, NeurIPS 2022.
     """
+    check_steps(warmup_steps)
     check_weight_decay(weight_decay, weight_decay_mask)
     warmup = StateAwareWarmup(warmup_steps)
     rate = LayerRate(learning_rate, rule=square_root_gain, warmup=warmup)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype, nesterov=nesterov)
+    adam = parts.adam(b1, b2, eps, mu_dtype, nesterov)
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return optax.chain(adam, decay, scale, parts.descent)

@@ -1,10 +1,12 @@
 """The recommended optimizer: an amplified gain in front of the momentum, guarded."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import optax
 
+from optax_lena._checks import check_steps
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
 from optax_lena._parts.averages import Averages
@@ -13,6 +15,13 @@ from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.rules import amplified_gain
 from optax_lena._parts.warmup import FixedWarmup
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
+
+_RATE = LayerRate(
+    clock="rate_steps",
+    estimator=Averages(relative=True),
+    rule=amplified_gain,
+    guard=SpikeLimit(2.0),
+)
 
 
 def lena_amplified(
@@ -78,14 +87,9 @@ def lena_amplified(
       1.50
       2.85
     """
-    rate = LayerRate(
-        learning_rate,
-        clock="rate_steps",
-        estimator=Averages(relative=True),
-        rule=amplified_gain,
-        warmup=FixedWarmup(warmup_steps),
-        guard=SpikeLimit(2.0),
-    )
+    check_steps(warmup_steps)
+    warmup = FixedWarmup(warmup_steps)
+    rate = dataclasses.replace(_RATE, learning_rate=learning_rate, warmup=warmup)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
     buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
     decay = parts.decay(weight_decay, weight_decay_mask)

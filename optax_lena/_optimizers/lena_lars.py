@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_rate
+from optax_lena._checks import (
+    check_eps,
+    check_mask,
+    check_number,
+    check_rate,
+    check_steps,
+)
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
 from optax_lena._measure.metric import Metric
@@ -112,13 +118,13 @@ def lena_lars(
       You, Gitman, Ginsburg, *Large Batch Training of Convolutional Networks*, 2017.
     """
     check_rate(learning_rate)
+    check_steps(warmup_steps)
     gain = LayerRate(rule=square_root_gain, warmup=StateAwareWarmup(warmup_steps))
-    links = LenaLarsState(
-        parts.decay(weight_decay, weight_decay_mask),
-        scale_by_lars_ratio(trust_coefficient, eps, layers, trust_ratio_mask),
-        parts.buffer(momentum, nesterov, None),
-        scale_by_layer_rate(gain, batch_scale, layers=layers),
-    )
+    lena = scale_by_layer_rate(gain, batch_scale, layers=layers)
+    lars = scale_by_lars_ratio(trust_coefficient, eps, layers, trust_ratio_mask)
+    decay = parts.decay(weight_decay, weight_decay_mask)
+    buffer = parts.buffer(momentum, nesterov, None)
+    links = LenaLarsState(decay, lars, buffer, lena)
     return optax.GradientTransformationExtraArgs(
         functools.partial(_init, links),  # pyrefly: ignore[bad-argument-type]
         functools.partial(_update, links, learning_rate),  # pyrefly: ignore[bad-argument-type]
@@ -167,9 +173,22 @@ def scale_by_lars_ratio(
     Returns:
       The transformation.
     """
+    meaning = "the step's length over the weights' at a rate of 1"
+    check_number("trust_coefficient", coefficient, meaning, at_least=0)
+    check_eps(eps)
+    check_mask("trust_ratio_mask", mask)
     scale = functools.partial(_scale, coefficient, eps, layers)
     ratio = optax.stateless(scale)
     return ratio if mask is None else optax.masked(ratio, mask)
+
+
+def _check_params(params: PyTree | None) -> None:
+    if params is None:
+        raise ValueError(
+            "`params` must be given to the update of `lena_lars`, whose ratio is that "
+            "of their norms, got None: call tx.update(grads, state, params, "
+            "moments=moments)."
+        )
 
 
 def _scale(
@@ -179,12 +198,7 @@ def _scale(
     updates: PyTree,
     params: PyTree | None,
 ) -> PyTree:
-    if params is None:
-        raise ValueError(
-            "`params` must be given to the update of `lena_lars`, whose ratio is that "
-            "of their norms, got None: call tx.update(grads, state, params, "
-            "moments=moments)."
-        )
+    _check_params(params)
     metric, layout = Metric(layers), layout_of(layers, updates)
 
     def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_number
+from optax_lena._checks import check_flag, check_number
 from optax_lena._parts.estimate import Estimate, Measured
 
 
@@ -83,8 +83,9 @@ class Averages:
     relative: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the horizon."""
+        """Checks the options."""
         check_number("horizon", self.horizon, "a number of base batches", at_least=1)
+        check_flag("relative", self.relative)
 
     def init(self, num_rows: int) -> AveragesState:
         """Returns the state before the first update."""
@@ -93,10 +94,11 @@ class Averages:
     def update(self, state: AveragesState, measured: Measured) -> AveragesState:
         """Returns the state after an update that measured this."""
         step = jnp.minimum(measured.batch_scale / self.horizon, 1)
-        estimate = measured.estimate
+        estimate, is_usable = measured.estimate, measured.is_usable
         if self.relative:
             estimate = relative_to_model(estimate)
-        return state.move(estimate, step, measured.is_usable)
+            is_usable &= is_usable[-1]  # without the model's norm there are no shares
+        return state.move(estimate, step, is_usable)
 
     def read(self, state: AveragesState) -> Estimate:
         """Returns the averages as an estimate."""

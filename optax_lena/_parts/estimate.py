@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from optax_lena._checks import check_number
+
 
 class Estimate(NamedTuple):
     r"""Noise and signal, of one update or averaged over many.
@@ -47,7 +49,12 @@ class Estimate(NamedTuple):
 
         Returns:
           float32 `[rows]`.
+
+        Raises:
+          ValueError: for a plain number that is not positive.
         """
+        if not isinstance(batch_scale, jax.Array):
+            check_number("batch_scale", batch_scale, "a batch in base batches", above=0)
         return self.noise / batch_scale + jnp.maximum(self.signal, 0)
 
     def gain(self, batch_scale: ArrayLike) -> jax.Array:
@@ -64,7 +71,13 @@ class Estimate(NamedTuple):
 
         Returns:
           float32 `[rows]`, between 1 and S.
+
+        Raises:
+          ValueError: for a plain number below 1.
         """
+        if not isinstance(batch_scale, jax.Array):
+            meaning = "a batch in base batches"
+            check_number("batch_scale", batch_scale, meaning, at_least=1)
         per_base_batch, per_batch = self.sq_norm(1), self.sq_norm(batch_scale)
         was_seen = per_batch > 0
         ratio = per_base_batch / jnp.where(was_seen, per_batch, 1)
@@ -92,7 +105,8 @@ class Measured(NamedTuple):
       is_finite: bool `[rows]`; false where the moments are not finite. The whole model
         is the sum of the layers that are, and finite if there is one.
       is_usable: bool `[rows]`; finite, and taken from at least two microbatches.
-      overflows: bool `()`; whether a squared norm is too large for float32.
+      overflows: bool `()`; whether a squared norm, or the noise that it says there is,
+        is too large for float32.
       batch_scale: float32 `()`, S.
     """
 
@@ -129,12 +143,15 @@ def measure(
     # not in another: the same microbatches give the same bits by every route.
     over_scale = jax.lax.optimization_barrier(spread / (jnp.maximum(count, 2) - 1))
     noise, signal = batch_scale * over_scale, batch_sq_norm - over_scale
-    # Not finite if a norm is not, and also where S times a large norm overflows.
-    is_finite = jnp.isfinite(noise) & jnp.isfinite(signal)
+    # Not finite if a norm is not, and also where S times a large norm overflows, or the
+    # sum that every gain is made of.
+    is_finite = jnp.isfinite(noise + signal)
     estimate = Estimate(*(_with_model(x, is_finite) for x in (noise, signal)))
     is_finite = jnp.append(is_finite, jnp.any(is_finite))
-    is_finite &= jnp.isfinite(estimate.noise) & jnp.isfinite(estimate.signal)
+    sq_norm = estimate.noise + estimate.signal
+    is_finite &= jnp.isfinite(sq_norm)
     overflows = jnp.any(jnp.isinf(micro_sq_norm) | jnp.isinf(batch_sq_norm))
+    overflows |= jnp.any(jnp.isinf(sq_norm))
     is_usable = is_finite & (count >= 2)
     return Measured(estimate, is_finite, is_usable, overflows, batch_scale)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from optax_lena._checks import check_rate
+from optax_lena._checks import check_number, check_rate
 from optax_lena._parts.averages import Averages
 from optax_lena._parts.clocks import Clocks, Count, check_clock
 from optax_lena._parts.estimate import Measured
@@ -158,10 +158,13 @@ def evaluate(learning_rate: Any, clock: Count) -> Any:
     if not callable(learning_rate):
         return learning_rate
     try:
-        return learning_rate(clock.read())
+        rate = learning_rate(clock.read())
     except TypeError:
         # A schedule that indexes a table takes whole steps only, as optax counts them.
-        return learning_rate(clock.whole)
+        rate = learning_rate(clock.whole)
+    meaning = "what the schedule returned"
+    check_number("learning_rate", rate, meaning)
+    return rate
 
 
 def _check_part(name: str, part: Any, example: Any, methods: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from optax_lena._checks import known_number
 from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.estimate import Estimate, Measured
@@ -36,9 +37,9 @@ def follow_authors(rate: "LayerRate", batch_scale: Any) -> "LayerRate":
       The rate that follows their code.
 
     Raises:
-      ValueError: if S is a plain number above 1000.
+      ValueError: if S is above 1000.
     """
-    if isinstance(batch_scale, (int, float)) and batch_scale > _HORIZON:
+    if (known_number(batch_scale) or 0) > _HORIZON:
         raise ValueError(
             f"`reference=True` needs a `batch_scale` of at most {_HORIZON}, got "
             f"{batch_scale}: the authors' moving averages have weight S / {_HORIZON} "

@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from optax_lena._checks import check_callable, check_flag
 from optax_lena._parts.estimate import Estimate
 
 # Chosen on validation data (docs/benchmarks.md). The gain weighs all directions alike;
 # weighted by curvature, which is what limits a rate, the noise scale differs by a
 # factor (McCandlish et al., 2018, Section 2.2).
 AMPLIFICATION = 8.0
+_LARGE = 2.0**120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Rule:
         that returns `[rows]`.
       needs_moments: whether it reads the estimate, and updates therefore need moments.
 
+    Raises:
+      ValueError: if there is no function.
+
     Example:
       >>> import jax.numpy as jnp, optax_lena
       >>> half_way = optax_lena.Rule(
@@ -42,6 +47,12 @@ class Rule:
 
     trust_ratio: Callable[[Estimate, jax.Array], jax.Array]
     needs_moments: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks that there is a function."""
+        call = "trust_ratio(estimate, batch_scale)"
+        check_callable("trust_ratio", self.trust_ratio, call)
+        check_flag("needs_moments", self.needs_moments)
 
 
 def check_rule(rule: Any) -> None:
@@ -62,7 +73,12 @@ def _square_root(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
 
 
 def _amplified(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
-    return estimate._replace(noise=AMPLIFICATION * estimate.noise).gain(batch_scale)
+    # The gain is that of any multiple; eight times a large noise would overflow.
+    scale = jnp.where(estimate.noise > _LARGE, 1 / AMPLIFICATION, 1)
+    amplified = Estimate(
+        AMPLIFICATION * (scale * estimate.noise), scale * estimate.signal
+    )
+    return amplified.gain(batch_scale)
 
 
 def _linear(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_number
+from optax_lena._checks import check_steps
 from optax_lena._parts.clocks import Count
 
 
@@ -62,7 +62,7 @@ class StateAwareWarmup:
 
     def __post_init__(self) -> None:
         """Checks the length."""
-        check_steps(self.steps)
+        check_steps(self.steps, "steps")
 
     @property
     def needs_moments(self) -> bool:
@@ -115,7 +115,7 @@ class FixedWarmup:
 
     def __post_init__(self) -> None:
         """Checks the length."""
-        check_steps(self.steps)
+        check_steps(self.steps, "steps")
 
     @property
     def needs_moments(self) -> bool:
@@ -137,12 +137,6 @@ def ramp(progress: jax.Array, steps: ArrayLike) -> jax.Array:
     warms_up = jnp.asarray(steps) > 0
     factor = progress / jnp.where(warms_up, steps, 1)
     return jnp.where(warms_up, jnp.minimum(factor, 1), jnp.ones_like(progress))
-
-
-def check_steps(steps: ArrayLike) -> None:
-    """Raises a `ValueError` unless `steps` can be the length of a warm-up."""
-    meaning = "a number of base-batch steps"
-    check_number("warmup_steps", steps, meaning, at_least=0)
 
 
 def is_zero(steps: ArrayLike) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from optax_lena._checks import check_number
+from optax_lena._checks import check_batch_scale, check_optimizer
 from optax_lena._measure.layers import Layers, check_layers, check_regex, per_parameter
 from optax_lena._measure.layout import PyTree, parameter_names
 from optax_lena._measure.moments import GradMoments
@@ -71,12 +71,11 @@ def monitor(
       McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018; Gray et
       al., *Normalization Layer Per-Example Gradients*, 2024.
     """
+    check_optimizer("tx", tx)
     check_layers(layers)
-    if batch_scale is not None:
-        meaning = "the global batch over the base batch"
-        check_number("batch_scale", batch_scale, meaning, at_least=1)
+    check_batch_scale(batch_scale)
     if only is not None:
-        check_regex("only", only)
+        check_regex("`only`", only)
     tx = optax.with_extra_args_support(tx)
     watch = functools.partial(scale_by_lena.update, LayerRate(), batch_scale, layers)
     return optax.GradientTransformationExtraArgs(

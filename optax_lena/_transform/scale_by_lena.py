@@ -10,9 +10,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_given, check_number
+from optax_lena._checks import (
+    check_batch_scale,
+    check_flag,
+    check_given,
+    check_is,
+    check_rate,
+    check_steps,
+)
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import Layout, layout_of, scale_leaves
+from optax_lena._measure.layout import (
+    Layout,
+    check_inexact,
+    layout_of,
+    scale_leaves,
+)
 from optax_lena._measure.moments import (
     GradMoments,
     PyTree,
@@ -91,6 +103,10 @@ def scale_by_lena(
     References:
       Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Eq. 4 and Algorithm 1.
     """
+    check_steps(warmup_steps)
+    check_flag("reference", reference)
+    if schedule is not None:
+        check_rate(schedule, "schedule")
     rate = LayerRate(
         learning_rate=1.0 if schedule is None else schedule,
         rule=rule,
@@ -143,9 +159,7 @@ def scale_by_layer_rate(
     check_layers(layers)
     if not isinstance(rate, LayerRate):
         raise ValueError(f"`rate` must be an optax_lena.LayerRate, got {rate!r}.")
-    if batch_scale is not None:
-        meaning = "the global batch over the base batch"
-        check_number("batch_scale", batch_scale, meaning, at_least=1)
+    check_batch_scale(batch_scale)
     # optax types every update as free of keyword arguments that it names.
     return optax.GradientTransformationExtraArgs(
         functools.partial(init, rate, layers),  # pyrefly: ignore[bad-argument-type]
@@ -155,6 +169,7 @@ def scale_by_layer_rate(
 
 def init(rate: LayerRate, layers: Layers, params: PyTree) -> ScaleByLenaState:
     """Returns the state for these parameters, or for their shapes and dtypes."""
+    check_inexact("params", params)
     names = layout_of(layers, params).names
     return named(rate.init(len(names) + 1), names)
 
@@ -177,6 +192,8 @@ def update(
         check_given("batch_scale", batch_scale, "from_successive_gradients")
     if rate.needs_moments or batch_scale is None or moments is not None:
         check_moments(moments)
+    check_is("state", state, ScaleByLenaState, "tx.init(params)")
+    check_inexact("updates", updates)
     layout = layout_of(layers, updates)
     rows = follow_names(rate, state, layout.names)
     rows = rate.update(rows, _measure(moments, updates, layout, batch_scale))

@@ -40,6 +40,11 @@ class PureLoss:
         self.graphdef, self.params, self.rngs, self.rest = nnx.split(
             model, wrt, nnx.RngState, ...
         )
+        if not jax.tree.leaves(self.params):
+            raise ValueError(
+                "`model` must be an nnx.Module with variables that `wrt` selects "
+                f"({wrt!r}), got none in {model!r}."
+            )
         self.nodes_def, *self.nodes_state = nnx.split(self.nodes, nnx.RngState, ...)
 
     def __call__(

@@ -1,5 +1,6 @@
 """The gatherer for losses of an nnx model."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from optax_lena._checks import check_flag
 from optax_lena._gather import outputs
 from optax_lena._gather.axes import AxisName
 from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
@@ -79,7 +81,17 @@ def value_and_grad(
     """
     asked = (outputs.SHAPE if aux is None else aux, outputs.SHAPE)
     options = {"axis_name": axis_name, "spread": spread, "layers": layers}
-    outputs.check_kinds(asked)
+    check_flag("has_aux", has_aux)
+    outputs.check_kinds(aux, has_aux)
+    # One gatherer: its options are checked before it is called.
+    gatherer: Any = _value_and_grad(
+        loss_fn,
+        num_microbatches,
+        has_aux=True,
+        aux=asked,
+        param_specs=param_specs,
+        **options,
+    )
 
     def gather(
         model: Any,
@@ -92,13 +104,9 @@ def value_and_grad(
     ) -> tuple[Any, Any, GradMoments]:
         loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
         same = loss.same_in_every_microbatch(batch)
-        f = _value_and_grad(
-            functools.partial(loss, changing=[value is None for value in same]),
-            num_microbatches,
-            has_aux=True,
-            aux=asked,
-            param_specs=param_specs,
-            **options,
+        changing = [value is None for value in same]
+        f = dataclasses.replace(
+            gatherer, loss_fn=functools.partial(loss, changing=changing)
         )
         (value, (aux, changed)), grads, moments = f(
             loss.params,

@@ -84,7 +84,7 @@ def test_divergence_and_evaluation():
         ({"scales": (1, 2.5)}, "two or more different whole numbers"),
         ({"window": 100, "scales": (1, 8)}, r"`window` must be a multiple .* \[8\]"),
         ({"window": 4, "scales": (1, 8)}, "`window` must be a multiple"),
-        ({"end": 0}, "`end` must be a share"),
+        ({"end": 0}, "`end` must be a finite number in"),
         ({"window": 4096}, r"`batches_for\(1\)` must yield 4096 batches, got 10"),
     ],
 )
@@ -139,7 +139,10 @@ def test_runs_as_a_module(log):
         (["advice"], "invalid choice"),
         (["advise"], "RUN.jsonl"),
         (["advise", "none.jsonl"], "No such file"),
-        (["advise", "LOG", "--efficiency", "2"], "`efficiency` must be between"),
+        (
+            ["advise", "LOG", "--efficiency", "2"],
+            "`efficiency` must be a finite number in",
+        ),
         (["advise", "LOG", "--efficiency", "x"], "invalid float value"),
         (["advise", "LOG", "--base-batch", "0"], "`base_batch` must be"),
         (["advise", "LOG", "--seconds", "8"], "two numbers like 8=0.31, got '8'"),

@@ -151,8 +151,10 @@ def test_bad_points(points, words):
 
 def test_bad_arguments():
     curve = optax_lena.fit_curve([(1, 1), (8, 2)])
-    with pytest.raises(ValueError, match="must be positive, got 0"):
+    with pytest.raises(ValueError, match="must be positive and finite, got 0"):
         curve.examples(0)
     for efficiency in (0, 1, 1.2, math.nan):
-        with pytest.raises(ValueError, match="`efficiency` must be between 0 and 1"):
+        with pytest.raises(
+            ValueError, match=r"`efficiency` must be a finite number in \(0, 1\)"
+        ):
             curve.critical_scale(efficiency)

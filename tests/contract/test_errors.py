@@ -172,7 +172,7 @@ def test_regular_expressions(rule, pattern):
 def test_stacked_takes_an_axis_and_a_rule_for_the_others():
     with pytest.raises(ValueError, match="`axis` must be an integer, got 'x'"):
         optax_lena.stacked("blocks", axis="x")
-    with pytest.raises(ValueError, match=says("`layers`", "got 3")):
+    with pytest.raises(ValueError, match=says("`others`", "got 3")):
         optax_lena.stacked("blocks", others=3)
 
 

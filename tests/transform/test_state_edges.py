@@ -1,0 +1,66 @@
+"""Edges of the state: what only a mutation test has asked about."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_lena
+from optax_lena._transform.state import _Names, follows, row_ids
+from tests import helpers
+
+TX = optax_lena.scale_by_lena(4, warmup_steps=8)
+
+
+@pytest.mark.parametrize(("known", "unknown"), [(("a", "b"), ()), ((), ("a", "b"))])
+def test_unknown_names_become_the_known_ones_on_either_side(known, unknown):
+    left, right = _Names(known), _Names(unknown)
+    assert left == right
+    assert left.names == right.names == ("a", "b")
+
+
+def test_names_of_other_layers_differ():
+    assert _Names(("a",)) != _Names(("b",))
+    assert _Names(("a",)) != ("a",)
+
+
+def test_rows_that_are_not_known_yet_are_taken_to_follow():
+    state = TX.init({"a": jnp.ones(2), "b": jnp.ones(2)})
+    assert follows(state) is True
+    seen = []
+    jax.eval_shape(lambda s: seen.append(follows(s)), state)
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    assert [*seen, follows(stacked)] == [True, True]
+    moved = state._replace(row_ids=jnp.asarray(row_ids(("b", "a"))))
+    assert not follows(moved)
+
+
+def test_rows_that_moved_come_back_with_all_that_belongs_to_them():
+    """Vectors are sorted, and what is no vector of rows stays as it is."""
+    stack = helpers.random_stacks(0, 4)
+    grads, moments = optax_lena.moments_from_stack(stack)
+    _, state = TX.update(grads, TX.init(grads), moments=moments)
+    names = state.layer_names()
+    order = np.roll(np.arange(len(names)), 1)
+    ids = row_ids(tuple(names[i] for i in order))
+    is_rows = lambda x: x.shape[:1] == (len(names) + 1,)
+    place = np.append(order, len(names))
+    moved = jax.tree.map(lambda x: x[place] if is_rows(x) else x, state)
+    moved = moved._replace(row_ids=jnp.asarray(ids))
+    got, expected = (TX.update(grads, s, moments=moments) for s in (moved, state))
+    helpers.assert_trees_equal(got, expected)
+
+
+def test_a_row_of_another_name_starts_afresh():
+    stack = helpers.random_stacks(0, 4)
+    grads, moments = optax_lena.moments_from_stack(stack)
+    start = TX.init(grads)
+    _, state = TX.update(grads, start, moments=moments)
+    names = state.layer_names()
+    other = state._replace(row_ids=jnp.asarray(row_ids(("other", *names[1:]))))
+    _, got = TX.update(grads, other, moments=moments)
+    _, afresh = TX.update(grads, start, moments=moments)
+    _, kept = TX.update(grads, state, moments=moments)
+    progress = [s.progress.read() for s in (got, afresh, kept)]
+    assert progress[0][0] == progress[1][0] != progress[2][0]
+    np.testing.assert_array_equal(progress[0][1:], progress[2][1:])

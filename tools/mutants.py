@@ -1,0 +1,279 @@
+"""Mutation tests: would a test notice, if this line said something else?
+
+    python -m tools.mutants --sample 120 --seed 0
+    python -m tools.mutants --file optax_lena/_parts/guard.py --sample 0  # all of them
+
+One operator, constant or name of a source file is changed in a copy of the tree, and
+the tests that belong to the file are run until one fails. A mutant that none of them
+notices survives, and is printed. Those that mean the same as the original are listed in
+`equivalent_mutants.txt`, by file, code and change, and do not count.
+
+Of our own, because mutmut and cosmic-ray run one interpreter per mutant in the tree
+itself: here a copy for every job and a compilation cache for all of them make minutes
+of what would be hours, most of which is XLA compiling what it has compiled before.
+"""
+
+import argparse
+import ast
+import concurrent.futures
+import copy
+import itertools
+import os
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
+BAR = 0.95
+LIMIT = 600  # seconds; a mutant that never ends is noticed
+
+# Which tests belong to a file: those of its own name first, then what it is used by.
+PARTS = (
+    "parts/test_layer_rate.py",
+    "parts/test_parts_edges.py",
+    "transform/test_overflow.py",
+)
+TESTS = {
+    "_parts/averages.py": ("parts/test_averages.py", *PARTS),
+    "_parts/clocks.py": ("parts/test_clocks.py", *PARTS),
+    "_parts/estimate.py": ("parts/test_estimate.py", *PARTS),
+    "_parts/guard.py": ("parts/test_guard.py", *PARTS),
+    "_parts/layer_rate.py": (*PARTS, "contract/test_errors.py"),
+    "_parts/reference.py": ("parts/test_reference.py", *PARTS),
+    "_parts/rules.py": ("parts/test_rules.py", *PARTS),
+    "_parts/state.py": ("transform/test_scale_by_lena.py", "contract/test_state.py"),
+    "_parts/warmup.py": ("parts/test_warmup.py", *PARTS),
+    "_measure/sums.py": ("measure/test_sums.py", "measure/test_measure_edges.py"),
+    "_measure/moments.py": ("measure/test_moments.py", "measure/test_measure_edges.py"),
+    "_measure/metric.py": ("measure/test_metric.py", "measure/test_measure_edges.py"),
+    "_transform/state.py": (
+        "transform/test_state_edges.py",
+        "transform/test_elastic.py",
+        "contract/test_state.py",
+        "reports/test_report.py",
+        "transform/test_checkpoints.py",
+    ),
+    "_reports/report.py": ("reports/test_report.py", "reports/test_report_edges.py"),
+}
+FOR_ALL = ("contract/test_bad_arguments.py",)
+
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+PAIRS = [("all", "any"), ("min", "max"), ("minimum", "maximum"), ("floor", "ceil")]
+NAMES = dict([*PAIRS, *[(b, a) for a, b in PAIRS]])
+
+
+class Mutant(NamedTuple):
+    """One change of one file."""
+
+    path: str
+    line: int
+    before: str
+    after: str
+    source: str
+
+    def __str__(self) -> str:
+        """Says what is changed, and where."""
+        return f"{self.path}:{self.line}: {self.before}  ->  {self.after}"
+
+    def key(self) -> str:
+        """Names it without its line's number, which moves."""
+        return f"{self.path}: {self.before}  ->  {self.after}"
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields what the node may become."""
+    if isinstance(node, (ast.BinOp, ast.AugAssign, ast.BoolOp)):
+        if other := OPERATORS.get(type(node.op)):
+            yield changed(node, op=other())
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
+        yield changed(node, ops=[OPERATORS[type(node.ops[0])](), *node.ops[1:]])
+    if isinstance(node, ast.UnaryOp):
+        yield node.operand
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, bool):
+            yield changed(node, value=not node.value)
+        elif isinstance(node.value, (int, float)):
+            yield changed(node, value=node.value + 1)
+    if isinstance(node, ast.Name) and node.id in NAMES:
+        yield changed(node, id=NAMES[node.id])
+    if isinstance(node, ast.Attribute) and node.attr in NAMES:
+        yield changed(node, attr=NAMES[node.attr])
+    if isinstance(node, ast.Return) and node.value is not None:
+        yield changed(node, value=ast.Constant(None))
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "astype":
+        yield node.func.value
+    is_where = isinstance(node, ast.Call) and ast.unparse(node.func) == "jnp.where"
+    if is_where and len(node.args) == 3:
+        condition, yes, no = node.args
+        yield changed(node, args=[condition, no, yes])
+
+
+def changed(node: ast.AST, **fields: object) -> ast.AST:
+    """Returns a copy of the node with other fields."""
+    other = copy.copy(node)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
+
+
+def visit(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
+    """Yields every place of an expression or statement: its parent, field and index."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list", "format_spec"):
+            continue
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, child in items:
+            is_skipped = isinstance(child, (ast.Raise, ast.JoinedStr, ast.Import))
+            # A docstring, and `strict=True`: zips that are checked twice.
+            is_skipped |= isinstance(child, ast.keyword) and child.arg == "strict"
+            if isinstance(child, ast.AST) and not is_skipped:
+                yield node, field, index
+                yield from visit(child)
+
+
+def mutants_of(path: str) -> list[Mutant]:
+    """Returns every mutant of a file, in the order of its lines."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    original = ast.unparse(tree).splitlines()
+    found = []
+    for parent, field, index in list(visit(tree)):
+        held = getattr(parent, field)
+        node = held if index is None else held[index]
+        for other in changes(node):
+            put(parent, field, index, other)
+            source = ast.unparse(ast.fix_missing_locations(tree))
+            put(parent, field, index, node)
+            pairs = zip(original, source.splitlines(), strict=True)
+            before, after = next((a.strip(), b.strip()) for a, b in pairs if a != b)
+            found.append(Mutant(path, node.lineno, before, after, source))
+    return found
+
+
+def put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
+    """Puts a node into its place."""
+    if index is None:
+        setattr(parent, field, node)
+    else:
+        getattr(parent, field)[index] = node
+
+
+def passes(tests: Iterable[str], tree: Path) -> bool:
+    """Runs tests in a copy of the tree, until one fails."""
+    found = [f"tests/{t}" for t in (*tests, *FOR_ALL) if (tree / "tests" / t).exists()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "--tb=no", *found]
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(tree.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        command, cwd=tree, env=os.environ | settings, capture_output=True, timeout=LIMIT
+    )
+    return done.returncode == 0
+
+
+def survives(mutant: Mutant, tree: Path) -> bool:
+    """Runs the mutant's tests in a copy of the tree, which is left as it was."""
+    file = tree / mutant.path
+    original = file.read_text(encoding="utf-8")
+    try:
+        file.write_text(mutant.source, encoding="utf-8")
+        return passes(TESTS[mutant.path.removeprefix("optax_lena/")], tree)
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        file.write_text(original, encoding="utf-8")
+
+
+def run(mutants: list[Mutant], jobs: int) -> list[Mutant]:
+    """Returns the mutants that survive; prints each as it is done."""
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        trees: queue.Queue[Path] = queue.Queue()
+        for job in range(jobs):
+            tree = Path(folder) / str(job)
+            for part in ("optax_lena", "tests"):
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / part, tree / part, ignore=ignore)
+            shutil.copy(ROOT / "pyproject.toml", tree)
+            trees.put(tree)
+
+        def judge(mutant: Mutant) -> bool:
+            tree = trees.get()
+            try:
+                return survives(mutant, tree)
+            finally:
+                trees.put(tree)
+
+        used = [TESTS[m.path.removeprefix("optax_lena/")] for m in mutants]
+        if not passes(dict.fromkeys(itertools.chain(*used)), tree):
+            raise SystemExit("The tests fail without a change.")
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            done = pool.map(judge, mutants)
+            for number, (mutant, survived) in enumerate(
+                zip(mutants, done, strict=True), 1
+            ):
+                word = "SURVIVED" if survived else "killed"
+                print(f"{number:4} {word:8} {mutant}", flush=True)
+                survivors += [mutant] if survived else []
+    return survivors
+
+
+def main() -> None:
+    """Runs a sample of all mutants; fails below the bar."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sample", type=int, default=120, help="how many; 0: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--file", action="append", help="of these files only")
+    options = parser.parse_args()
+    paths = options.file or [f"optax_lena/{path}" for path in TESTS]
+    lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
+    equivalent = {line for line in lines if line and not line.startswith(("#", " "))}
+    every = [m for path in paths for m in mutants_of(path)]
+    known = [m for m in every if m.key() in equivalent]
+    chosen = [m for m in every if m.key() not in equivalent]
+    if options.sample:
+        chosen = random.Random(options.seed).sample(
+            chosen, min(options.sample, len(chosen))
+        )
+    print(f"{len(every)} mutants, {len(known)} equivalent; {len(chosen)} are run")
+    survivors = run(chosen, options.jobs)
+    score = 1 - len(survivors) / max(len(chosen), 1)
+    print(f"{score:.1%} of {len(chosen)} noticed; survivors:", *survivors, sep="\n")
+    if score < BAR:
+        raise SystemExit(f"The bar is {BAR:.0%}.")
+
+
+if __name__ == "__main__":
+    main()
