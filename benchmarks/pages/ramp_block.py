@@ -117,9 +117,10 @@ def _holds(group: Group, way: str) -> bool:
 def _against(group: Group, way: str) -> str:
     own, reference = final(group[way]), final(group[REFERENCE])
     below, error = 100 * gap(own, reference), 100 * gap_error(own, reference)
+    side = "below" if below >= 0 else "above"
     holds = "holds" if _holds(group, way) else "does not hold"
     return (
         f"{WAYS[way].label} makes {_fewer(group, way):.0f} % fewer updates than "
-        f"constant S = 8 and ends {below:.3f} ± {error:.3f} points below it: the bar "
-        f"{holds}"
+        f"constant S = 8 and ends {abs(below):.3f} ± {error:.3f} points {side} it: the "
+        f"bar {holds}"
     )
