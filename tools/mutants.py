@@ -22,6 +22,7 @@ import os
 import queue
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -199,6 +200,8 @@ def passes(tests: Iterable[str], tree: Path) -> bool:
     done = subprocess.run(
         command, cwd=tree, env=os.environ | settings, capture_output=True, timeout=LIMIT
     )
+    if done.returncode in (-signal.SIGTERM, -signal.SIGKILL):
+        raise SystemExit("The tests were stopped from outside.")
     return done.returncode == 0
 
 

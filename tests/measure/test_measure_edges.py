@@ -69,3 +69,32 @@ def test_only_what_is_sharded_is_summed_over_the_shards():
     np.testing.assert_allclose(got["a"], over_x)
     np.testing.assert_allclose(got["b"], squares)
     np.testing.assert_allclose(got["c"], jnp.full((2, 3), squares.sum()))
+
+
+def test_gradients_are_widened_before_they_are_squared():
+    norm = optax_lena.Metric().sq_norms({"w": jnp.array([300.0], jnp.float16)})["w"]
+    assert (norm, norm.dtype) == (90_000, jnp.float32)
+
+
+def test_with_64_bits_norms_are_as_wide_as_the_gradients_and_leave_in_32():
+    with jax.enable_x64(True):
+        for dtype in (np.float32, np.float64):
+            stack = {"w": jnp.ones((2, 3), dtype)}
+            multipliers = {"w": jnp.ones(3, np.float64)}
+            metric = optax_lena.Metric(multipliers=multipliers)
+            assert metric.sq_norms({"w": stack["w"][0]})["w"].dtype == dtype
+            grads, moments = optax_lena.moments_from_stack(
+                stack, preconditioner=multipliers
+            )
+            assert grads["w"].dtype == dtype
+            for norms in moments[:2]:
+                assert norms["w"].dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_mean_is_rounded_once_to_the_dtype_that_is_asked_for(dtype):
+    incremental, grads = optax_lena.IncrementalMoments(), {"w": jnp.ones(2, dtype)}
+    sums = incremental.add(incremental.init(grads), grads, weight=1 / 3)
+    np.testing.assert_allclose(sums.grads["w"], 1 / 3, rtol=1e-6)
+    assert incremental.finish(sums)[0]["w"].dtype == jnp.float32
+    assert incremental.finish(sums, grads)[0]["w"].dtype == dtype
