@@ -11,7 +11,7 @@ NEWEST_BIN := .venv-newest/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest test-newest mutants lint format clean
+.PHONY: help demo test test-slow test-oldest test-newest mutants lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,9 @@ demo: .venv/demo.stamp ## Run the demo (DATA=path: on your own data)
 
 test: .venv/tests.stamp ## Run tests, doctests, coverage: newest JAX for Python 3.11
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-slow: .venv/tests.stamp ## Run the tests that take half a minute or more each
+	$(BIN)/python -m pytest -m slow
 
 test-oldest: .venv-oldest/tests.stamp ## Run tests and doctests with the oldest JAX
 	$(OLDEST_BIN)/python -m pytest

@@ -1,10 +1,13 @@
 """The demo, from its command line to its figures."""
 
+import pytest
+
 from benchmarks import demo
 from benchmarks.methods.registry import OF_DEMO
 from benchmarks.records.record import read_records
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_end_to_end(tmp_path, capsys):
     demo.main(["--quick", "--seeds", "2", "--out", str(tmp_path)])
     printed = capsys.readouterr().out

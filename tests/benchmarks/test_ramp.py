@@ -34,6 +34,7 @@ def grows(label="grows"):
     return Way(label, lambda recipe, base_steps: Plan(schedule))
 
 
+@pytest.mark.slow
 def test_updates_and_clocks_follow_the_batch(tiny):
     trainer = Trainer(tiny)
     run = trainer.run("by_hand", grows(), seed=0)
@@ -47,6 +48,7 @@ def test_updates_and_clocks_follow_the_batch(tiny):
     assert len(trainer.compiled) == 3  # nothing was compiled again
 
 
+@pytest.mark.slow
 def test_the_metrics_drive_a_ramp(tiny):
     ramp = optax_lena.BatchRamp(4, 16, theta=1e-3)  # as soon as there is a noise scale
     eager = Way("eager", lambda recipe, base_steps: ramp)
@@ -63,6 +65,7 @@ def test_every_way_makes_an_optimizer_and_a_controller(name, tiny):
     assert WAYS[name].make(recipe, state["batch_scale"], length).init({"w": np.ones(2)})
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_trained_again(tiny, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(
         tables.TABLES, "text", tables.Table(lambda validation=False: tiny)
@@ -78,6 +81,7 @@ def test_what_is_there_is_not_trained_again(tiny, monkeypatch, tmp_path, capsys)
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_branch_test_is_recorded(tiny, monkeypatch):
     monkeypatch.setattr(branch, "SCALES", (1, 2, 4))
     found = branch.branches(Trainer(tiny), seed=0)

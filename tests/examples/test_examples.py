@@ -98,6 +98,7 @@ def test_linen_accumulate():
     assert seen["plain"] > 0.9 and seen["lena"] > 0.9
 
 
+@pytest.mark.slow
 def test_adamw_language_model():
     seen = load("adamw_language_model").main(base_steps=240, blocks=1)
     assert seen["before"] > 4.5 and seen["after"] < 3.5
@@ -162,6 +163,7 @@ def test_elastic_resume():
     assert end["loss"] < saved["loss"] < 0.9
 
 
+@pytest.mark.slow
 def test_elastic_run(monkeypatch, tmp_path):
     """Tiny: LENA's clock and losses go on; plain SGD's schedule is over too early."""
     for name in ("XLA_FLAGS", "JAX_PLATFORMS"):  # set back what the example sets

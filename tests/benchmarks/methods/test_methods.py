@@ -33,6 +33,7 @@ def tiny_gpt():
     return Workload(dataset, make, recipe, eval_every=16)
 
 
+@pytest.mark.slow
 def test_lena_adamw_trains_a_gpt_on_the_gradient_as_adam_divides_it():
     config = Config("lena_adamw_no_warmup", 4, seeds=(0,))
     (own,) = loop.run(tiny_gpt(), config)
@@ -107,6 +108,7 @@ def test_the_composition_of_an_ablation_is_the_optimizer(composition, optimizer)
     np.testing.assert_allclose(updates_of(one), updates_of(other), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_methods_of_sgd_differ_from_each_other():
     names = [name for name in METHODS if name not in OF_ADAMW or name == "base"]
     # A schedule, since only then do clocks differ, and a warm-up that ends.

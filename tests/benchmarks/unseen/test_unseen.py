@@ -25,6 +25,7 @@ def short(monkeypatch, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_what_is_recorded_is_not_run_again(short):
     program.main(["--tasks", "autoencoder"])
     scores = files.read(short, Score)
@@ -35,6 +36,7 @@ def test_what_is_recorded_is_not_run_again(short):
     assert files.read(short, Score) == scores
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(short):
     program.main(["--tasks", "autoencoder"])
     first = [one.score for one in files.read(short, Score)]
