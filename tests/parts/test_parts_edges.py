@@ -167,3 +167,14 @@ def test_a_warmup_of_your_own_needs_moments_unless_it_says_otherwise():
     assert rate.needs_moments
     Own.needs_moments = False
     assert not rate.needs_moments
+
+
+def test_the_end_of_a_warmup_is_kept_once_it_came():
+    rate = optax_lena.LayerRate(warmup=optax_lena.FixedWarmup(8))
+    update = measure(jnp.ones(2), jnp.ones(2), 2, jnp.float32(4))
+    state = rate.init(3)
+    ends = [state.warmup_end]
+    for _ in range(4):
+        state = rate.update(state, update)
+        ends.append(state.warmup_end)
+    np.testing.assert_array_equal(ends, np.tile([[-1], [-1], [8], [8], [8]], 3))
