@@ -1,5 +1,6 @@
 """Edges of the parts: what only a mutation test has asked about."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import optax_lena
 from optax_lena import Estimate, SpikeLimit
 from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.clocks import Count
-from optax_lena._parts.estimate import measure
+from optax_lena._parts.estimate import measure, not_measured
 from optax_lena._parts.warmup import ramp
 
 MILD = {"a": jnp.array([1.0, -1.0, 2.0]), "b": jnp.array([1.0, 3.0, 2.0])}
@@ -145,3 +146,24 @@ def test_warmups_may_be_short(kind, steps):
 def test_a_clock_adds_at_most_what_converts_exactly(steps):
     count = Count.zeros().add(jnp.float32(steps))
     assert (count.whole, count.whole.dtype) == (2**30, jnp.int32)
+
+
+def test_an_update_without_moments_is_as_long_as_one_with():
+    nothing = not_measured(2, jnp.float32(4))
+    something = measure(jnp.ones(2), jnp.ones(2), 2, jnp.float32(4))
+    for a, b in zip(nothing[:3], something[:3], strict=True):
+        assert jax.tree.map(jnp.shape, a) == jax.tree.map(jnp.shape, b)
+    assert nothing.is_finite.all() and not nothing.is_usable.any()
+    assert not nothing.overflows
+
+
+def test_a_warmup_of_your_own_needs_moments_unless_it_says_otherwise():
+    """It may read the gain, which they are needed for."""
+
+    class Own:
+        init = update = lambda *given: given
+
+    rate = optax_lena.LayerRate(rule=optax_lena.linear, warmup=Own())
+    assert rate.needs_moments
+    Own.needs_moments = False
+    assert not rate.needs_moments
