@@ -59,7 +59,8 @@ def _table(scores: Scores) -> list[list[str]]:
         base = scores.get((task, "base", 1))
         for scale in SCALES:
             own = [scores.get((task, method, scale)) for method in METHODS]
-            if base is not None and any(own):
+            is_whole = all(one is not None and len(one) == len(SEEDS) for one in own)
+            if base is not None and is_whole:
                 cells = [_cell(one, own, mean(base)) for one in own]
                 name = TASKS[task].__name__.replace("_", " ")
                 rows.append([name, str(scale), _text(base), *cells])
