@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from optax_lena._checks import known_number
 from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.clocks import Count
-from optax_lena._parts.estimate import Estimate, Measured
+from optax_lena._parts.estimate import Measured
 from optax_lena._parts.warmup import StateAwareWarmup, Worth, ramp
 
 if TYPE_CHECKING:
@@ -71,10 +71,6 @@ class AuthorsEstimate(NamedTuple):
     def gain(self, batch_scale: ArrayLike) -> jax.Array:
         """Returns the gain, which may exceed S."""
         return self.sq_norm(1) / self.sq_norm(batch_scale)
-
-    def noise_scale(self) -> jax.Array:
-        """Returns noise / signal; see `Estimate.noise_scale`."""
-        return Estimate(self.noise, self.signal).noise_scale()
 
 
 @dataclasses.dataclass(frozen=True)
