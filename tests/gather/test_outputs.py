@@ -120,3 +120,37 @@ def test_typed_keys_among_the_arguments_differ_between_microbatches():
     (_, draws), _, _ = gather(W, X, keys, key_of_noise=jax.random.key(2))
     for stack in draws:
         assert len(np.unique(np.ravel(stack))) == stack.size
+
+
+def unclear(w, x):
+    """A batch of four only, as a hard-coded shape would have it."""
+    y = (x @ w).reshape(4)
+    return jnp.mean(y), y
+
+
+@pytest.mark.parametrize(
+    "loss, options, message",
+    [
+        (unclear, {}, helpers.says("`aux`", "larger batch", "aux='examples'")),
+        (
+            lambda w, x: (jnp.mean(x @ w), jnp.zeros((len(x), len(x)))),
+            {},
+            helpers.says("`aux`", "(4, 4)", "(8, 8)", "aux='stack'"),
+        ),
+        (
+            lambda w, x: (jnp.mean(x @ w), {"a": x @ w}),
+            {"aux": {"b": "sum"}},
+            helpers.says("`aux`", "prefix", "'b'"),
+        ),
+    ],
+)
+def test_outputs_that_nothing_decides_are_an_error(loss, options, message):
+    gather = optax_lena.value_and_grad(loss, 2, has_aux=True, **options)
+    with pytest.raises(ValueError, match=message):
+        gather(jnp.ones(3), jnp.ones((8, 3)))
+
+
+def test_what_is_said_needs_no_larger_batch():
+    gather = optax_lena.value_and_grad(unclear, 2, has_aux=True, aux="examples")
+    (_, joined), _, _ = gather(jnp.ones(3), jnp.arange(24.0).reshape(8, 3))
+    np.testing.assert_array_equal(joined, jnp.arange(24.0).reshape(8, 3).sum(1))

@@ -1,0 +1,115 @@
+"""Parameters that are sharded over another axis of a `shard_map` than the batch is."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import optax_lena
+from tests import helpers
+
+# "w" has a shard on every device of "model", "b" is the same on all of them.
+SPECS = {"b": P(), "w": P("model")}
+PARAMS = {"b": jnp.array(0.3), "w": jnp.array([1.0] * 4 + [3.0] * 4)}
+# The columns of the second shard are five times as long: norms of shards differ.
+X = jax.random.normal(jax.random.key(0), (16, 8)) * jnp.array([[1.0] * 4 + [5.0] * 4])
+
+
+def whole_loss(params, x):
+    return jnp.mean((x @ params["w"] + params["b"] - 1) ** 2)
+
+
+def sharded_loss(params, x):
+    first = 4 * jax.lax.axis_index("model")
+    part = jax.lax.dynamic_slice_in_dim(x, first, 4, 1) @ params["w"]
+    return jnp.mean((jax.lax.psum(part, "model") + params["b"] - 1) ** 2)
+
+
+def mapped(function, check_vma, specs=SPECS):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), (AxisType.Auto,) * 2)
+    return jax.jit(
+        jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(specs, P("data")),
+            out_specs=P(),
+            check_vma=check_vma,
+        )
+    )
+
+
+def gathered(params, x, loss=sharded_loss, **options):
+    gather = optax_lena.value_and_grad(loss, 4, axis_name="data", **options)
+    _, _, moments = gather(params, x)
+    return moments
+
+
+def one_device():
+    return optax_lena.value_and_grad(whole_loss, 4)(PARAMS, X)[2]
+
+
+@pytest.mark.parametrize("specs", [None, SPECS])
+def test_types_or_specs_tell_how_parameters_are_sharded(specs):
+    step = mapped(functools.partial(gathered, param_specs=specs), check_vma=True)
+    helpers.assert_trees_close(step(PARAMS, X), one_device(), rtol=1e-5)
+
+
+def test_without_types_the_specs_tell():
+    """Of "w" alone: what `psum` is differentiated to differs without types."""
+
+    def moments(params, x):
+        residual = jax.lax.psum(
+            jax.lax.dynamic_slice_in_dim(x, 4 * jax.lax.axis_index("model"), 4, 1)
+            @ params["w"],
+            "model",
+        )
+        own = jax.lax.dynamic_slice_in_dim(x, 4 * jax.lax.axis_index("model"), 4, 1)
+        grads = {"w": 2 * (residual - 1) @ own / len(x)}
+        return optax_lena.moments_over_axis(
+            grads, "data", param_specs={"w": P("model")}
+        )[1]
+
+    whole = lambda params, x: jnp.mean((x @ params["w"] - 1) ** 2)
+    params = {"w": PARAMS["w"]}
+    expected = optax_lena.value_and_grad(whole, 2)(params, X)[2]
+    step = mapped(moments, check_vma=False, specs={"w": P("model")})
+    helpers.assert_trees_close(step(params, X), expected, rtol=1e-5)
+
+
+def test_without_types_or_specs_it_is_an_error_that_says_what_to_pass():
+    with pytest.raises(ValueError, match=helpers.says("`param_specs`", "'model'")):
+        mapped(gathered, check_vma=False)(PARAMS, X)
+
+
+def test_one_spec_says_that_every_device_holds_all_parameters():
+    step = mapped(
+        functools.partial(gathered, loss=whole_loss, param_specs=P()),
+        check_vma=False,
+        specs=P(),
+    )
+    helpers.assert_trees_close(step(PARAMS, X), one_device(), rtol=1e-5)
+
+
+def test_the_gain_is_that_of_one_device():
+    tx = optax_lena.scale_by_lena(8)
+
+    def gain(params, x):
+        gather = optax_lena.value_and_grad(sharded_loss, 4, axis_name="data")
+        _, grads, moments = gather(params, x)
+        _, state = tx.update(grads, tx.init(grads), params, moments=moments)
+        return state.applied.gain
+
+    grads, moments = optax_lena.value_and_grad(whole_loss, 4)(PARAMS, X)[1:]
+    _, state = tx.update(grads, tx.init(grads), PARAMS, moments=moments)
+    actual = mapped(gain, check_vma=True)(PARAMS, X)
+    np.testing.assert_allclose(actual, state.applied.gain, rtol=1e-5)
+
+
+def test_in_time_is_refused_where_a_device_sees_its_own_examples_only():
+    step = mapped(functools.partial(gathered, spread="time"), check_vma=True)
+    with pytest.raises(ValueError, match=helpers.says("`spread`", "'time'")):
+        step(PARAMS, X)
