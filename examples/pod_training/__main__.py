@@ -1,6 +1,6 @@
 """Starts the program: the same command on a laptop, with Slurm, and on a pod.
 
-    python -m examples.pod_training --out runs/first
+python -m examples.pod_training --out runs/first
 """
 
 import sys

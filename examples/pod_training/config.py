@@ -118,7 +118,7 @@ class Config:
         return self.recipe.base_steps * self.recipe.base_batch
 
     def num_microbatches(self, devices: int) -> int:
-        """n for so many devices that share the batch."""
+        """Returns n for so many devices that share the batch."""
         return self.microbatches or max(math.lcm(self.batch_scale, devices), 2)
 
 

@@ -10,13 +10,14 @@ import hashlib
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
 from examples.pod_training.errors import JobError, one_line
 
-Example = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]
 
 
 class Windows:
@@ -30,11 +31,11 @@ class Windows:
         """Returns how many windows do not overlap."""
         return (len(self.text) - 1) // self.context
 
-    def __getitem__(self, i: int) -> Example:
-        """Returns one window."""
-        start = i * self.context
-        window = np.asarray(self.text[start : start + self.context + 1], np.int32)
-        return {"x": window[:-1], "y": window[1:]}
+    def take(self, rows: np.ndarray) -> Batch:
+        """Returns some windows: a batch in one call is far faster than one by one."""
+        places = rows[:, None] * self.context + np.arange(self.context + 1)
+        found = self.text[places].astype(np.int32)
+        return {"x": found[:, :-1], "y": found[:, 1:]}
 
 
 def read(folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
@@ -77,14 +78,27 @@ def digest(*texts: np.ndarray) -> str:
     return found.hexdigest()[:16]
 
 
-def batches(
-    source: Windows, seed: int, batch: int, seen: int, process: int, processes: int
-) -> Iterator[Example]:
+class Part(NamedTuple):
+    """Which part of every batch is this process's.
+
+    Attributes:
+      batch: examples of it on all processes.
+      process: the number of this one.
+      processes: how many there are.
+    """
+
+    batch: int
+    process: int
+    processes: int
+
+
+def batches(source: Any, seed: int, part: Part, seen: int) -> Iterator[Batch]:
     """Yields this process's part of every batch, from the examples seen on.
 
     Every epoch has an order of its own. grain's iterators can be saved too, but one per
     process: a slice of the global order needs no more than a number.
     """
-    order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    parts = order[seen:].batch(batch // processes)[process::processes]
-    return iter(parts.to_iter_dataset(grain.ReadOptions(num_threads=4)))
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    rows = order[seen:].batch(part.batch // part.processes)
+    own = rows[part.process :: part.processes].map(source.take)
+    return iter(own.to_iter_dataset(grain.ReadOptions(2, prefetch_buffer_size=4)))

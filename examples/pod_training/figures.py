@@ -1,4 +1,4 @@
-"""Figures of a run, from its metrics.jsonl: the losses, and every layer's trust ratio."""
+"""Figures of a run, from metrics.jsonl: the losses, and every layer's trust ratio."""
 
 from pathlib import Path
 

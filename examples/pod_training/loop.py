@@ -107,25 +107,20 @@ class Job:
     def _batches(self, source: Any, seen: int) -> Iterator[Any]:
         """Yields global arrays; each process reads its part, ahead, in threads."""
         where = meshes.over_batch(self.mesh)
-        parts = data.batches(
-            source,
-            self.config.seed,
-            self.config.batch,
-            seen,
-            jax.process_index(),
-            jax.process_count(),
-        )
-        for part in parts:
+        part = data.Part(self.config.batch, jax.process_index(), jax.process_count())
+        for local in data.batches(source, self.config.seed, part, seen):
             yield {
                 name: jax.make_array_from_process_local_data(where, array)
-                for name, array in part.items()
+                for name, array in local.items()
             }
 
     def _start(self) -> tuple[TrainState, int, int]:
         """Returns state, updates and examples: of the latest checkpoint, if any."""
         restored = self.checkpoints.restore(self.program.abstract)
         if restored is None:
-            self._say(f"starts on {jax.device_count()} devices: {dict(self.mesh.shape)}")
+            self._say(
+                f"starts on {jax.device_count()} devices: {dict(self.mesh.shape)}"
+            )
             return self.program.init(self.config.seed), 0, 0
         state, saved = restored
         changed = ", ".join(run.changes(saved, self.run)) or "nothing"

@@ -1,6 +1,6 @@
 """What is trained on what: the one file to replace for a model or data of your own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ class Task(NamedTuple):
       loss_fn: `loss_fn(model, batch, key, train)`, a mean over the examples.
       layers: which parameters stack several layers.
       specs: how parameters are sharded, by a regular expression of their name.
-      train: random-access examples, each a dictionary of arrays.
+      train: random-access examples: `len(train)`, and `train.take(rows)`, a dictionary
+        of arrays whose first axis is the row.
       test: likewise, and never trained on.
       digest: of the data, to tell a checkpoint that others were used.
     """
@@ -28,8 +29,8 @@ class Task(NamedTuple):
     loss_fn: Callable[..., Any]
     layers: optax_lena.Layers
     specs: dict[str, Any]
-    train: Sequence[Any]
-    test: Sequence[Any]
+    train: Any
+    test: Any
     digest: str
 
 
