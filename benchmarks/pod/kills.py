@@ -5,10 +5,10 @@ is killed (SIGKILL) again and again: while it starts, trains, saves. Their last
 checkpoints and their metrics must be equal, bit for bit.
 """
 
-import contextlib
 import dataclasses
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,9 +27,9 @@ from benchmarks.records.home import ROOT, kept
 
 OPTIONS = (
     "--batch 64 --recipe.base-batch 8 --model.blocks 2 --model.features 32 "
-    "--model.heads 2 --model.context 16 --save-every 20 --log-every 5 --eval-every 50"
+    "--model.heads 2 --model.context 16 --save-every 10 --log-every 1 --eval-every 50"
 ).split()
-START_SECONDS = 600  # a run that has not begun by then is stuck
+STUCK_SECONDS = 900
 WHILE_IT_STARTS = 0.2  # share of the kills before the first update
 
 
@@ -73,14 +73,13 @@ def measure(
     steady, killed = folder / "steady", folder / "killed"
     options = [*OPTIONS, f"--processes.cpu-devices={devices}"]
     options.append(f"--recipe.base-steps={updates * 8}")
-    seconds = _let_it_run(steady, options)
+    _let_it_run(steady, options)
     rng = random.Random(seed)
     resumed_at = []
-    for _ in range(kills):
-        moment = None
-        if rng.random() > WHILE_IT_STARTS:
-            moment = rng.uniform(0, 2 * seconds / kills)
-        if not _kill(killed, options, moment, rng):
+    for left in range(kills, 0, -1):
+        ahead = 2 * (updates - _latest(killed)) / left
+        goal = _latest(killed) + int(rng.uniform(0, ahead))
+        if not _kill(killed, options, goal, rng):
             break
         resumed_at.append(_latest(killed))
     _let_it_run(killed, options)
@@ -97,26 +96,24 @@ def measure(
     )
 
 
-def _let_it_run(out: Path, options: list[str]) -> float:
-    """Returns the seconds from the first row of metrics to the end."""
-    program = _start(out, options)
-    _wait_for_rows(program, out)
-    start = time.monotonic()
-    if code := program.wait():
+def _let_it_run(out: Path, options: list[str]) -> None:
+    if code := _start(out, options).wait():
         raise OSError(f"the run in {out} ended with code {code}.")
-    return time.monotonic() - start
 
 
-def _kill(
-    out: Path, options: list[str], moment: float | None, rng: random.Random
-) -> bool:
-    """Kills a run so long after its first row, or while it starts; whether it lived."""
+def _kill(out: Path, options: list[str], goal: int, rng: random.Random) -> bool:
+    """Kills a run soon after so many updates, or while it starts; whether it lived."""
     program = _start(out, options)
-    if moment is None:
+    if rng.random() < WHILE_IT_STARTS:
         time.sleep(rng.uniform(0, 8))
     else:
-        _wait_for_rows(program, out)
-        time.sleep(moment)
+        end = time.monotonic() + STUCK_SECONDS
+        while program.poll() is None and _last_row(out) < goal:
+            if time.monotonic() > end:
+                program.kill()
+                raise OSError(f"the run in {out} is stuck before update {goal}.")
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
     program.kill()
     return program.wait() != 0
 
@@ -132,22 +129,15 @@ def _start(out: Path, options: list[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait_for_rows(program: subprocess.Popen[bytes], out: Path) -> None:
-    """Waits until the run has written a row, or is over."""
-    path, before, end = out / "metrics.jsonl", 0.0, time.monotonic() + START_SECONDS
-    with contextlib.suppress(FileNotFoundError):
-        before = path.stat().st_mtime
-    while program.poll() is None:
-        # A resumed run rewrites the file first, and shorter.
-        if path.exists() and path.stat().st_mtime > before and path.stat().st_size:
-            if before and path.stat().st_mtime - before < 1:
-                before = path.stat().st_mtime
-                continue
-            return
-        if time.monotonic() > end:
-            program.kill()
-            raise OSError(f"the run in {out} has not begun in {START_SECONDS} s.")
-        time.sleep(0.02)
+def _last_row(out: Path) -> int:
+    """Updates of the last whole row of metrics; 0 if there is none."""
+    path = out / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 100_000, 0))
+        found = re.findall(rb'^{"updates": (\d+).*}\n', file.read(), re.MULTILINE)
+    return int(found[-1]) if found else 0
 
 
 def _latest(out: Path) -> int:

@@ -1,6 +1,8 @@
 """Checkpoints: a run's state and what it was, saved while the training goes on."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +30,27 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)
         )
-        with self._saying("save"):
+        with self._saving():
             if updates not in self.manager.all_steps():
                 self.manager.save(updates, args=items, force=True)
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Returns the latest state as `like` lies on the devices, and its run."""
-        latest = self.manager.latest_step()
-        if latest is None:
+    def latest_run(self) -> dict[str, Any] | None:
+        """Returns what the latest checkpoint says of its run; None if there is none."""
+        if self.manager.latest_step() is None:
             return None
-        only_run = ocp.args.Composite(run=ocp.args.JsonRestore())
-        both = ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore()
-        )
+        return self._read(ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+
+    def restore(self, like: TrainState) -> TrainState:
+        """Returns the latest state, as `like` lies on the devices."""
+        run = ocp.args.Composite(run=ocp.args.JsonRestore())
+        self._check_shapes(self._read(run)["run"]["shapes"], _shapes(like))
+        state = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        return self._read(state)["state"]
+
+    def _read(self, items: ocp.args.Composite) -> Any:
+        latest = self.manager.latest_step()
         try:
-            run = self.manager.restore(latest, args=only_run)["run"]
-            self._check_shapes(run["shapes"], _shapes(like), latest)
-            return self.manager.restore(latest, args=both)["state"], run
-        except JobError:
-            raise
+            return self.manager.restore(latest, args=items)
         except Exception as error:  # orbax, tensorstore and json have many kinds
             earlier = [step for step in self.manager.all_steps() if step < latest]
             goes_on = f"update {max(earlier)}" if earlier else "the start"
@@ -57,7 +61,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk."""
-        with self._saying("save"):
+        with self._saving():
             self.manager.wait_until_finished()
 
     def close(self) -> None:
@@ -65,34 +69,25 @@ class Checkpoints:
         self.wait()
         self.manager.close()
 
-    def _check_shapes(self, saved: Any, own: Any, latest: int) -> None:
+    def _check_shapes(self, saved: Any, own: Any) -> None:
         for name in [*saved, *own]:
             if saved.get(name) != own.get(name):
                 raise JobError(
-                    f"the checkpoint {self.folder / str(latest)} must be of this "
-                    f"model and optimizer, got one where {name} is "
+                    f"the checkpoints in {self.folder} must be of this model and "
+                    f"optimizer, got some where {name} is "
                     f"{saved.get(name, 'not there')} and here "
-                    f"{own.get(name, 'not there')}: use its options, or another --out."
+                    f"{own.get(name, 'not there')}: use another --out."
                 )
 
-    def _saying(self, verb: str) -> "_Saying":
-        return _Saying(verb, self.folder)
-
-
-class _Saying:
-    """Makes one line of whatever fails inside."""
-
-    def __init__(self, verb: str, folder: Path):
-        self.verb, self.folder = verb, folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Makes one line of whatever fails inside."""
+        try:
+            yield
+        except Exception as error:
             raise JobError(
-                f"could not {self.verb} in {self.folder} ({one_line(error)}): make "
-                "room or choose another --out; the checkpoints before stay whole."
+                f"could not save in {self.folder} ({one_line(error)}): make room or "
+                "choose another --out; the checkpoints before stay whole."
             ) from error
 
 

@@ -116,14 +116,14 @@ class Job:
 
     def _start(self) -> tuple[TrainState, int, int]:
         """Returns state, updates and examples: of the latest checkpoint, if any."""
-        restored = self.checkpoints.restore(self.program.abstract)
-        if restored is None:
+        saved = self.checkpoints.latest_run()
+        if saved is None:
             self._say(
                 f"starts on {jax.device_count()} devices: {dict(self.mesh.shape)}"
             )
             return self.program.init(self.config.seed), 0, 0
-        state, saved = restored
         changed = ", ".join(run.changes(saved, self.run)) or "nothing"
+        state = self.checkpoints.restore(self.program.abstract)
         self._say(f"goes on after update {state.updates}; changed: {changed}")
         return state, int(state.updates), saved["examples"]
 

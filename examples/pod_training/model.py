@@ -72,7 +72,7 @@ class Transformer(nnx.Module):
 
         self.blocks = make_blocks(rngs)
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, BYTES, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(width, BYTES, dtype=dtype, kernel_init=small, rngs=rngs)
         self.depth = options.blocks
 
     def __call__(self, x: jax.Array, key: jax.Array, train: bool) -> jax.Array:
