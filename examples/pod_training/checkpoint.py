@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class Checkpoints:
         try:
             return self.manager.restore(latest, args=items)
         except Exception as error:  # orbax, tensorstore and json have many kinds
+            # Every other array that cannot be read prints a traceback of its own.
+            sys.unraisablehook = lambda told: None
             earlier = [step for step in self.manager.all_steps() if step < latest]
             goes_on = f"update {max(earlier)}" if earlier else "the start"
             raise JobError(

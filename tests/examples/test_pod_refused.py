@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -170,14 +171,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def cut_all(folder):
-    for path in folder.iterdir():
-        cut(path)
-
-
 DAMAGE = {
-    "half of the arrays": lambda latest: cut_all(latest / "state/d"),
-    "no arrays": lambda latest: shutil.rmtree(latest / "state/d"),
     "half of what the run was": lambda latest: cut(latest / "run/metadata"),
     "nothing of what the run was": lambda latest: shutil.rmtree(latest / "run"),
     "no state": lambda latest: shutil.rmtree(latest / "state"),
@@ -186,8 +180,11 @@ DAMAGE = {
 }
 
 
+# Arrays that are cut short stand in test_pod_training.py: what tensorstore tells of them
+# in the background would be another test's warning.
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_checkpoint_is_one_line(name, saved, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_one_line(name, saved, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back
     out = tmp_path / "run"
     shutil.copytree(saved, out)
     DAMAGE[name](out / LATEST)

@@ -1,13 +1,16 @@
 """The pod program trains, resumes to the last bit, and tells what changed."""
 
 import os
+import re
 import signal
+import socket
+import time
 
 import jax
 import pytest
 
 from examples.pod_training import loop
-from tests.examples.pod import back_to, metrics, run, steps
+from tests.examples.pod import TINY, back_to, metrics, run, run_code, start, steps
 
 pytestmark = pytest.mark.slow
 MESH, FLOAT32 = ("--mesh.fsdp", 2, "--mesh.tensor", 2), ("--model.dtype", "float32")
@@ -77,3 +80,91 @@ def test_sigterm_saves_and_says_so_by_its_code(tmp_path, monkeypatch, capsys):
     assert steps(tmp_path) == [1]
     assert "stopped after update 1" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_arrays_that_are_cut_short_are_one_line(is_there, trained, tmp_path):
+    out = back_to(trained, 8, tmp_path / "again")
+    for path in (out / "checkpoints/8/state/d").iterdir():
+        if is_there:
+            os.truncate(path, path.stat().st_size // 2)
+        else:
+            path.unlink()
+    program = start(out, *FLOAT32)
+    told = program.communicate(timeout=300)[1]
+    assert program.returncode == 2
+    assert re.fullmatch(
+        "pod_training: the checkpoint .*/8 is damaged .* to go on from update 6.\n",
+        told,
+    )
+
+
+# A disk that is full from there on, for this process: Python ignores the signal.
+@pytest.mark.parametrize(
+    "room, line",
+    [
+        (5_000, "File too large: nothing was lost"),
+        (40_000, "could not save in .*checkpoints .*: make room"),
+    ],
+    ids=["metrics", "checkpoints"],
+)
+def test_a_full_disk_is_one_line(room, line, tmp_path):
+    out = tmp_path / "run"
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room},) * 2)"
+    main = "from examples.pod_training.__main__ import main; import sys"
+    options = [*TINY, "--out", str(out), "--log-every", 2 if room < 10_000 else 1000]
+    options += ["--eval-every", 1000, "--model.features", 64]
+    code = f"{limit}; {main}; sys.exit(main({[str(each) for each in options]}))"
+    program = run_code(code)
+    told = program.communicate(timeout=300)[1].splitlines()
+    assert program.returncode == 2, told
+    assert len(told) == 1 and re.search(line, told[0]), told
+
+
+def lines_of(programs):
+    """Waits for all; returns what each said on stderr."""
+    return [program.communicate(timeout=300)[1] for program in programs]
+
+
+def together(out, *options):
+    """Starts two processes of one job."""
+    with socket.socket() as server:  # a port that nobody uses
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    options += ("--processes.join", "auto", "--processes.coordinator", address)
+    options += ("--processes.count", 2, "--processes.index")
+    return [start(out, *options, index) for index in range(2)]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_of_two_processes_one_is_killed_and_the_job_resumes(killed, tmp_path):
+    out = tmp_path / "run"
+    programs = together(out, "--recipe.base-steps", 10**6, "--log-every", 1)
+    deadline = time.monotonic() + 300
+    while not (out / "checkpoints/4").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    programs[killed].kill()
+    start = time.monotonic()
+    told = lines_of([programs[1 - killed], programs[killed]])[0]
+    assert time.monotonic() - start < 60
+    assert programs[1 - killed].returncode not in (0, None)
+    assert "another process of the job is gone" in told or "heartbeat" in told
+    before = steps(out)[-1]
+    end = ("--recipe.base-steps", 8 * (before + 4), "--log-every", 1)
+    again = together(out, *end)
+    lines_of(again)
+    assert [program.returncode for program in again] == [0, 0]
+    rows = [row["updates"] for row in metrics(out) if "loss" in row]
+    assert rows == list(range(1, before + 5))
+
+
+def test_sigterm_to_one_of_two_processes_saves_both(tmp_path):
+    out = tmp_path / "run"
+    programs = together(out, "--recipe.base-steps", 10**6, "--save-every", 10**6)
+    deadline = time.monotonic() + 300
+    while len(metrics(out)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    programs[1].terminate()
+    lines_of(programs)
+    assert [program.returncode for program in programs] == [75, 75]
+    assert len(steps(out)) == 1
