@@ -11,13 +11,16 @@ NEWEST_BIN := .venv-newest/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-oldest test-newest mutants lint format clean
+.PHONY: help demo docs test test-slow test-oldest test-newest mutants lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/demo.stamp ## Run the demo (DATA=path: on your own data)
 	$(BIN)/python -m benchmarks.demo $(if $(DATA),--data "$(DATA)")
+
+docs: .venv/docs.stamp ## Build the documentation site, strictly, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 test: .venv/tests.stamp ## Run tests, doctests, coverage: newest JAX for Python 3.11
 	$(BIN)/python -m pytest --cov --cov-report=term
@@ -56,14 +59,15 @@ clean: ## Remove the environments and every cache
 
 # One stamp for each set of requirements: pip runs again only when a pin changes.
 .venv/demo.stamp: REQUIREMENTS = '.[bench]'
-.venv/tests.stamp .venv-oldest/tests.stamp .venv-newest/tests.stamp: REQUIREMENTS = '.[bench]' --group tests
-.venv/lint.stamp: REQUIREMENTS = '.[bench]' --group lint
+.venv/tests.stamp .venv-oldest/tests.stamp .venv-newest/tests.stamp: REQUIREMENTS = '.[bench,pod]' --group tests
+.venv/lint.stamp: REQUIREMENTS = '.[bench,pod]' --group lint --group docs
+.venv/docs.stamp: REQUIREMENTS = '.[bench]' --group docs
 
 .venv/%.stamp: CONSTRAINTS = constraints.txt
 .venv-oldest/%.stamp: CONSTRAINTS = constraints-oldest.txt
 .venv-newest/%.stamp: CONSTRAINTS = constraints-newest.txt
 
-.venv/demo.stamp .venv/tests.stamp .venv/lint.stamp: .venv/pip.stamp
+.venv/demo.stamp .venv/docs.stamp .venv/tests.stamp .venv/lint.stamp: .venv/pip.stamp
 .venv-oldest/tests.stamp: .venv-oldest/pip.stamp
 .venv-newest/tests.stamp: .venv-newest/pip.stamp
 

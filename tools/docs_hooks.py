@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import latex2mathml.converter
+from jupyter_client.manager import KernelManager
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -30,6 +31,11 @@ MOVED = {
 MODULES = ("optax_lena.flax", "optax_lena.plotting")
 LINK = re.compile(r"(\]\()([^()\s]+?)(#[^()\s]*)?(\))")
 LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash", ".yaml": "yaml"}
+
+
+def on_startup(**options: Any) -> None:
+    """Lets notebooks' kernels talk through files: they warn of the network otherwise."""
+    KernelManager.transport.default_value = "ipc"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -71,7 +77,8 @@ def on_page_content(text: str, page: Page, config: MkDocsConfig, files: Files) -
 
     def equation(match: re.Match[str]) -> str:
         display = "block" if match[2] == "[" else "inline"
-        source = html.unescape(match[3])
+        # LaTeX escapes an underscore in words, and the converter shows the escape.
+        source = html.unescape(match[3]).replace(r"\_", "_")
         return latex2mathml.converter.convert(source, display=display)
 
     return re.sub(marked, equation, text, flags=re.DOTALL)

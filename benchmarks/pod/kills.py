@@ -120,6 +120,8 @@ def _kill(out: Path, options: list[str], goal: int, rng: random.Random) -> bool:
 
 def _start(out: Path, options: list[str]) -> subprocess.Popen[bytes]:
     flags = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    # As a job on a cluster would: a life after a kill need not compile again.
+    flags["JAX_COMPILATION_CACHE_DIR"] = str(out.parent / "compiled")
     arguments = ["-m", "examples.pod_training", "--out", str(out), *options]
     return subprocess.Popen(
         [sys.executable, *arguments],

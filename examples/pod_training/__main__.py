@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import jax
+from absl import logging
 
 from examples.pod_training import processes
 from examples.pod_training.config import Config, parse
@@ -20,6 +21,7 @@ def main(
     make_task: Callable[[Config], Task] = make_task,
 ) -> int:
     """Trains as the command line says; returns the exit code (see `errors`)."""
+    logging.set_verbosity(logging.FATAL)  # orbax logs a traceback of what it raises
     try:
         config = parse(arguments)
         config.out.mkdir(parents=True, exist_ok=True)

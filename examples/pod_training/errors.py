@@ -20,6 +20,7 @@ class JobError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the first line of an error that says anything."""
+    """Returns the first line of an error that says anything, long ones cut inside."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-190:]}"
