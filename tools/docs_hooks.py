@@ -34,7 +34,7 @@ LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash", ".yaml": "yaml"}
 
 
 def on_startup(**options: Any) -> None:
-    """Lets notebooks' kernels talk through files: they warn of the network otherwise."""
+    """Lets notebooks' kernels talk through files: of a network they would warn."""
     KernelManager.transport.default_value = "ipc"
 
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # How large a batch
 #
-# `monitor` watches the noise behind any optimizer and changes nothing. `advise` reads its
-# log and says how large a batch would still pay. The page is a program:
+# `monitor` watches the noise behind any optimizer and changes nothing. `advise` reads
+# its log and says how large a batch would still pay. The page is a program:
 # `python docs/notebooks/how_large_a_batch.py`.
 
 # %%

@@ -23,19 +23,19 @@ def run(out, *options):
 
 
 def start(out, *options):
-    """Starts it as a user does, as a program."""
+    """Starts it as a user does, as a program; what it compiles stays for the next."""
     arguments = ["-m", "examples.pod_training", *TINY, "--out", out, *options]
-    return _python(arguments)
+    return _python(arguments, {"JAX_COMPILATION_CACHE_DIR": str(out.parent / "code")})
 
 
 def run_code(code):
     """Starts a program of one line."""
-    return _python(["-c", code])
+    return _python(["-c", code], {})
 
 
-def _python(arguments):
+def _python(arguments, variables):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment |= {"PYTHONPATH": str(ROOT), **variables}
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         env=environment,

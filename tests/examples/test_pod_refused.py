@@ -180,8 +180,8 @@ DAMAGE = {
 }
 
 
-# Arrays that are cut short stand in test_pod_training.py: what tensorstore tells of them
-# in the background would be another test's warning.
+# Arrays that are cut short stand in test_pod_training.py: what tensorstore tells of
+# them in the background would be another test's warning.
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_checkpoint_is_one_line(name, saved, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back
