@@ -78,7 +78,8 @@ def measure(
     resumed_at = []
     for left in range(kills, 0, -1):
         ahead = 2 * (updates - _latest(killed)) / left
-        goal = _latest(killed) + int(rng.uniform(0, ahead))
+        # Not so near the end that the run is over before the kill.
+        goal = min(_latest(killed) + int(rng.uniform(0, ahead)), updates - 50)
         if not _kill(killed, options, goal, rng):
             break
         resumed_at.append(_latest(killed))

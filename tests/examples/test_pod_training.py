@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -82,16 +83,30 @@ def test_sigterm_saves_and_says_so_by_its_code(tmp_path, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_arrays_that_are_cut_short_are_one_line(is_there, trained, tmp_path):
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def cut_all(folder):
+    for path in folder.iterdir():
+        cut(path)
+
+
+DAMAGE = {
+    "half of the arrays": lambda state: cut_all(state / "d"),
+    "no arrays": lambda state: shutil.rmtree(state / "d"),
+    "half of the list of arrays": lambda state: cut(state / "_METADATA"),
+    "no list of contents": lambda state: (state / "manifest.ocdbt").unlink(),
+    "nothing": lambda state: shutil.rmtree(state),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_arrays_are_one_line(name, trained, tmp_path):
     out = back_to(trained, 8, tmp_path / "again")
-    for path in (out / "checkpoints/8/state/d").iterdir():
-        if is_there:
-            os.truncate(path, path.stat().st_size // 2)
-        else:
-            path.unlink()
+    DAMAGE[name](out / "checkpoints/8/state")
     program = start(out, *FLOAT32)
-    told = program.communicate(timeout=300)[1]
+    told = program.communicate(timeout=900)[1]
     assert program.returncode == 2
     assert re.fullmatch(
         "pod_training: the checkpoint .*/8 is damaged .* to go on from update 6.\n",
@@ -116,14 +131,14 @@ def test_a_full_disk_is_one_line(room, line, tmp_path):
     options += ["--eval-every", 1000, "--model.features", 64]
     code = f"{limit}; {main}; sys.exit(main({[str(each) for each in options]}))"
     program = run_code(code)
-    told = program.communicate(timeout=300)[1].splitlines()
+    told = program.communicate(timeout=900)[1].splitlines()
     assert program.returncode == 2, told
     assert len(told) == 1 and re.search(line, told[0]), told
 
 
 def lines_of(programs):
     """Waits for all; returns what each said on stderr."""
-    return [program.communicate(timeout=300)[1] for program in programs]
+    return [program.communicate(timeout=900)[1] for program in programs]
 
 
 def together(out, *options):
@@ -140,7 +155,7 @@ def together(out, *options):
 def test_of_two_processes_one_is_killed_and_the_job_resumes(killed, tmp_path):
     out = tmp_path / "run"
     programs = together(out, "--recipe.base-steps", 10**6, "--log-every", 1)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not (out / "checkpoints/4").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     programs[killed].kill()
@@ -161,7 +176,7 @@ def test_of_two_processes_one_is_killed_and_the_job_resumes(killed, tmp_path):
 def test_sigterm_to_one_of_two_processes_saves_both(tmp_path):
     out = tmp_path / "run"
     programs = together(out, "--recipe.base-steps", 10**6, "--save-every", 10**6)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while len(metrics(out)) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     programs[1].terminate()
