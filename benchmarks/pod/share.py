@@ -137,7 +137,7 @@ def measure(folder: Path, *, batch: int, updates: int) -> Share:
     base_steps = (updates + WARM_UP) * 16
     words = f"--batch {batch} --recipe.base-batch {batch // 16} --save-every 50"
     words += f" --recipe.base-steps {base_steps} --recipe.optimizer lena_amplified"
-    words += " --processes.join never --eval-every 50 --eval-batches 1"
+    words += " --processes.join never --eval-every 200 --eval-batches 1"
     job = TimedJob(parse([*words.split(), "--out", str(folder)]), residual_network())
     job.train()
     seconds = time.perf_counter() - job.start
