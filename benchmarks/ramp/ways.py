@@ -139,11 +139,18 @@ def _seesaw_optimizer(
 
 WAYS = {
     **{f"constant_{s}": _constant(s) for s in (8, 16, 32, 64)},
-    # The three others were candidates on the validation split of the text.
+    # All but the first were candidates on the validation splits.
     "ramp": _by_metrics("BatchRamp"),
     "ramp_calm": _by_metrics("BatchRamp, θ = 1.2", theta=1.2),
     "ramp_calmer": _by_metrics("BatchRamp, θ = 1.5", theta=1.5),
     "ramp_late": _by_metrics("BatchRamp, start at half", start=0.5),
+    "ramp_from_40": _by_metrics("BatchRamp, start at 0.4", start=0.4),
+    "ramp_from_40_calm": _by_metrics(
+        "BatchRamp, start at 0.4, θ = 1", start=0.4, theta=1.0
+    ),
+    "ramp_from_30_calm": _by_metrics(
+        "BatchRamp, start at 0.3, θ = 1.2", start=0.3, theta=1.2
+    ),
     "by_hand": Way("doubled at 1/4, 1/2, 3/4", _by_hand),
     "seesaw_batches": Way("Seesaw's batches", _seesaw_plan),
     "seesaw": Way(
