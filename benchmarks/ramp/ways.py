@@ -75,12 +75,15 @@ def _constant(scale: int) -> Way:
     return Way(f"constant S = {scale}", lambda recipe, base_steps: plan)
 
 
-def _by_metrics(label: str, start: float = 0.0, **options: float) -> Way:
-    """`BatchRamp`, from a share of the run on."""
+def _by_metrics(
+    label: str, start: float = 0.0, is_spread: bool = False, **options: float
+) -> Way:
+    """`BatchRamp`, from a share of the run on, or spread over all of it."""
 
     def control(recipe: Recipe, base_steps: int) -> optax_lena.BatchRamp:
         del recipe
-        return optax_lena.BatchRamp(FIRST, MOST, start=start * base_steps, **options)
+        times = {"start": start * base_steps, "base_steps": is_spread * base_steps}
+        return optax_lena.BatchRamp(FIRST, MOST, **times, **options)
 
     return Way(label, control)
 
@@ -151,6 +154,7 @@ WAYS = {
     "ramp_from_30_calm": _by_metrics(
         "BatchRamp, start at 0.3, θ = 1.2", start=0.3, theta=1.2
     ),
+    "ramp_spread": _by_metrics("BatchRamp, spread over the run", is_spread=True),
     "by_hand": Way("doubled at 1/4, 1/2, 3/4", _by_hand),
     "seesaw_batches": Way("Seesaw's batches", _seesaw_plan),
     "seesaw": Way(
