@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(advice)
         if options.figure:
-            from optax_lena._advice.figure import draw  # Matplotlib is an extra
+            from optax_lena.plotting import plot_advice  # Matplotlib is an extra
 
-            draw(advice, options.point).savefig(options.figure, dpi=150)
+            plot_advice(advice, options.point).savefig(options.figure, dpi=150)
             print(f"\nFigure: {options.figure}")
     except (OSError, UnicodeError, ValueError, ImportError) as error:
         print(f"optax_lena: {' '.join(str(error).split())}", file=sys.stderr)
