@@ -10,6 +10,7 @@ was chosen on them.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class Scored:
       seed: of the initial parameters and the order of the examples.
       target: the score it was trained to; None for the base run.
       base_steps: base batches at each evaluation.
-      score: then, on the test set, in percent.
+      score: then, on the test set, in percent; not a number where training failed.
       noise_scale: of the model then, in base batches; None where there was no signal.
       environment: versions, device and commit.
     """
@@ -69,15 +70,20 @@ class Scored:
     noise_scale: list[float | None]
     environment: dict[str, str]
 
+    def __post_init__(self) -> None:
+        # A line of JSON has null where a number was not finite.
+        known = [math.nan if value is None else value for value in self.score]
+        object.__setattr__(self, "score", known)
+
     @property
     def key(self) -> tuple[str, int, int]:
         """What there is one run of."""
         return self.task, self.batch_scale, self.seed
 
-    def steps_to(self, target: float) -> int:
-        """Base batches to the target; of a run that never gets there all it had."""
+    def steps_to(self, target: float) -> int | None:
+        """Base batches to the target; None for a run that never gets there."""
         pairs = zip(self.base_steps, self.score, strict=True)
-        return next((s for s, x in pairs if x >= target), self.base_steps[-1])
+        return next((steps for steps, score in pairs if score >= target), None)
 
 
 class Trainer:
@@ -111,7 +117,8 @@ class Trainer:
             scores.append(round(float(score), 3))
             is_finite = np.isfinite(noise_scale)
             scales.append(float(noise_scale) if is_finite else None)
-            if end >= BASE_STEPS and target is not None and max(scores) >= target:
+            is_reached = target is not None and max(scores) >= target
+            if math.isnan(scores[-1]) or (end >= BASE_STEPS and is_reached):
                 break
         row = (name, self.scale, seed, target, steps, scores, scales)
         return Scored(*row, environment())
@@ -149,8 +156,11 @@ class Trainer:
 
 
 def target_of(runs: Sequence[Scored]) -> float:
-    """The mean score that base runs end with, minus half a point."""
-    return float(np.mean([run.score[-1] for run in runs])) - DROP
+    """The mean score that base runs end with, minus half a point.
+
+    A base run that failed, on a recipe at the brink, is left out.
+    """
+    return float(np.nanmean([run.score[-1] for run in runs])) - DROP
 
 
 @command.program
