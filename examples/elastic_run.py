@@ -20,6 +20,7 @@ import optax
 import orbax.checkpoint as ocp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 import optax_lena
 
@@ -81,14 +82,22 @@ def train(start, stop, base_steps, folder):
 
 def draw(losses, path):
     """Draws the losses of all runs, and where the elastic one moves."""
-    ax = (figure := Figure(figsize=(8, 4), layout="constrained")).subplots()
+    ax = (figure := Figure(figsize=(8, 4.2), layout="constrained")).subplots()
+    colours = {"LENA": "#0072B2", "plain SGD": "#D55E00"}
     for (run, name), curve in losses.items():
-        style = {"LENA": "g", "plain SGD": "r"}[name] + "-:"[run == "steady"]
-        ax.plot(*zip(*curve, strict=True), style, label=f"{name}, {run}")
+        style = "-" if run == "elastic" else (0, (1, 1.5))
+        label = f"{name}, {'8 devices throughout' if run == 'steady' else run}"
+        ax.plot(*zip(*curve, strict=True), c=colours[name], ls=style, lw=2, label=label)
+    end = curve[-1][0]
     for devices, start, _ in RUNS["elastic"]:
-        ax.axvline(start * curve[-1][0] / 3, c="#cccccc")
-        ax.text(start * curve[-1][0] / 3, 0.033, f" {devices} devices")
-    ax.set(xlabel="base batches", ylabel="held-out loss", ylim=(0.03, 0.2))
+        ax.axvline(start * end / 3, c="#cccccc", lw=1, zorder=0)
+        ax.text((start + 0.5) * end / 3, 0.031, f"{devices} devices", ha="center")
+    ax.set(xlim=(0, end * 1.01), ylim=(0.03, 0.2), yscale="log")
+    ax.set(xlabel="base batches seen", ylabel="held-out loss (mean squared error)")
+    ax.set_yticks([0.04, 0.06, 0.1, 0.2], ["0.04", "0.06", "0.1", "0.2"])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="upper right")
     figure.savefig(path, dpi=150)
 
