@@ -64,7 +64,7 @@ def test_numbers():
     assert advice.curve.examples(64) == pytest.approx(64 / gain)
     # No chance in a constant: what is left is the factor for the model's error.
     assert advice.chance_interval == pytest.approx((20, 20))
-    assert advice.interval == pytest.approx((20 / 1.5, 20 * 1.5))
+    assert advice.interval == pytest.approx((20 * 0.75, 20 * 9.3))
     low, high = advice.examples_interval(64)
     assert low < advice.curve.examples(64) < high
     half = optax_lena.advise(history_of(np.full(30, 100.0)), efficiency=0.5)
@@ -262,6 +262,18 @@ def test_outliers_of_the_log():
         (0, math.inf),
     )
     assert median_interval(np.zeros(9), np.ones(9)) == (0, (0, math.inf))
+
+
+def test_until():
+    rise = np.exp(np.linspace(0, 4, 90))
+    whole, half = history_of(rise), history_of(rise[:45])
+    advice = optax_lena.advise(whole, until=360)
+    assert advice.interval == optax_lena.advise(half).interval
+    assert advice.phases[-1].end == 360
+    assert advice.critical_scale < optax_lena.advise(whole).critical_scale
+    for until, words in [(7, "first base step, 8, got 7"), (0, "above 0")]:
+        with pytest.raises(ValueError, match=words):
+            optax_lena.advise(whole, until=until)
 
 
 def test_phases():

@@ -228,6 +228,16 @@ NUMBERS = [
         traced=False,
     ),
     Number(
+        "advise",
+        "until",
+        lambda x: ol.advise(HISTORY, until=x),
+        POSITIVE,
+        1e6,
+        arrays(0, -3),
+        takes=(None,),
+        traced=False,
+    ),
+    Number(
         "Advice",
         "base_updates",
         lambda x: ADVICE.time(8, x),
