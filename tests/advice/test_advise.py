@@ -62,9 +62,9 @@ def test_numbers():
     # The gain's own formula: E(S) / E(1) = S / gain(S).
     gain = (1 + 100) / (1 + 100 / 64)
     assert advice.curve.examples(64) == pytest.approx(64 / gain)
-    # No chance in a constant: what is left is the factor for the model's error.
+    # No chance in a constant: what is left are the factors for the model's error.
     assert advice.chance_interval == pytest.approx((20, 20))
-    assert advice.interval == pytest.approx((20 * 0.75, 20 * 9.3))
+    assert advice.interval == pytest.approx((20 / 1.5, 20 * 17))
     low, high = advice.examples_interval(64)
     assert low < advice.curve.examples(64) < high
     half = optax_lena.advise(history_of(np.full(30, 100.0)), efficiency=0.5)
