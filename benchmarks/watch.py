@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from benchmarks import command
-from benchmarks.ramp.run import EVERY, Trainer
+from benchmarks.ramp.run import Trainer
 from benchmarks.ramp.ways import FIRST, WAYS
 from benchmarks.records import files
 from benchmarks.records.environment import environment
@@ -55,13 +55,12 @@ def watch(table: str, trainer: Trainer, seed: int) -> Watched:
     """
     workload, way = trainer.workload, WAYS[f"constant_{FIRST}"]
     state, rows = trainer.start(way, FIRST, seed), []
-    many = trainer.stretch(way, FIRST, state)
+    many, base_batch = trainer.stretch(way, FIRST, state), workload.recipe.base_batch
     for batch in trainer.batches(seed):
-        indices = batch.reshape(EVERY // FIRST, -1)
+        indices = batch.reshape(-1, FIRST * base_batch)
         state, _, seen = many(state, trainer.train, indices)
         rows.append(jax.device_get(seen))
     metrics = {k: [float(f"{row[k]:.4g}") for row in rows] for k in rows[0]}
-    base_batch = workload.recipe.base_batch
     row = (table, workload.title, FIRST, seed, base_batch, metrics)
     return Watched(*row, environment())
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import optax_lena
-from benchmarks import branch
+from benchmarks import branch, watch
 from benchmarks.branch import Branches
 from benchmarks.pages import advice_check, branch_block, ramp_block, ramp_figure
 from benchmarks.ramp import __main__ as program
@@ -162,3 +162,11 @@ def test_left_out():
     values = {0: 1.0, 1: 2.0, 2: 6.0}
     mean = lambda some: float(np.mean([values[k] for k in some]))
     assert advice_check.left_out(mean, (0, 1, 2)) == (3.0, 1.5, 4.0)
+
+
+@pytest.mark.slow
+def test_a_log_holds_every_layer(tiny):
+    found = watch.watch("text", Trainer(tiny, watch.SEEN), seed=0)
+    noise = [name for name in found.metrics if name.startswith("noise/")]
+    assert noise and f"signal/{noise[0].removeprefix('noise/')}" in found.metrics
+    assert len(found.metrics["model/noise"]) == tiny.base_steps // ramp_run.EVERY
