@@ -154,9 +154,7 @@ WAYS = {
     "ramp_from_30_calm": _by_metrics(
         "BatchRamp, start at 0.3, θ = 1.2", start=0.3, theta=1.2
     ),
-    "ramp_spread": _by_metrics(
-        "BatchRamp, spread from 1/4 on", start=1 / 4, is_spread=True
-    ),
+    "ramp_spread": _by_metrics("BatchRamp, spread over the run", is_spread=True),
     "ramp_spread_third": _by_metrics(
         "BatchRamp, spread from 1/3 on", start=1 / 3, is_spread=True
     ),

@@ -130,16 +130,15 @@ def _draw_interval(ax: Axes, advice: Advice, scales: np.ndarray) -> None:
 
 
 def _mark_critical(ax: Axes, advice: Advice, most: float) -> None:
-    """A line at the critical scale, its interval as a band, and its name."""
+    """A line at the critical scale, with its name and its interval."""
     critical, (low, high) = advice.critical_scale, advice.interval
-    if math.isfinite(high):
-        ax.axvspan(max(low, 1), max(high, 1), color=_GREY, alpha=0.12, linewidth=0)
     ax.axvline(critical, color=_GREY, linewidth=1, linestyle=(0, (3, 2)))
     more = 100 * (1 / advice.efficiency - 1)
     # On the side where there is room.
     is_left = critical < math.sqrt(most)
+    between = f", {low:.3g} to {high:.3g}" if math.isfinite(high) else ""
     ax.annotate(
-        f"critical S = {critical:.3g}\n({more:.0f} % more examples)",
+        f"critical S = {critical:.3g}{between}\n({more:.0f} % more examples)",
         (critical, 0.03),
         xycoords=("data", "axes fraction"),
         xytext=(5 if is_left else -5, 0),

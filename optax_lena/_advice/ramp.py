@@ -4,10 +4,10 @@ In: the metrics of a run, now and then. Out: the batch scale to go on with,
 
 $$S = \max \{ 2^k \le b_t / \theta^2 \}, \text{ at most twice the last, never less}$$
 
-and, where the length $T$ of the run is known, its $K$ doublings are spread over what
-follows the start: the k-th comes not before
+and, where the length $T$ of the run is known, its $K$ doublings are spread over it: the
+k-th comes not before
 
-$$\text{start} + \frac{k - 1}{K} (T - \text{start})$$
+$$t_1 + \frac{k - 1}{K} (T - t_1), \qquad t_1 = \max(\text{start}, T / (K + 1))$$
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ class BatchRamp:
 
     It never goes back: noise scales rise in training, and each new size costs a
     compilation. It holds still where the noise scale is infinite or not a number.
-    Give it `base_steps`, and two fifths of them as `start`: the noise scale alone
-    allows doublings earlier than the final accuracy bears (docs/batch_size.md). The
-    object holds options only; `init` returns its state, a small dictionary of Python
-    numbers whose structure never changes, for the checkpoint.
+    Give it `base_steps`: the noise scale alone allows doublings earlier than the final
+    accuracy bears (docs/batch_size.md). The object holds options only; `init` returns
+    its state, a small dictionary of Python numbers whose structure never changes, for
+    the checkpoint.
 
     Attributes:
       batch_scale: the S to start with, a power of two.
@@ -38,9 +38,10 @@ class BatchRamp:
         the true one, may be this large. A smaller one waits longer.
       start: base step before which nothing doubles: a late start costs the fewest
         examples (Functional Scaling Laws, 2602.14208).
-      base_steps: length of the run. With it the doublings are spread evenly over what
-        follows `start`, as far as the noise scale allows. 0: not known, and from
-        `start` on the noise scale alone decides.
+      base_steps: length of the run. With it the doublings are spread evenly over the
+        run, or over what follows a late start, as far as the noise scale allows: from 8
+        to 64 after a quarter, a half and three quarters. 0: not known, and the noise
+        scale alone decides.
 
     Raises:
       ValueError: if a scale is not a power of two, or an option is out of its range.
@@ -125,8 +126,10 @@ class BatchRamp:
         )
         allowed = min(noise_scale / self.theta**2, self.max_scale)
         done = round(math.log2(scale / self.batch_scale))
-        rest = max(self.base_steps - self.start, 0.0)
-        earliest = self.start + rest * done / max(len(doubled_at), 1)
+        count = len(doubled_at)
+        first = max(self.start, self.base_steps / (count + 1))
+        rest = max(self.base_steps - first, 0.0)
+        earliest = first + rest * done / max(count, 1)
         is_time = base_steps >= earliest and warming_up == 0
         if is_time and math.isfinite(noise_scale) and 2 * scale <= allowed:
             doubled_at[done] = base_steps

@@ -67,7 +67,7 @@ def test_waits_for_the_warm_up_and_a_late_start():
 
 
 def test_spreads_over_the_run():
-    ramp = optax_lena.BatchRamp(batch_scale=8, max_scale=64, start=200, base_steps=800)
+    ramp = optax_lena.BatchRamp(batch_scale=8, max_scale=64, base_steps=800)
     assert run(ramp, [1e3] * 8)[1] == [8, 16, 16, 32, 32, 64, 64, 64]
     # Where the noise scale waits, the next doubling does not wait for it.
     assert run(ramp, [1, 1, 1, 1, 1, 1e3, 1e3, 1e3])[1] == [8] * 5 + [16, 32, 64]
