@@ -25,7 +25,7 @@ COLOURS = {
     "seesaw_batches": "#009E73",
     "seesaw": "#D55E00",
 }
-CURVES = ("constant_8", "constant_64", "ramp", CHOSEN, "by_hand", "seesaw_batches")
+CURVES = ("constant_8", "constant_64", *CHOSEN, "by_hand", "seesaw_batches")
 GREY = {"constant_8": "#222222", "constant_64": "#999999"}
 # Points of accuracy below the best that the curves show: the start hides the end.
 DEPTH = 12

@@ -113,7 +113,8 @@ def test_the_block_says_whether_the_bar_holds():
     def block(accuracy, updates):
         runs = [made("constant_8", s, 0.9 + 0.01 * s, 100) for s in range(3)]
         runs += [
-            made(ramp_block.CHOSEN, s, accuracy + 0.01 * s, updates) for s in range(3)
+            made(ramp_block.CHOSEN[-1], s, accuracy + 0.01 * s, updates)
+            for s in range(3)
         ]
         group = ramp_block.by_workload(runs)["task", "test"]
         assert ramp_figure.figure(group, "test").axes
