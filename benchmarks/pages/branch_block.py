@@ -74,8 +74,6 @@ def found(runs: Sequence[Branches]) -> optax_lena.BranchTest:
 def _verdict(runs: Sequence[Branches]) -> str:
     test = found(runs)
     predicted = float(np.median([run.critical_scale for run in runs]))
-    middle = int(np.argsort([run.critical_scale for run in runs])[len(runs) // 2])
-    low, high = runs[middle].interval
     ratio = test.scale / predicted
     agree = 1 / AGREES <= ratio <= AGREES
     more = " or more" if test.is_bound else ""
@@ -83,9 +81,9 @@ def _verdict(runs: Sequence[Branches]) -> str:
     return (
         f"S = 1 loses {test.tolerance:.4f} in the last sixth of the window, which is "
         f"what 20 % more examples are worth. The largest S within that is "
-        f"{test.scale:g}{more}; `advise` says {predicted:.3g} ({low:.3g} to "
-        f"{high:.3g}) from the log up to the checkpoint. The two {verdict} within a "
-        f"factor of {AGREES:g} ({max(ratio, 1 / ratio):.1f})."
+        f"{test.scale:g}{more}; `advise` says {predicted:.3g} from the log up to the "
+        f"checkpoint. The two {verdict} within a factor of {AGREES:g} "
+        f"({max(ratio, 1 / ratio):.1f})."
     )
 
 
