@@ -214,8 +214,8 @@ def _reasons(until: Found) -> Iterator[str]:
         f"On {len(beyond)} of {len(until)} tasks no other average of the log would "
         "have done: until the target the noise scale never reached the measured b "
         f"(largest logged and measured: {cases}). The noise scale weighs all "
-        "directions alike, and the steep ones, which hold a small batch's rate down, "
-        "are noisier."
+        "directions alike; what limits a small batch's rate is the noise in the steep "
+        "ones (McCandlish et al., 2018), which was not measured here."
     )
     one = until["digits"]
     first = float(np.mean([each[LOGGED] for each in one.subject.reached.values()]))

@@ -15,9 +15,9 @@ RESAMPLES = 400
 LEAST_ENTRIES = 8
 # What a perfectly known noise scale still does not say of a measured curve. Upward: on
 # nine tasks the b of the runs was 1.4 to 17 times that of the log until the target (an
-# 80 % interval of Student's, docs/batch_size.md); in the steep directions, which hold
-# a small batch's rate down, there is more noise than in all together. Downward no task
-# asks for anything; 1.5 is for averages that lag, and logs that end after the target.
+# 80 % interval of Student's, docs/batch_size.md): it weighs all directions alike, and
+# noise in the steep ones is what limits a small batch's rate. Downward no task asks for
+# anything; 1.5 is for averages that lag, and logs that end after the target.
 MODEL_ERROR = (1.5, 17.0)
 _MOST_ENTRIES = 1000
 _BLOCKS = 5
