@@ -43,7 +43,7 @@ def test_runs_end_with_the_base_run_or_at_the_target(monkeypatch, tmp_path):
     assert base.base_steps == large.base_steps == [128, 256]
     assert base.target is None and large.target == base.score[-1] - curve.DROP
     assert base.noise_scale == [None, None] and all(large.noise_scale)
-    assert large.steps_to(90) == 128 and large.steps_to(101) is None
+    assert large.steps_to(80) == 128 and large.steps_to(101) is None
     curve.main(arguments)
     assert len(files.read(path, Scored)) == 2
 
