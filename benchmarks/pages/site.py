@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks.branch import Branches
 from benchmarks.cost.measure import Measurement
+from benchmarks.curve import Scored
 from benchmarks.pages import (
     advice_block,
     branch_block,
@@ -22,6 +23,7 @@ from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
 from benchmarks.training.tables import TABLES
 from benchmarks.unseen.run import Score
+from benchmarks.watch import Watched
 
 README = ROOT / "README.md"
 RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
@@ -55,9 +57,14 @@ def filled() -> dict[Path, str]:
     measured = files.read(kept("cost"), Measurement)
     fill(COST_PAGE, "cost", cost_block.block(measured))
     grown = files.read(kept("ramp"), Run)
-    fill(BATCH_PAGE, "advice", advice_block.block(loaded, grown))
+    scored = files.read_if_there(kept("curve"), Scored)
+    fill(BATCH_PAGE, "advice", advice_block.block(loaded, grown, scored))
     fill(BATCH_PAGE, "ramp", ramp_block.block(grown))
-    fill(BATCH_PAGE, "branch", branch_block.block(files.read(kept("branch"), Branches)))
+    fill(
+        BATCH_PAGE,
+        "branch",
+        branch_block.block(files.read(kept("branch"), Branches), grown),
+    )
     return pages
 
 
@@ -70,6 +77,11 @@ def draw() -> list[Path]:
         if has_figure(runs):
             drawn.append(FIGURES / f"{name}.png")
             figure(runs, target).savefig(drawn[-1], dpi=150)
+    runs, target = result_block.load(kept(advice_block.SHOWN))
+    for watched in files.read_if_there(kept("watch"), Watched):
+        if watched.table == advice_block.SHOWN:
+            drawn.append(BATCH_PAGE.parent / advice_block.FIGURE)
+            advice_block.figure(watched, runs, target).savefig(drawn[-1], dpi=120)
     (key, group), *_ = ramp_block.by_workload(files.read(kept("ramp"), Run)).items()
     drawn.append(BATCH_PAGE.parent / ramp_block.FIGURE)
     drawn[-1].parent.mkdir(exist_ok=True)

@@ -228,6 +228,16 @@ NUMBERS = [
         traced=False,
     ),
     Number(
+        "advise",
+        "until",
+        lambda x: ol.advise(HISTORY, until=x),
+        POSITIVE,
+        1e6,
+        arrays(0, -3),
+        takes=(None,),
+        traced=False,
+    ),
+    Number(
         "Advice",
         "base_updates",
         lambda x: ADVICE.time(8, x),
@@ -251,6 +261,7 @@ NUMBERS = [
             ("max_scale", WHOLE, 16, arrays(0, 2.5), (), False),
             ("theta", POSITIVE, 0.5, arrays(0, -1), (), False),
             ("start", NOT_NEGATIVE, 8, arrays(-1), (), False),
+            ("base_steps", NOT_NEGATIVE, 8, arrays(-1), (), False),
         )
     ),
     Number(
