@@ -8,16 +8,21 @@ DATA ?=
 BIN := .venv/bin
 OLDEST_BIN := .venv-oldest/bin
 NEWEST_BIN := .venv-newest/bin
+# On their own: pydoclint and tyro need two packages that are both named docstring_parser.
+LINT_BIN := .venv-lint/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-oldest test-newest mutants lint format clean
+.PHONY: help demo docs test test-slow test-oldest test-newest mutants lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/demo.stamp ## Run the demo (DATA=path: on your own data)
 	$(BIN)/python -m benchmarks.demo $(if $(DATA),--data "$(DATA)")
+
+docs: .venv/docs.stamp ## Build the documentation site, strictly, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 test: .venv/tests.stamp ## Run tests, doctests, coverage: newest JAX for Python 3.11
 	$(BIN)/python -m pytest --cov --cov-report=term
@@ -39,35 +44,36 @@ endif
 mutants: .venv/tests.stamp ## Would a test notice? A sample of mutants (SAMPLE=0: all)
 	$(BIN)/python -m tools.mutants --sample $(or $(SAMPLE),120)
 
-lint: .venv/lint.stamp ## Check format, style, types and docstrings
-	$(BIN)/ruff format --check
-	$(BIN)/ruff check
-	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
-	$(BIN)/pydoclint --quiet optax_lena
+lint: .venv/tests.stamp .venv-lint/lint.stamp ## Check format, style, types and docstrings
+	$(LINT_BIN)/ruff format --check
+	$(LINT_BIN)/ruff check
+	$(LINT_BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+	$(LINT_BIN)/pydoclint --quiet optax_lena
 
-format: .venv/lint.stamp ## Rewrite the code in the house format
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
+format: .venv-lint/lint.stamp ## Rewrite the code in the house format
+	$(LINT_BIN)/ruff check --fix
+	$(LINT_BIN)/ruff format
 
 clean: ## Remove the environments and every cache
-	rm -rf .venv .venv-oldest .venv-newest .coverage .coverage.* htmlcov dist
+	rm -rf .venv .venv-lint .venv-oldest .venv-newest build .coverage .coverage.* htmlcov dist
 	rm -rf .hypothesis .pytest_cache .ruff_cache
 	find optax_lena tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # One stamp for each set of requirements: pip runs again only when a pin changes.
 .venv/demo.stamp: REQUIREMENTS = '.[bench]'
-.venv/tests.stamp .venv-oldest/tests.stamp .venv-newest/tests.stamp: REQUIREMENTS = '.[bench]' --group tests
-.venv/lint.stamp: REQUIREMENTS = '.[bench]' --group lint
+.venv/tests.stamp .venv-oldest/tests.stamp .venv-newest/tests.stamp: REQUIREMENTS = '.[bench,pod]' --group tests
+.venv/docs.stamp: REQUIREMENTS = '.[bench]' --group docs
 
-.venv/%.stamp: CONSTRAINTS = constraints.txt
+.venv/%.stamp .venv-lint/%.stamp: CONSTRAINTS = constraints.txt
 .venv-oldest/%.stamp: CONSTRAINTS = constraints-oldest.txt
 .venv-newest/%.stamp: CONSTRAINTS = constraints-newest.txt
 
-.venv/demo.stamp .venv/tests.stamp .venv/lint.stamp: .venv/pip.stamp
+.venv/demo.stamp .venv/docs.stamp .venv/tests.stamp: .venv/pip.stamp
+.venv-lint/lint.stamp: .venv-lint/pip.stamp
 .venv-oldest/tests.stamp: .venv-oldest/pip.stamp
 .venv-newest/tests.stamp: .venv-newest/pip.stamp
 
-.venv/pip.stamp: constraints.txt pyproject.toml
+.venv/pip.stamp .venv-lint/pip.stamp: constraints.txt pyproject.toml
 .venv-oldest/pip.stamp: constraints-oldest.txt pyproject.toml
 .venv-newest/pip.stamp: constraints-newest.txt pyproject.toml
 
@@ -76,6 +82,11 @@ clean: ## Remove the environments and every cache
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed")'
 	@$(PYTHON) -m venv $*
 	@$*/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) pip
+	@touch $@
+
+.venv-lint/lint.stamp: # tools alone, which look into the other environment
+	@echo "Installing the tools of lint into $(@D)"
+	@$(@D)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --group lint
 	@touch $@
 
 %.stamp:

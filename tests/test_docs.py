@@ -33,8 +33,9 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sybil = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
     examples = list(sybil.parse(page).examples())
-    # Those two are generated; what README shows is tested below.
-    assert examples or page.name in ("README.md", "benchmarks.md", "cost.md")
+    # Generated, or prose; what README shows is tested below.
+    prose = ("README.md", "benchmarks.md", "cost.md", "related.md")
+    assert examples or page.name in prose
     for example in examples:
         example.evaluate()
 

@@ -12,7 +12,7 @@ from benchmarks.records.home import ROOT
 
 PACKAGES = ("optax_lena", "jax", "jaxlib", "optax", "flax", "numpy")
 # What a number depends on, in the repository.
-CODE = ("optax_lena", "benchmarks", "pyproject.toml", "constraints.txt")
+CODE = ("optax_lena", "benchmarks", "examples", "pyproject.toml", "constraints.txt")
 
 
 @cache

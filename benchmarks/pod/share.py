@@ -1,0 +1,169 @@
+"""Where the pod program's time goes: the share of it that is the compiled step.
+
+`python -m benchmarks.pod.share`. The program trains the benchmarks' small residual
+network at a batch of 1,024, with everything that it does otherwise: input from grain,
+rows of metrics, evaluations and checkpoints. The step is waited for each time it is
+called, so nothing else hides behind it and the share is the least that it can be.
+"""
+
+import dataclasses
+import functools
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import optax_lena
+from benchmarks import command
+from benchmarks.records import files
+from benchmarks.records.environment import environment
+from benchmarks.records.home import kept
+from benchmarks.tasks.resnet import ResNet, group_norm
+from examples.pod_training.config import Config, parse
+from examples.pod_training.loop import Job
+from examples.pod_training.task import Task
+
+SHAPE, CLASSES, EXAMPLES = (28, 28, 1), 10, 16_384
+WARM_UP = 3  # updates that are not counted: the first one compiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Where the time of one run went.
+
+    Attributes:
+      batch: examples of an update.
+      updates: that were counted.
+      seconds: of them all, with metrics, evaluations, checkpoints and the last save.
+      in_step: the share of it in which the compiled step ran.
+      in_input: the share in which the loop waited for the next batch.
+      load: processes that wanted a core when the run began (1 minute's average).
+      environment: versions, device and commit.
+    """
+
+    batch: int
+    updates: int
+    seconds: float
+    in_step: float
+    in_input: float
+    load: float
+    environment: dict[str, str]
+
+
+class Images:
+    """Made-up images: how long they take does not depend on what they show."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.pixels = rng.integers(0, 256, (EXAMPLES, *SHAPE), np.uint8)
+        self.labels = rng.integers(0, CLASSES, EXAMPLES, np.int32)
+
+    def __len__(self) -> int:
+        return EXAMPLES
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {"x": self.pixels[rows].astype(np.float32) / 255, "y": self.labels[rows]}
+
+
+def residual_network() -> Task:
+    """The benchmarks' small residual network on made-up images."""
+
+    def loss_fn(model: Any, batch: Any, key: jax.Array, train: bool) -> jax.Array:
+        logits = model(batch["x"])
+        found = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return found.mean()
+
+    images = Images()
+    return Task(
+        make_model=functools.partial(ResNet, SHAPE, CLASSES, norm=group_norm),
+        loss_fn=loss_fn,
+        layers=optax_lena.per_parameter,
+        specs={},
+        train=images,
+        test=images,
+        digest="made up",
+    )
+
+
+class Clock:
+    """Seconds in what it wraps, after the warm-up."""
+
+    def __init__(self) -> None:
+        self.seconds, self.calls = 0.0, 0
+
+    def __call__(self, function: Any, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = jax.block_until_ready(function(*arguments))
+        self.calls += 1
+        self.seconds += (time.perf_counter() - start) * (self.calls > WARM_UP)
+        return result
+
+
+class TimedJob(Job):
+    """A job that knows how long it waited for the step and for its input."""
+
+    def __init__(self, config: Config, task: Task):
+        super().__init__(config, task)
+        self.step, self.input, self.start = Clock(), Clock(), 0.0
+        step = self.program.step
+        self.program = self.program._replace(step=lambda *a: self._step(step, *a))
+
+    def _step(self, step: Any, *arguments: Any) -> Any:
+        result = self.step(step, *arguments)
+        if self.step.calls == WARM_UP:
+            self.start = time.perf_counter()
+        return result
+
+    def _batches(self, source: Any, seen: int) -> Any:
+        batches = super()._batches(source, seen)
+        while True:
+            yield self.input(next, batches)
+
+
+def measure(folder: Path, *, batch: int, updates: int) -> Share:
+    """Trains in a folder and tells where the time went.
+
+    Args:
+      folder: for checkpoints and metrics.
+      batch: examples of an update.
+      updates: to count.
+    """
+    load = float(Path("/proc/loadavg").read_text().split()[0])
+    base_steps = (updates + WARM_UP) * 16
+    words = f"--batch {batch} --recipe.base-batch {batch // 16} --save-every 50"
+    words += f" --recipe.base-steps {base_steps} --recipe.optimizer lena_amplified"
+    words += " --processes.join never --eval-every 50 --eval-batches 1"
+    job = TimedJob(parse([*words.split(), "--out", str(folder)]), residual_network())
+    job.train()
+    seconds = time.perf_counter() - job.start
+    return Share(
+        batch=batch,
+        updates=updates,
+        seconds=seconds,
+        in_step=job.step.seconds / seconds,
+        in_input=job.input.seconds / seconds,
+        load=load,
+        environment=environment(),
+    )
+
+
+@command.program
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, tells and keeps it."""
+    parser = command.Parser(__doc__)
+    parser.add_argument("--batch", type=command.whole(16, 10**6), default=1024)
+    parser.add_argument("--updates", type=command.whole(1, 10**6), default=200)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), **vars(options))
+    print(found)
+    files.append([found], kept("pod_share"))
+
+
+if __name__ == "__main__":
+    main()

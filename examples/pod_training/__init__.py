@@ -1,0 +1,1 @@
+"""One complete training program: on a laptop, with Slurm, on a pod (see README.md)."""
