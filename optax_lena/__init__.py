@@ -36,11 +36,13 @@ from optax_lena._parts.guard import SpikeLimit as SpikeLimit
 from optax_lena._parts.warmup import FixedWarmup as FixedWarmup
 from optax_lena._parts.warmup import StateAwareWarmup as StateAwareWarmup
 from optax_lena._parts.layer_rate import LayerRate as LayerRate
+from optax_lena._parts.memory import decay_at as decay_at
 from optax_lena._transform.state import ScaleByLenaState as ScaleByLenaState
 from optax_lena._transform.scale_by_lena import (
     scale_by_layer_rate as scale_by_layer_rate,
 )
 from optax_lena._transform.scale_by_lena import scale_by_lena as scale_by_lena
+from optax_lena._transform.scale_by_adam import scale_by_adam as scale_by_adam
 from optax_lena._transform.monitor import monitor as monitor
 from optax_lena._optimizers.adascale import adascale as adascale
 from optax_lena._optimizers.lena import lena as lena

@@ -14,6 +14,7 @@ from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.rules import square_root_gain
 from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.scale_by_adam import scale_by_adam
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 
@@ -100,6 +101,8 @@ def lena_adamw(
     warmup = StateAwareWarmup(warmup_steps)
     rate = LayerRate(learning_rate, rule=square_root_gain, warmup=warmup)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    adam = parts.adam(b1, b2, eps, mu_dtype, nesterov)
+    adam = scale_by_adam(
+        batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov
+    )
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return optax.chain(adam, decay, scale, parts.descent)

@@ -1,0 +1,113 @@
+r"""Memories: how much an update's moving averages forget, so that examples count.
+
+In: the decay of an average that was tuned at the base batch, and S. Out: its decay at
+S. An average that keeps β of itself at each base batch remembers $1 / (1 - \beta)$ of
+them. An update of S base batches has to forget as much as S steps did:
+
+$$\beta(S) = \beta^{r}, \qquad
+  r = \min\bigl(S, \max(1, \log(\text{floor}) / \log\beta)\bigr)$$
+
+r is how many base-batch steps the update forgets. The floor is the least decay that a
+larger batch may lead to: an average over updates needs a few of them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from optax_lena._checks import check_number
+
+FIRST_FLOOR = 0.8
+"""Of a momentum, and of Adam's first moment."""
+SECOND_FLOOR = 0.9
+"""Of Adam's second moment, which without one lets single updates spike."""
+
+
+def decay_at(
+    decay: ArrayLike, batch_scale: ArrayLike, floor: ArrayLike = 0.0
+) -> jax.Array:
+    r"""The decay with which a moving average remembers as many examples at S.
+
+    $\beta^S$, though no less than the floor unless β is. The optimizers of this library
+    need no help with their own averages; this is for one of yours, such as that of
+    the parameters.
+
+    Args:
+      decay: β, the share of the average that a step with the base batch keeps, in
+        [0, 1).
+      batch_scale: S, the batch in base batches, above 0.
+      floor: the least decay that a larger batch leads to, in [0, 1).
+
+    Returns:
+      float32 `()`.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import optax_lena
+      >>> print(f"{optax_lena.decay_at(0.999, 64):.4f}")  # 1,000 base batches, still
+      0.9380
+      >>> print(f"{optax_lena.decay_at(0.9, 64, floor=0.8):.4f}")
+      0.8000
+
+    References:
+      Malladi et al., *On the SDEs and Scaling Rules for Adaptive Gradient Algorithms*,
+      NeurIPS 2022; Busbridge et al., *How to Scale Your EMA*, NeurIPS 2023; Marek et
+      al., *Small Batch Size Training for Language Models*, 2025.
+    """
+    check_number("decay", decay, "a moving average's", at_least=0, below=1)
+    check_number("floor", floor, "the least decay", at_least=0, below=1)
+    meaning = "the global batch over the base batch"
+    check_number("batch_scale", batch_scale, meaning, above=0)
+    return Memory(decay, floor).forget(jnp.asarray(batch_scale, jnp.float32)).kept
+
+
+class Forgotten(NamedTuple):
+    """What one update does to an average: `kept * average + added * new`.
+
+    Attributes:
+      kept: float32 `()`, the decay.
+      added: float32 `()`, the weight of what is new, `1 - kept`.
+      steps: float32 `()`, the base-batch steps that are forgotten.
+    """
+
+    kept: jax.Array
+    added: jax.Array
+    steps: jax.Array
+
+
+class Memory(NamedTuple):
+    """A moving average's decay at the base batch, and its floor.
+
+    Attributes:
+      decay: β.
+      floor: the least decay at a larger batch.
+    """
+
+    decay: ArrayLike
+    floor: ArrayLike
+
+    def forget(self, batch_scale: jax.Array) -> Forgotten:
+        """Returns what an update of S base batches keeps and adds.
+
+        Args:
+          batch_scale: float32 `()`, S.
+
+        Returns:
+          Decay and weight; at S = 1 those of the base batch, to the last bit.
+        """
+        log_decay = jnp.log(self.decay)
+        # No memory, a decay of 0, has no floor and 0 times its logarithm.
+        limit = jnp.where(self.decay > self.floor, jnp.log(self.floor) / log_decay, 1)
+        steps = jnp.minimum(batch_scale, limit)
+        is_base = steps == 1
+        log_kept = steps * log_decay
+        return Forgotten(
+            kept=jnp.where(is_base, self.decay, jnp.exp(log_kept)),
+            # 1 - β, which float32 would round, whatever β is.
+            added=jnp.where(is_base, 1 - self.decay, -jnp.expm1(log_kept)),
+            steps=steps,
+        )
