@@ -153,10 +153,10 @@ def check_eps(value: Any) -> None:
     check_number("eps", value, "what is added to a denominator", at_least=0)
 
 
-def check_weight_decay(value: Any, mask: Any) -> None:
+def check_weight_decay(value: Any, mask: Any, name: str = "weight_decay") -> None:
     """Raises a `ValueError` for a negative decay, or a mask that is no mask."""
     meaning = "what multiplies the parameters to decay them"
-    check_number("weight_decay", value, meaning, at_least=0)
+    check_number(name, value, meaning, at_least=0)
     check_mask("weight_decay_mask", mask)
 
 

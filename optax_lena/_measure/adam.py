@@ -75,7 +75,8 @@ def adam_preconditioner(
       opt_state: an optax state with that of `optax_lena.scale_by_adam`, as
         `lena_adamw` has it, or of `optax.scale_by_adam`, at any depth.
       params: the parameters that it was made for, or their shapes and dtypes.
-      b2: of `optax.scale_by_adam`, whose state does not hold it; the library's own does.
+      b2: of `optax.scale_by_adam`, whose state does not hold it. The library's does,
+        and takes no other.
       eps: likewise.
 
     Returns:

@@ -11,10 +11,11 @@ r is how many base-batch steps the update forgets. The floor is the least decay 
 larger batch may lead to: an average over updates needs a few of them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_number
@@ -62,21 +63,21 @@ def decay_at(
     check_number("floor", floor, "the least decay", at_least=0, below=1)
     meaning = "the global batch over the base batch"
     check_number("batch_scale", batch_scale, meaning, above=0)
-    return Memory(decay, floor).forget(jnp.asarray(batch_scale, jnp.float32)).kept
+    return jnp.asarray(Memory(decay, floor).forget(batch_scale).kept, jnp.float32)
 
 
 class Forgotten(NamedTuple):
     """What one update does to an average: `kept * average + added * new`.
 
     Attributes:
-      kept: float32 `()`, the decay.
-      added: float32 `()`, the weight of what is new, `1 - kept`.
-      steps: float32 `()`, the base-batch steps that are forgotten.
+      kept: `()`, the decay.
+      added: `()`, the weight of what is new, `1 - kept`.
+      steps: `()`, the base-batch steps that are forgotten.
     """
 
-    kept: jax.Array
-    added: jax.Array
-    steps: jax.Array
+    kept: ArrayLike
+    added: ArrayLike
+    steps: ArrayLike
 
 
 class Memory(NamedTuple):
@@ -90,24 +91,28 @@ class Memory(NamedTuple):
     decay: ArrayLike
     floor: ArrayLike
 
-    def forget(self, batch_scale: jax.Array) -> Forgotten:
+    def forget(self, batch_scale: ArrayLike) -> Forgotten:
         """Returns what an update of S base batches keeps and adds.
 
         Args:
-          batch_scale: float32 `()`, S.
+          batch_scale: S.
 
         Returns:
-          Decay and weight; at S = 1 those of the base batch, to the last bit.
+          Decay and weight: numbers if all that they depend on are, else float32 arrays.
+          At S = 1 they are the base batch's, to the last bit.
         """
-        log_decay = jnp.log(self.decay)
-        # No memory, a decay of 0, has no floor and 0 times its logarithm.
-        limit = jnp.where(self.decay > self.floor, jnp.log(self.floor) / log_decay, 1)
-        steps = jnp.minimum(batch_scale, limit)
+        numbers = (*self, batch_scale)
+        xp: Any = np if all(isinstance(x, (int, float)) for x in numbers) else jnp
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_decay = xp.log(self.decay)
+            limit = xp.log(self.floor) / log_decay
+            # No memory, a decay of 0, has no floor, and 0 over 0 for a limit.
+            steps = xp.minimum(batch_scale, xp.where(self.decay > self.floor, limit, 1))
+            log_kept = steps * log_decay
         is_base = steps == 1
-        log_kept = steps * log_decay
         return Forgotten(
-            kept=jnp.where(is_base, self.decay, jnp.exp(log_kept)),
+            kept=xp.where(is_base, self.decay, xp.exp(log_kept)),
             # 1 - β, which float32 would round, whatever β is.
-            added=jnp.where(is_base, 1 - self.decay, -jnp.expm1(log_kept)),
+            added=xp.where(is_base, 1 - self.decay, -xp.expm1(log_kept)),
             steps=steps,
         )

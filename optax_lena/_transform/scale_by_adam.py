@@ -160,8 +160,8 @@ def scale_of(
     moments: GradMoments | None = None,
     is_half: bool = False,
     **extra_args: Any,
-) -> jax.Array:
-    """Returns S as a float32 `()`: the number of microbatches, if it is not given."""
+) -> ArrayLike:
+    """Returns S: the number of microbatches, if it is not given."""
     del extra_args
     if is_half:  # the microbatches are two batches, and do not say what S is
         check_given("batch_scale", batch_scale, "from_successive_gradients")
@@ -169,7 +169,7 @@ def scale_of(
         check_moments(moments)
         batch_scale = moments.num_microbatches
         check_count(batch_scale)
-    return jnp.asarray(batch_scale, jnp.float32)
+    return batch_scale
 
 
 def average(
@@ -177,7 +177,7 @@ def average(
     grads: PyTree,
     mu: PyTree,
     steps: Count,
-    batch_scale: jax.Array,
+    batch_scale: ArrayLike,
     nesterov: bool,
 ) -> tuple[PyTree, PyTree, Count]:
     """Averages gradients.
@@ -187,7 +187,7 @@ def average(
       grads: of the batch.
       mu: the average so far, from a start at zero.
       steps: how many base-batch steps it has forgotten.
-      batch_scale: float32 `()`, S.
+      batch_scale: S.
       nesterov: whether to return what the average will be after one more such gradient.
 
     Returns:
@@ -217,9 +217,9 @@ def _ahead(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
     return _as(old, moved.kept) * old + _as(new, moved.added) * new
 
 
-def _as(like: jax.Array, number: jax.Array) -> jax.Array:
+def _as(like: jax.Array, number: ArrayLike) -> jax.Array:
     """A number without a say in the product's dtype, as Python's are."""
-    return number.astype(jnp.finfo(like.dtype).dtype)
+    return jnp.asarray(number, jnp.finfo(like.dtype).dtype)
 
 
 def _abs_sq(x: jax.Array) -> jax.Array:
