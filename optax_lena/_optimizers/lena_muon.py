@@ -1,6 +1,7 @@
 """Muon for matrices and AdamW for the rest, with a rate for every layer."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ def lena_muon(
     adam_weight_decay: ArrayLike = 0.0,
     warmup_steps: ArrayLike = 0,
     layers: Layers = per_parameter,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon whose every layer finds its own rate, and whose averages count examples.
 
@@ -72,7 +73,7 @@ def lena_muon(
       adam_weight_decay: λ of the parameters that are no matrices.
       warmup_steps: θ; a layer has its full rate once its gains sum to it. 0: at once.
       layers: which parameters share a gain.
-      **options: of `optax.contrib.muon`, such as `ns_steps` or
+      options: of `optax.contrib.muon`, such as `{"ns_steps": 6}`, or
         `muon_weight_dimension_numbers`, which says what a matrix is.
 
     Returns:
@@ -99,7 +100,7 @@ def lena_muon(
     check_steps(warmup_steps)
     check_weight_decay(weight_decay, weight_decay_mask)
     check_weight_decay(adam_weight_decay, None, "adam_weight_decay")
-    orthogonal = orthogonaliser(eps=eps, **options)
+    orthogonal = orthogonaliser(eps=eps, **(options or {}))
     matrices = functools.partial(are_matrices, orthogonal)
     rest = functools.partial(_are_others, orthogonal)
     adam = scale_by_adam(

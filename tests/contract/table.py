@@ -74,6 +74,21 @@ CASES = {
             mu_dtype="bfloat16",
         ),
     ),
+    "lena_muon": (
+        optax_lena.lena_muon,
+        dict(learning_rate=0.1, batch_scale=4, warmup_steps=8, weight_decay=0.01),
+    ),
+    "lena_muon, stacked, schedule": (
+        optax_lena.lena_muon,
+        dict(
+            learning_rate=optax.cosine_decay_schedule(0.1, 100),
+            layers=STACKED,
+            nesterov=False,
+            mu_dtype="bfloat16",
+            adam_weight_decay=0.01,
+            options={"ns_steps": 3},
+        ),
+    ),
     "lena_lars": (
         optax_lena.lena_lars,
         dict(learning_rate=0.1, batch_scale=4, warmup_steps=8, weight_decay=0.01),
