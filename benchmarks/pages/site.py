@@ -5,6 +5,7 @@ from pathlib import Path
 from benchmarks.branch import Branches
 from benchmarks.cost.measure import Measurement
 from benchmarks.pages import (
+    adamw_block,
     advice_block,
     branch_block,
     cost_block,
@@ -20,12 +21,13 @@ from benchmarks.pages.result_figure import figure, has_figure
 from benchmarks.ramp.run import Run
 from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
+from benchmarks.records.record import Record
 from benchmarks.training.tables import TABLES
 from benchmarks.unseen.run import Score
 
 README = ROOT / "README.md"
 RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
-BATCH_PAGE = ROOT / "docs/batch_size.md"
+BATCH_PAGE, ADAMW_PAGE = ROOT / "docs/batch_size.md", ROOT / "docs/adamw.md"
 FIGURES = ROOT / "docs/benchmarks"
 
 
@@ -36,7 +38,7 @@ def recorded_tables() -> dict[str, Path]:
 
 def filled() -> dict[Path, str]:
     """Every page, with its blocks made from the records."""
-    every = (README, RESULT_PAGE, COST_PAGE, BATCH_PAGE)
+    every = (README, RESULT_PAGE, COST_PAGE, BATCH_PAGE, ADAMW_PAGE)
     pages = {page: page.read_text() for page in every}
 
     def fill(page: Path, name: str, block: str) -> None:
@@ -52,6 +54,8 @@ def filled() -> dict[Path, str]:
     fill(README, "results", summary_block.block(loaded | {"demo": demo}))
     if scores := files.read_if_there(kept("unseen"), Score):
         fill(RESULT_PAGE, "unseen", unseen_block.block(scores))
+    transfer = files.read_if_there(kept("gpt_transfer"), Record)
+    fill(ADAMW_PAGE, "gpt_transfer", adamw_block.block(loaded["gpt"][0], transfer))
     measured = files.read(kept("cost"), Measurement)
     fill(COST_PAGE, "cost", cost_block.block(measured))
     grown = files.read(kept("ramp"), Run)
