@@ -92,6 +92,12 @@ TABLES = {
     "gpt": Table(
         catalogue.gpt, registry.OF_ADAMW, scales=(16, 64), recommended="lena_adamw"
     ),
+    "molecules": Table(
+        catalogue.molecule_gpt,
+        registry.OF_ADAMW,
+        needs_folder=True,
+        recommended="lena_adamw",
+    ),
     # Full size, for a GPU.
     "fashion_full": _of_folder(paper.resnet_full),
     "cifar10": _of_folder(paper.cifar10),
