@@ -8,20 +8,21 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_steps, check_weight_decay
+from optax_lena._checks import check_beta, check_steps, check_weight_decay
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.muon import (
+    are_matrices,
+    momentum_of_examples,
+    orthogonalise,
+    orthogonaliser,
+)
 from optax_lena._transform.scale_by_adam import scale_by_adam
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
-from optax_lena._transform.scale_by_muon import (
-    are_matrices,
-    orthogonaliser,
-    scale_by_muon,
-)
 
 
 def lena_muon(
@@ -98,11 +99,14 @@ def lena_muon(
       Muon's layers against each other by their noise, at one batch.
     """
     check_steps(warmup_steps)
+    check_beta("adam_b1", adam_b1)
+    check_beta("adam_b2", adam_b2)
     check_weight_decay(weight_decay, weight_decay_mask)
     check_weight_decay(adam_weight_decay, None, "adam_weight_decay")
     orthogonal = orthogonaliser(eps=eps, **(options or {}))
     matrices = functools.partial(are_matrices, orthogonal)
     rest = functools.partial(_are_others, orthogonal)
+    momentum = momentum_of_examples(batch_scale, beta, nesterov, mu_dtype)
     adam = scale_by_adam(
         batch_scale,
         b1=adam_b1,
@@ -116,7 +120,8 @@ def lena_muon(
     )
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return optax.chain(
-        scale_by_muon(orthogonal, batch_scale, beta, nesterov, mu_dtype),
+        optax.masked(momentum, matrices),
+        optax.stateless(functools.partial(orthogonalise, orthogonal)),
         optax.masked(adam, rest),
         optax.masked(decay, matrices),
         optax.masked(optax.add_decayed_weights(adam_weight_decay), rest),

