@@ -127,12 +127,12 @@ ADAMW_METHODS = {
         needs_moments=False,
     ),
     "adamw_root_gain": Method(
-        "AdamW, √gain, memories by updates",
+        "AdamW at √gain",
         _root_gain(warms_up=True),
         preconditioned=True,
     ),
     "adamw_root_gain_no_warmup": Method(
-        "AdamW, √gain, memories by updates, no warm-up",
+        "AdamW at √gain, no warm-up",
         _root_gain(warms_up=False),
         preconditioned=True,
     ),

@@ -33,14 +33,15 @@ def block(table: Sequence[Record], transfer: Sequence[Record]) -> str:
         f"({base.seeds} seeds).",
         layout.markdown(_table(found)),
         "Bold: the best, and those level with it.",
-        layout.bullets(_won_back(found)),
     ]
+    if won_back := _won_back(found):
+        parts.append(layout.bullets(won_back))
     if ablated := [one for one in transfer if one.method in ADAMW_ABLATIONS]:
         parts += _ablation(outcomes(one_per_seed(ablated), target=1.0))
     commits = ", ".join(
         sorted({one.environment["commit"] for one in (*table, *transfer)})
     )
-    by = "python -m benchmarks.train gpt METHOD S --seeds 0 1 2 --out FILE"
+    by = "python -m benchmarks.train gpt METHOD S --seeds SEED --out FILE"
     parts.append(layout.recorded_on(table[0].environment, commits, by))
     return layout.block(parts)
 
@@ -58,9 +59,13 @@ def _table(found: Found) -> list[list[str]]:
 def _cell(found: Found, key: tuple[str, int]) -> str:
     if key not in found:
         return "not recorded"
-    text = percent(found[key].accuracy)
+    own = found[key]
+    is_one = own.seeds == 1
+    text = f"{100 * own.mean:.1f}" if is_one else percent(own.accuracy)
     text = f"**{text}**" if is_bold(found, key, accuracy) else text
-    return text if found[key].seeds == found["base", 1].seeds else f"{text} (n = 1)"
+    if own.seeds == found["base", 1].seeds:
+        return text
+    return f"{text} (1 seed)" if is_one else f"{text} ({own.seeds} seeds)"
 
 
 def _won_back(found: Found) -> list[str]:
