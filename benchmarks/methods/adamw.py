@@ -100,12 +100,10 @@ def _decay_by_examples(
 ) -> optax.GradientTransformation:
     """Decays in every update as S base batches would, whatever its rate is."""
 
-    def update(
-        updates: Any, count: jax.Array, params: Any = None
-    ) -> tuple[Any, jax.Array]:
-        rate = schedule(count * batch_scale) if callable(schedule) else schedule
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, jax.Array]:
+        rate = schedule(state * batch_scale) if callable(schedule) else schedule
         decay = rate * batch_scale * weight_decay
-        return jax.tree.map(lambda u, w: u + decay * w, updates, params), count + 1
+        return jax.tree.map(lambda u, w: u + decay * w, updates, params), state + 1
 
     return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 

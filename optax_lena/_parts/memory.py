@@ -107,12 +107,13 @@ class Memory(NamedTuple):
             log_decay = xp.log(self.decay)
             limit = xp.log(self.floor) / log_decay
             # No memory, a decay of 0, has no floor, and 0 over 0 for a limit.
-            steps = xp.minimum(batch_scale, xp.where(self.decay > self.floor, limit, 1))
+            has_floor = xp.greater(self.decay, self.floor)
+            steps = xp.minimum(batch_scale, xp.where(has_floor, limit, 1))
             log_kept = steps * log_decay
         is_base = steps == 1
         return Forgotten(
             kept=xp.where(is_base, self.decay, xp.exp(log_kept)),
             # 1 - β, which float32 would round, whatever β is.
-            added=xp.where(is_base, 1 - self.decay, -xp.expm1(log_kept)),
+            added=xp.where(is_base, xp.subtract(1, self.decay), -xp.expm1(log_kept)),
             steps=steps,
         )

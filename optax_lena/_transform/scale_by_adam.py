@@ -24,7 +24,7 @@ from optax_lena._checks import (
 )
 from optax_lena._measure.adam import AdamState
 from optax_lena._measure.layout import PyTree
-from optax_lena._measure.moments import GradMoments, check_count, check_moments
+from optax_lena._measure.moments import check_count, check_moments
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import FIRST_FLOOR, SECOND_FLOOR, Forgotten, Memory
 
@@ -144,7 +144,7 @@ def _update(
     )
     weight = 1 - options.second.decay ** nu_steps.read()
     return direction, AdamState(
-        count=optax.safe_increment(state.count),
+        count=jnp.asarray(optax.safe_increment(state.count)),
         mu=jax.tree.map(_cast_like, mu, state.mu),
         nu=jax.tree.map(_cast_like, nu, state.nu),
         mu_steps=mu_steps,
@@ -162,7 +162,7 @@ def start_of_count() -> Count:
 def scale_of(
     batch_scale: ArrayLike | None,
     *,
-    moments: GradMoments | None = None,
+    moments: Any = None,
     is_half: bool = False,
     **extra_args: Any,
 ) -> ArrayLike:
@@ -170,11 +170,11 @@ def scale_of(
     del extra_args
     if is_half:  # the microbatches are two batches, and do not say what S is
         check_given("batch_scale", batch_scale, "from_successive_gradients")
-    if batch_scale is None:
-        check_moments(moments)
-        batch_scale = moments.num_microbatches
-        check_count(batch_scale)
-    return batch_scale
+    if batch_scale is not None:
+        return batch_scale
+    check_moments(moments)
+    check_count(moments.num_microbatches)
+    return moments.num_microbatches
 
 
 def average(
