@@ -85,7 +85,7 @@ def scale_by_adam(
       >>> for gradient in (1.0, 0.1):
       ...     u, state = tx.update(jnp.array(gradient), state)
       >>> print(f"{u:.2f}")  # 0.99 ** 64 of the first square is left
-      0.80
+      0.84
 
     References:
       Malladi et al., *On the SDEs and Scaling Rules for Adaptive Gradient Algorithms*,
