@@ -53,7 +53,8 @@ def lena_muon(
     of matrices is that of the raw gradient.
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`, which
-    divides only the gradients that go through Adam.
+    divides only the gradients that go through Adam. So no layer should hold parameters
+    of both kinds; the whole model's row in reports does, and says little.
 
     With a `batch_scale` of 1 and no warm-up it is `optax.contrib.muon`, to the last
     bit.
