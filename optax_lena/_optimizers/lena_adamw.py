@@ -63,8 +63,8 @@ def lena_adamw(
         also passes `optax.inject_hyperparams`.
       nesterov: whether the first moment is Nesterov's.
       weight_decay: λ, decoupled, and scaled by the layer's rate as the update is. A
-        decay of S steps in every update, as the averages have it, lost 8 points where
-        it was tried (docs/adamw.md).
+        decay of S steps in every update, as the averages have it, lost much where it
+        was tried (docs/adamw.md).
       weight_decay_mask: what decays, as in `optax.add_decayed_weights`: usually not
         biases and norms. Their gains need no mask: the noise of each is its own.
       warmup_steps: θ; a layer has its full rate once its gains sum to it. 0: at once.
