@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from optax_lena._parts.estimate import Estimate
 from optax_lena._parts.rules import Rule
 
-# As in `amplified_gain`. On validation data of the GPT it is as good at S = 64 as the
-# whole gain, and at S = 16 as the square root of S (docs/adamw.md).
+# A number of its own, not that of `amplified_gain`. On validation data of the GPT it is
+# as good at S = 64 as the whole gain, and at S = 16 as the square root of S
+# (docs/adamw.md).
 _WORTH = 8.0
 _LARGE = 2.0**120
 

@@ -39,7 +39,7 @@ def test_the_other_rules(scale):
     np.testing.assert_array_equal(ratio(optax_lena.capped_gain), gain)
     np.testing.assert_allclose(ratio(optax_lena.square_root_gain), np.sqrt(gain))
     np.testing.assert_array_equal(ratio(optax_lena.linear), np.full(5, scale))
-    worth = ratio(optax_lena.amplified_gain) / np.sqrt(gain)
+    worth = Estimate(8 * NOISE, SIGNAL).gain(scale) / np.sqrt(gain)
     np.testing.assert_allclose(ratio(optax_lena.normalised_gain), worth, rtol=1e-6)
 
 
