@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 import optax_lena
 from benchmarks.curve import Scored
+from benchmarks.methods.registry import METHODS
 from benchmarks.pages import layout
 from benchmarks.pages.advice_check import (
     FAR,
@@ -272,11 +273,12 @@ def _gpt(runs: Sequence[Record], target: float, grown: Sequence[Run]) -> Iterato
     ]
     b = _range([one.curve.noise_scale for one in advice], 3)
     examples = _range([float(one.curve.examples(FAR)) for one in advice], 2)
-    far = [run for run in runs if (run.method, run.batch_scale) == ("lena_adamw", FAR)]
+    key = "adamw_root_gain", FAR
+    far = [run for run in runs if (run.method, run.batch_scale) == key]
     reached = sum(run.updates_to(target) is not None for run in far)
     yield (
         f"On the GPT with AdamW no curve was measured. A log at S = {LOGGED} predicts "
         f"b = {b} and E({FAR}) / E(1) = {examples} ({len(at_8)} seeds); at S = {FAR} "
-        f"{reached} of {len(far)} runs of LENA + AdamW reached the target within "
-        f"{MAX_BUDGET:g} times the base run's examples."
+        f"{reached} of {len(far)} runs of {METHODS[key[0]].label} reached the target "
+        f"within {MAX_BUDGET:g} times the base run's examples."
     )

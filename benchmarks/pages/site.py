@@ -6,6 +6,7 @@ from benchmarks.branch import Branches
 from benchmarks.cost.measure import Measurement
 from benchmarks.curve import Scored
 from benchmarks.pages import (
+    adamw_block,
     advice_block,
     branch_block,
     cost_block,
@@ -21,13 +22,14 @@ from benchmarks.pages.result_figure import figure, has_figure
 from benchmarks.ramp.run import Run
 from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
+from benchmarks.records.record import Record
 from benchmarks.training.tables import TABLES
 from benchmarks.unseen.run import Score
 from benchmarks.watch import Watched
 
 README = ROOT / "README.md"
 RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
-BATCH_PAGE = ROOT / "docs/batch_size.md"
+BATCH_PAGE, ADAMW_PAGE = ROOT / "docs/batch_size.md", ROOT / "docs/adamw.md"
 FIGURES = ROOT / "docs/benchmarks"
 
 
@@ -38,7 +40,7 @@ def recorded_tables() -> dict[str, Path]:
 
 def filled() -> dict[Path, str]:
     """Every page, with its blocks made from the records."""
-    every = (README, RESULT_PAGE, COST_PAGE, BATCH_PAGE)
+    every = (README, RESULT_PAGE, COST_PAGE, BATCH_PAGE, ADAMW_PAGE)
     pages = {page: page.read_text() for page in every}
 
     def fill(page: Path, name: str, block: str) -> None:
@@ -54,6 +56,8 @@ def filled() -> dict[Path, str]:
     fill(README, "results", summary_block.block(loaded | {"demo": demo}))
     if scores := files.read_if_there(kept("unseen"), Score):
         fill(RESULT_PAGE, "unseen", unseen_block.block(scores))
+    transfer = files.read_if_there(kept("gpt_transfer"), Record)
+    fill(ADAMW_PAGE, "gpt_transfer", adamw_block.block(loaded["gpt"][0], transfer))
     measured = files.read(kept("cost"), Measurement)
     fill(COST_PAGE, "cost", cost_block.block(measured))
     grown = files.read(kept("ramp"), Run)

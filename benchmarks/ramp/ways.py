@@ -18,7 +18,7 @@ from benchmarks.tasks.recipe import ADAMW, Recipe
 # What every run starts with, and what one that grows ends with at most.
 FIRST, MOST = 8, 64
 # The method that knows its batch, by the recipe's optimizer.
-OURS = {"sgd": "lena_amplified", "adamw": "lena_adamw"}
+OURS = {"sgd": "lena_amplified", "adamw": "adamw_root_gain"}
 State = dict[str, Any]
 
 

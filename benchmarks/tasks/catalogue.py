@@ -10,6 +10,7 @@ from benchmarks.tasks.bytecode import byte_code
 from benchmarks.tasks.convnet import ConvNet
 from benchmarks.tasks.dataset import Dataset, hold_out
 from benchmarks.tasks.gpt import GPT
+from benchmarks.tasks.molecules import molecules
 from benchmarks.tasks.perceptrons import MLP, CharMLP
 from benchmarks.tasks.recipe import (
     ADAMW,
@@ -125,6 +126,26 @@ def gpt(*, validation: bool = False) -> Workload:
     """
     context = 32
     dataset = source_text(context, sequences=True, validation=validation, num_test=2000)
+    return Workload(
+        dataset,
+        lambda rngs: GPT(dataset.num_classes, context, rngs=rngs),
+        CHARACTERS,
+        batch_scales=BATCH_SCALES,
+        eval_every=768,
+        name=f"{dataset.name}, GPT",
+        split=split_name(validation),
+    )
+
+
+def molecule_gpt(folder: str | Path, *, validation: bool = False) -> Workload:
+    """The same GPT, and its recipe as it is, on the strings of molecules.
+
+    Args:
+      folder: with the files of MOSES, or the wheel that holds them.
+      validation: measure on molecules held out of the training set.
+    """
+    context = 32
+    dataset = molecules(folder, context, validation=validation)
     return Workload(
         dataset,
         lambda rngs: GPT(dataset.num_classes, context, rngs=rngs),

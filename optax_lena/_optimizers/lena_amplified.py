@@ -58,7 +58,7 @@ def lena_amplified(
     Args:
       learning_rate: η, the rate of the recipe, or its schedule, called with the sum of
         what multiplied the whole model's rate (`rate_steps` of `optax_lena.metrics`).
-      batch_scale: S, how many base batches the global batch is, at least 1; None: as
+      batch_scale: S, how many base batches the global batch is, above 0; None: as
         many as there are microbatches.
       momentum: β, in [0, 1); None: the gradients are not averaged.
       nesterov: whether to look ahead, as `optax.sgd` does.
@@ -74,7 +74,7 @@ def lena_amplified(
       An optimizer that needs the moments of the gradient: `update(..., moments=...)`.
 
     Raises:
-      ValueError: if S is below 1, or a rate, momentum or decay is impossible.
+      ValueError: if S is not positive, or a rate, momentum or decay is impossible.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

@@ -65,7 +65,8 @@ def check_rule(rule: Any) -> None:
 
 
 def _gain(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
-    return jnp.minimum(estimate.gain(batch_scale), batch_scale)
+    # The gain in the authors' code has no cap of its own.
+    return jnp.minimum(estimate.gain(batch_scale), jnp.maximum(batch_scale, 1))
 
 
 def _square_root(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
