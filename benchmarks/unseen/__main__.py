@@ -3,6 +3,10 @@
 `python -m benchmarks.unseen` adds what `results/unseen.jsonl` lacks. The rule, written
 down before the first record: no constant of the library is chosen on these tasks. Only
 the base rate is, at S = 1, over the grid that each task names, by seeds 100 and 101.
+Since the recommended optimizer was seen to fail on the first two, `DEVELOPED` names
+them: rules may be chosen on those, by seeds of `DEVELOPMENT_SEEDS`, together with the
+validation data of text, digits and images. That too was written down before any rule
+was tried on them so. The other tasks stay unseen until a rule is fixed.
 Momentum SGD (0.9) at a base batch of 16, a cosine over 8,192 base steps, and
 warm-ups of 5 %.
 Scores are taken when a run has seen the base run's examples.
@@ -33,6 +37,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "heavy_tails": made.heavy_tails,
 }
 SCALES, SEEDS, TUNING_SEEDS = (16, 32, 64), (0, 1, 2), (100, 101)
+DEVELOPED, DEVELOPMENT_SEEDS = ("deep_regression", "words"), (200, 201, 202)
 WARMUP = 0.05 * BASE_STEPS
 
 # A rate, whether it enters the momentum buffer, and what one layer is.
