@@ -32,7 +32,7 @@ def linear(noise, signal, batch_scale):
 
 
 def amplified(noise, signal, batch_scale):
-    return gain_ratio(8 * noise, signal, batch_scale)
+    return gain_ratio(4 * noise, signal, batch_scale)
 
 
 def noise_and_signal(grads, shares, batch_scale):
