@@ -85,7 +85,7 @@ def lena_amplified(
       ...     _, state = tx.update(mean, tx.init(mean), mean, moments=moments)
       ...     print(f"{optax_lena.metrics(state)['model/trust_ratio']:.2f}")
       1.50
-      2.85
+      2.33
     """
     check_steps(warmup_steps)
     warmup = FixedWarmup(warmup_steps)
