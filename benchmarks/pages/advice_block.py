@@ -86,9 +86,9 @@ def block(kept: Kept, grown: Sequence[Run]) -> str:
         f"Predicted from the log of one run at S = {LOGGED}, whole or until it reached "
         "the target (lowest to highest of the seeds, and the middle one's interval); "
         "measured by what runs with amplified LENA's first version at S = 8 to 128 "
-        "took to the target (the curve through the means over seeds, ± standard error by jackknife; a run "
-        "that never gets there counts with all it was allowed). Covered: seeds whose "
-        "interval of b holds the measured one."
+        "took to the target (the curve through the means over seeds, ± standard error "
+        "by jackknife; a run that never gets there counts with all it was allowed). "
+        "Covered: seeds whose interval of b holds the measured one."
     )
     rows = [_row(one, is_whole) for (_, is_whole), one in found.items()]
     shown = layout.markdown([_HEAD, *rows], left=2)

@@ -41,18 +41,17 @@ def block(recorded: Sequence[Score]) -> str:
     where = layout.recorded_on(
         recorded[0].environment, commits, "python -m benchmarks.unseen"
     )
-    return layout.block(
-        [
-            layout.markdown(_table(scores), left=2),
-            LEGEND,
-            f"**{METHODS[RECOMMENDED][0]} beside the best of the others**",
-            layout.markdown(_beside_the_best(scores), left=3),
-            BAR,
-            "**One gain for each layer, less one for the whole model**",
-            layout.markdown(_layers(scores)),
-            f"Paired by seeds. {where}",
-        ]
-    )
+    parts = [
+        layout.markdown(_table(scores), left=2),
+        LEGEND,
+        f"**{METHODS[RECOMMENDED][0]} beside the best of the others**",
+        layout.markdown(_beside_the_best(scores), left=3),
+        BAR,
+    ]
+    if len(layers := _layers(scores)) > 1:
+        title = "**One gain for each layer, less one for the whole model**"
+        parts += [title, layout.markdown(layers), "Paired by seeds."]
+    return layout.block([*parts, where])
 
 
 LEGEND = (
