@@ -64,7 +64,7 @@ LEGEND = (
 BAR = (
     "Differences are paired by seeds. The bar: no seed is lost where the best of the "
     "others loses none, and the mean is within a standard error of the best, or "
-    f"within {SHARE:.0%} of the base run's score of it."
+    f"within {100 * SHARE:g} % of the base run's score of it."
 )
 
 
