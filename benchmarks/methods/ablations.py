@@ -64,7 +64,7 @@ _GEOMETRIC = optax_lena.Rule(
 _RELATIVE = optax_lena.Averages(relative=True)
 
 ABLATIONS = {
-    "amplified_first": _amplified("amplified LENA, first version"),
+    "amplified_first": _amplified("first amplified LENA"),
     # Without one part each.
     "amplified_by_1": _amplified("noise not amplified", rule=optax_lena.capped_gain),
     "amplified_no_limit": _amplified("no spike limit", guard=None),

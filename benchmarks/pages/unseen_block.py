@@ -13,7 +13,7 @@ RECOMMENDED = "lena_amplified"
 PAIRS = {
     "LENA": ("lena", "lena_model"),
     "amplified": (RECOMMENDED, "amplified_model"),
-    "first version": ("amplified_first", "amplified_first_model"),
+    "first amplified": ("amplified_first", "amplified_first_model"),
 }
 # Not rivals of the recommended optimizer, but what it was or could be.
 OWN = (RECOMMENDED, "amplified_model", "amplified_first", "amplified_first_model")

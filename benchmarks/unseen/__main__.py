@@ -67,8 +67,11 @@ METHODS: dict[str, tuple[str, Parts]] = {
     "lena_no_warmup": ("LENA, no warm-up", (LENA, False, _LAYERS)),
     "amplified_model": ("amplified, one layer: the model", (_amplified, True, _MODEL)),
     "lena_amplified": ("amplified LENA", (_amplified, True, _LAYERS)),
-    "amplified_first_model": ("first version, one layer", (_first, True, _MODEL)),
-    "amplified_first": ("amplified LENA, first version", (_first, True, _LAYERS)),
+    "amplified_first_model": (
+        "first amplified, one layer: the model",
+        (_first, True, _MODEL),
+    ),
+    "amplified_first": ("first amplified LENA", (_first, True, _LAYERS)),
 }
 
 
