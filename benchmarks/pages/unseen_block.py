@@ -41,12 +41,14 @@ def block(recorded: Sequence[Score]) -> str:
     where = layout.recorded_on(
         recorded[0].environment, commits, "python -m benchmarks.unseen"
     )
+    beside = _beside_the_best(scores)
+    held = sum(row[-1] == "holds" for row in beside)
     parts = [
         layout.markdown(_table(scores), left=2),
         LEGEND,
         f"**{METHODS[RECOMMENDED][0]} beside the best of the others**",
-        layout.markdown(_beside_the_best(scores), left=3),
-        BAR,
+        layout.markdown(beside, left=3),
+        f"{BAR} It holds in {held} rows of {len(beside) - 1}.",
     ]
     if len(layers := _layers(scores)) > 1:
         title = "**One gain for each layer, less one for the whole model**"
@@ -116,11 +118,11 @@ def _beside_the_best(scores: Scores) -> list[list[str]]:
         best = max(whole, key=lambda method: mean(whole[method]))
         rival = f"{METHODS[best][0]}, {_text(whole[best])}"
         if lost := _lost(own, base):
-            cells = [f"{lost} of {len(own)} lost", "does not hold"]
+            cells = [f"{lost} of {len(own)} lost", "missed"]
         else:
             gained = [a - b for a, b in zip(own, whole[best], strict=True)]
             holds = mean(gained) >= -max(_error(gained), SHARE * base)
-            cells = [_signed(gained), "holds" if holds else "does not hold"]
+            cells = [_signed(gained), "holds" if holds else "missed"]
         rows.append([_name(task), str(scale), rival, *cells])
     return rows
 
