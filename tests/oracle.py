@@ -37,7 +37,7 @@ def normalised(noise, signal, batch_scale):
 
 
 def amplified(noise, signal, batch_scale):
-    return gain_ratio(8 * noise, signal, batch_scale)
+    return gain_ratio(4 * noise, signal, batch_scale)
 
 
 def noise_and_signal(grads, shares, batch_scale):

@@ -111,8 +111,9 @@ _HEAD = [
 _CAPTION = (
     f"Predicted from the log of one run at S = {LOGGED} (lowest to highest of the "
     "seeds, and the middle one's interval); largest logged: the maximum of the noise "
-    "scale in that log. Measured by what runs with amplified LENA at S = 8 to 128 took "
-    "to the target: the curve through the means over seeds, where a run that never "
+    "scale in that log. Measured by what runs with the first version of amplified LENA "
+    "at S = 8 to 128 took to the target: the curve through the means over seeds, where "
+    "a run that never "
     "gets there counts with all it was allowed; on the tasks below the first four, "
     "where many fail, through the medians, without the S where most fail. In "
     "parentheses its ends when each seed is left out once. Times: measured over "

@@ -16,7 +16,7 @@ from benchmarks import curve
 from benchmarks.curve import Scored
 from benchmarks.records.record import Record
 
-METHOD, LOGGED, FAR = "lena_amplified", 8, 64
+METHOD, LOGGED, FAR = "amplified_first", 8, 64
 FOREVER = 1e9
 Pair = tuple[float, float]
 Spread = tuple[float, float, float]

@@ -74,6 +74,16 @@ TABLES = {
     "fashion_batchnorm": _of_folder(
         functools.partial(catalogue.resnet, norm="batch"), seeds=(0, 1, 2, 3, 4, 5)
     ),
+    # As many steps as in LENA's paper, whose AdaScale has the base clock and LENA's
+    # warm-up.
+    "fashion_long": Table(
+        functools.partial(
+            catalogue.resnet, recipe=catalogue.FASHION_LONG, eval_every=1536
+        ),
+        registry.OF_LONG,
+        needs_folder=True,
+        scales=(16, 32, 64, 128),
+    ),
     "fashion_groupnorm": _of_folder(functools.partial(catalogue.resnet, norm="group")),
     "text": Table(catalogue.text),
     # What `advise` predicts, measured; the second was added after all that was tuned.

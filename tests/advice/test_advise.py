@@ -396,7 +396,7 @@ def test_an_untouched_state_says_so():
 
 @pytest.mark.parametrize(
     ("name", "measured", "examples"),
-    # b and E(64) / E(1) of `lena_amplified`, from updates to the target in the records.
+    # b and E(64) / E(1) of `amplified_first`, from updates to the target.
     [("text", 129, 20224 / 13056), ("fashion_batchnorm", 88, 20864 / 11648)],
 )
 def test_recorded_runs(name, measured, examples):
@@ -408,7 +408,7 @@ def test_recorded_runs(name, measured, examples):
     kept = [
         r["layers"]
         for r in runs
-        if (r["method"], r["batch_scale"]) == ("lena_amplified", 8)
+        if (r["method"], r["batch_scale"]) == ("amplified_first", 8)
     ]
     assert kept
     for layers in kept:
