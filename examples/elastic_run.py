@@ -83,13 +83,13 @@ def draw(losses, path):
     """Draws the losses of all runs, and where the elastic one moves."""
     ax = (figure := Figure(figsize=(8, 4), layout="constrained")).subplots()
     for (run, name), curve in losses.items():
-        style = {"LENA": "g", "plain SGD": "r"}[name] + "-:"[run == "steady"]
-        ax.plot(*zip(*curve, strict=True), style, label=f"{name}, {run}")
+        style = {"LENA": "C0", "plain SGD": "C1"}[name] + "-:"[run == "steady"]
+        ax.plot(*zip(*curve, strict=True), style, lw=2, label=f"{name}, {run}")
     for devices, start, _ in RUNS["elastic"]:
-        ax.axvline(start * curve[-1][0] / 3, c="#cccccc")
-        ax.text(start * curve[-1][0] / 3, 0.033, f" {devices} devices")
-    ax.set(xlabel="base batches", ylabel="held-out loss", ylim=(0.03, 0.2))
-    ax.legend(frameon=False, loc="upper right")
+        ax.axvline(at := start * curve[-1][0] / 3, c="#cccccc")
+        ax.text(at, 0.032, f" {devices} devices")
+    ax.set(xlabel="base batches seen", ylabel="held-out loss", ylim=(0.03, 0.2))
+    ax.legend(frameon=False, title="steady: 8 devices throughout")
     figure.savefig(path, dpi=150)
 
 

@@ -3,8 +3,8 @@
     python examples/quickstart.py
 
 The recipe stays, and eight lines change, two of them to print a report: 200 updates of
-1,024 examples instead of 6,400 of 32. Expect a held-out loss of 0.04, where the base
-run ends at 0.03 and as many updates of plain SGD at 0.34, and for each layer its trust
+1,024 examples instead of 6,400 of 32. Expect a held-out loss of 0.03, where the base
+run ends too and as many updates of plain SGD at 0.34, and for each layer its trust
 ratio, which is the factor on its learning rate.
 """
 

@@ -32,21 +32,25 @@ from optax_lena._parts.rules import amplified_gain as amplified_gain
 from optax_lena._parts.rules import capped_gain as capped_gain
 from optax_lena._parts.rules import linear as linear
 from optax_lena._parts.rules import square_root_gain as square_root_gain
+from optax_lena._parts.normalised import normalised_gain as normalised_gain
 from optax_lena._parts.guard import SpikeLimit as SpikeLimit
 from optax_lena._parts.warmup import FixedWarmup as FixedWarmup
 from optax_lena._parts.warmup import StateAwareWarmup as StateAwareWarmup
 from optax_lena._parts.layer_rate import LayerRate as LayerRate
+from optax_lena._parts.memory import decay_at as decay_at
 from optax_lena._transform.state import ScaleByLenaState as ScaleByLenaState
 from optax_lena._transform.scale_by_lena import (
     scale_by_layer_rate as scale_by_layer_rate,
 )
 from optax_lena._transform.scale_by_lena import scale_by_lena as scale_by_lena
+from optax_lena._transform.scale_by_adam import scale_by_adam as scale_by_adam
 from optax_lena._transform.monitor import monitor as monitor
 from optax_lena._optimizers.adascale import adascale as adascale
 from optax_lena._optimizers.lena import lena as lena
 from optax_lena._optimizers.lena_adamw import lena_adamw as lena_adamw
 from optax_lena._optimizers.lena_amplified import lena_amplified as lena_amplified
 from optax_lena._optimizers.lena_lars import lena_lars as lena_lars
+from optax_lena._optimizers.lena_muon import lena_muon as lena_muon
 from optax_lena._optimizers.linear_scaling import linear_scaling as linear_scaling
 from optax_lena._reports.report import layer_report as layer_report
 from optax_lena._reports.report import metrics as metrics

@@ -1,6 +1,6 @@
 """The command line: `python -m optax_lena advise RUN.jsonl`.
 
-In: a JSON-lines log of `optax_lena.metrics`. Out: the advice on the standard output,
+In: a log of `optax_lena.metrics`. Out: the advice on the standard output,
 and its figure in a file.
 """
 
@@ -36,12 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             base_batch=options.base_batch,
             efficiency=options.efficiency,
             seconds=dict(options.seconds) if options.seconds else None,
+            until=options.until,
         )
         print(advice)
         if options.figure:
-            from optax_lena._advice.figure import draw  # Matplotlib is an extra
+            from optax_lena.plotting import plot_advice  # Matplotlib is an extra
 
-            draw(advice, options.point).savefig(options.figure, dpi=150)
+            plot_advice(advice, options.point).savefig(options.figure, dpi=150)
             print(f"\nFigure: {options.figure}")
     except (OSError, UnicodeError, ValueError, ImportError) as error:
         print(f"optax_lena: {' '.join(str(error).split())}", file=sys.stderr)
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "run",
         metavar="RUN.jsonl",
-        help="a log with one line per entry, as json.dumps writes optax_lena.metrics",
+        help="a log of optax_lena.metrics: a line of JSON per entry, or a .csv table",
     )
     command.add_argument(
         "--base-batch", type=int, metavar="N", help="examples in a base batch"
@@ -76,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="S=T",
         help="seconds per update at two batch scales or more: 1=0.12 8=0.31",
+    )
+    command.add_argument(
+        "--until",
+        type=float,
+        metavar="STEP",
+        help="the base step that reached the target: later entries are left out",
     )
     command.add_argument(
         "--point",

@@ -153,10 +153,10 @@ def check_eps(value: Any) -> None:
     check_number("eps", value, "what is added to a denominator", at_least=0)
 
 
-def check_weight_decay(value: Any, mask: Any) -> None:
+def check_weight_decay(value: Any, mask: Any, name: str = "weight_decay") -> None:
     """Raises a `ValueError` for a negative decay, or a mask that is no mask."""
     meaning = "what multiplies the parameters to decay them"
-    check_number("weight_decay", value, meaning, at_least=0)
+    check_number(name, value, meaning, at_least=0)
     check_mask("weight_decay_mask", mask)
 
 
@@ -183,10 +183,10 @@ def check_rate(value: Any, name: str = "learning_rate") -> None:
 
 
 def check_batch_scale(value: Any) -> None:
-    """Raises a `ValueError` unless S is at least 1; None may stand for n."""
+    """Raises a `ValueError` unless S is above 0; None may stand for n."""
     if value is not None:
         meaning = "the global batch over the base batch"
-        check_number("batch_scale", value, meaning, at_least=1)
+        check_number("batch_scale", value, meaning, above=0)
 
 
 def check_steps(value: Any, name: str = "warmup_steps") -> None:

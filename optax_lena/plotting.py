@@ -1,7 +1,8 @@
 """Figures of what LENA does with every layer. Needs `pip install 'optax_lena[plot]'`.
 
-In: the history of `optax_lena.metrics`, as `lax.scan` stacks it. Out: Matplotlib axes,
-made without pyplot: nothing global changes, and no display is needed.
+In: the history of `optax_lena.metrics`, as `lax.scan` stacks it, or what
+`optax_lena.advise` made of it. Out: Matplotlib axes or a figure, made without pyplot:
+nothing global changes, and no display is needed.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ except ImportError as error:
         "`optax_lena.plotting` needs Matplotlib: pip install 'optax_lena[plot]'."
     ) from error
 
+from optax_lena._advice.figure import plot_advice as plot_advice
 from optax_lena._checks import check_choice, check_is
 from optax_lena._reports.report import LAYER_FIELDS
 

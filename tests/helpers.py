@@ -96,8 +96,7 @@ def momentum_sgd(
 def amplified_rate(**parts):
     """The parts of `lena_amplified` without a warm-up, or others in their place."""
     own = dict(
-        clock="rate_steps",
-        estimator=optax_lena.Averages(relative=True),
+        estimator=optax_lena.Averages(300.0, relative=True),
         rule=optax_lena.amplified_gain,
         warmup=optax_lena.FixedWarmup(0),
         guard=optax_lena.SpikeLimit(2.0),

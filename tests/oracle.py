@@ -16,7 +16,7 @@ def gain_ratio(noise, signal, batch_scale):
     if noise + signal == 0:
         return 1.0
     ratio = (noise + signal) / (noise / batch_scale + signal)
-    return min(max(ratio, 1), batch_scale)
+    return np.clip(ratio, min(1, batch_scale), max(1, batch_scale))
 
 
 # Rules: functions of noise, signal and S. The paper's is the gain itself.
@@ -31,8 +31,13 @@ def linear(noise, signal, batch_scale):
     return batch_scale
 
 
+def normalised(noise, signal, batch_scale):
+    worth = gain_ratio(8 * noise, signal, batch_scale)
+    return worth / np.sqrt(gain_ratio(noise, signal, batch_scale))
+
+
 def amplified(noise, signal, batch_scale):
-    return gain_ratio(8 * noise, signal, batch_scale)
+    return gain_ratio(4 * noise, signal, batch_scale)
 
 
 def noise_and_signal(grads, shares, batch_scale):
@@ -212,12 +217,16 @@ class Spikes:
 
 
 class Layer:
-    """What LENA remembers of one layer: averages and progress, at a constant S."""
+    """What LENA remembers of one layer: averages and progress."""
 
     def __init__(self, rule, batch_scale, warmup_steps=0, horizon=1000):
-        self.rule, self.scale, self.warmup_steps = rule, batch_scale, warmup_steps
-        self.step = min(1, batch_scale / horizon)
+        self.rule, self.warmup_steps, self.horizon = rule, warmup_steps, horizon
         self.average, self.progress = np.zeros(2), 0.0
+        self.at(batch_scale)
+
+    def at(self, batch_scale):
+        """From now on S is another."""
+        self.scale, self.step = batch_scale, min(1, batch_scale / self.horizon)
 
     def rate(self, grads):
         """Returns the gain and the factor on the rate, of gradients `[n, ...]`."""
@@ -231,33 +240,54 @@ class Layer:
         return gain, self.rule(*self.average, self.scale) * warmup
 
 
+def forget(beta, batch_scale, floor):
+    """Returns the decay of an average at S."""
+    if batch_scale > 1 and beta > floor:
+        return max(beta**batch_scale, floor)
+    return beta ** min(batch_scale, 1)
+
+
 def replay_adamw(
     w,
     stacks,
     layer,
     *,
     learning_rate,
+    batch_scales=None,
     b1=0.9,
     b2=0.999,
     eps=1e-8,
     weight_decay=0.0,
     preconditioned=True,
 ):
-    """Trains one parameter on gradients `[T, n, ...]`; returns parameters and gains."""
+    """Trains one parameter on gradients `[T, n, ...]`; returns parameters and gains.
+
+    `batch_scales` holds S of every update; None: the layer's own, throughout.
+    """
     w, stacks = np.array(w, np.float64), np.asarray(stacks, np.float64)
     m, v, trace = np.zeros_like(w), np.zeros_like(w), []
+    left1 = left2 = 1.0  # of the start at zero
+    clock, eps_before = 0.0, eps
     for t, stack in enumerate(stacks):
+        if batch_scales is not None:
+            layer.at(batch_scales[t])
+        scale = layer.scale
         p = np.ones_like(w)
         if preconditioned:
             p = np.zeros_like(w)
             seen = (v > 0) & (t >= 5)
-            p[seen] = 1 / (np.sqrt(v[seen] / (1 - b2**t)) + eps)
+            p[seen] = 1 / (np.sqrt(v[seen] / (1 - left2)) + eps_before)
         gain, rate = layer.rate(stack * p)
         grad = stack.mean(0)
-        m, v = b1 * m + (1 - b1) * grad, b2 * v + (1 - b2) * grad**2
-        m_hat, v_hat = m / (1 - b1 ** (t + 1)), v / (1 - b2 ** (t + 1))
-        direction = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * w
-        w = w - learning_rate(t * layer.scale) * rate * direction
+        beta1, beta2 = forget(b1, scale, 0.8), forget(b2, scale, 0.9)
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * grad**2
+        left1, left2 = left1 * beta1, left2 * beta2
+        m_hat, v_hat = m / (1 - left1), v / (1 - left2)
+        eps_before = eps / np.sqrt(scale)
+        direction = m_hat / (np.sqrt(v_hat) + eps_before) + weight_decay * w
+        w = w - learning_rate(clock) * rate * direction
+        clock += scale
         trace.append((w, gain))
     return [np.stack(x) for x in zip(*trace, strict=True)]
 

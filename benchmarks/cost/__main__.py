@@ -1,9 +1,10 @@
 """The cost of LENA: bytes, memory, compile time and time, against other optimizers.
 
-`python -m benchmarks.cost`, or one `--part` (update, step, growth or peer, told in
-`parts.py`). It writes `records.jsonl`, prints one table per part, made from the
-records, and says which bars are met. Bytes, memory and all-reduces are XLA's account
-of the compiled program: the same for every run with the same versions. Times are not.
+`python -m benchmarks.cost`, or one `--part` (update, step, gather, growth, monitor or
+peer, told in `parts.py`). It writes `records.jsonl`, prints one table per part, made
+from the records, and says which bars are met. Bytes, memory and all-reduces are XLA's
+account of the compiled program: the same for every run with the same versions. Times
+are not.
 """
 
 from argparse import SUPPRESS

@@ -58,6 +58,11 @@ UPDATES: dict[str, tuple[optax.GradientTransformation, bool]] = {
 }
 
 
+def monitored(name: str) -> optax.GradientTransformationExtraArgs:
+    """An optimizer of `UPDATES` behind the monitor."""
+    return optax_lena.monitor(UPDATES[name][0], batch_scale=SCALE)
+
+
 def update(
     name: str, tx: optax.GradientTransformation, needs_moments: bool, grads: Any
 ) -> Contender:
@@ -94,6 +99,16 @@ def sgd(name: str, grad: Callable[..., Any], batch: Any) -> Contender:
 def lena(name: str, gather: Callable[..., Any], scale: int, batch: Any) -> Contender:
     """A step of LENA with state-aware warm-up, one layer per parameter."""
     tx = optax_lena.lena(RATE, scale, warmup_steps=100)
+    return gathered(name, tx, gather, batch)
+
+
+def gathered(
+    name: str,
+    tx: optax.GradientTransformationExtraArgs,
+    gather: Callable[..., Any],
+    batch: Any,
+) -> Contender:
+    """A step of an optimizer that takes moments."""
 
     def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
         _, grads, moments = gather(params, batch)

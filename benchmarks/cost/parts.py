@@ -4,6 +4,7 @@
 - step: a whole training step, on one device and on eight;
 - gather: microbatches spread over devices in space and in time, replicated and FSDP;
 - growth: with the number of tensors, microbatches and devices;
+- monitor: optimizers behind the monitor against the same ones alone;
 - peer: FairScale's AdaScale against PyTorch's SGD, on the model of `step`.
 """
 
@@ -89,7 +90,10 @@ def devices_growth(quick: bool) -> Iterable[Measurement]:
     yield from _data_parallel(jobs.job_here(quick), "growth", quick)
 
 
-def _data_parallel(job: jobs.Job, part: str, quick: bool) -> Iterable[Measurement]:
+def _data_parallel(
+    job: jobs.Job, part: str, quick: bool, watched: str = ""
+) -> Iterable[Measurement]:
+    """SGD against LENA, or against SGD behind the monitor where that has a name."""
     params, loss, batch = jobs.materialise(job)
     devices, n = jax.device_count(), job.num_microbatches
     mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,))
@@ -106,12 +110,13 @@ def _data_parallel(job: jobs.Job, part: str, quick: bool) -> Iterable[Measuremen
         microbatches=n,
         devices=devices,
     )
+    other = contenders.lena("LENA, data parallel", gather, n, batch)
+    if watched:
+        tx = contenders.monitored("SGD")
+        other = contenders.gathered(watched, tx, gather, batch)
     yield from compare(
         template,
-        [
-            contenders.sgd("SGD, data parallel", jax.grad(loss), batch),
-            contenders.lena("LENA, data parallel", gather, n, batch),
-        ],
+        [contenders.sgd("SGD, data parallel", jax.grad(loss), batch), other],
         jax.device_put(params, replicated),
         rounds=2 if quick else 15,
         place=lambda state: jax.device_put(state, replicated),
@@ -202,6 +207,35 @@ def growth_part(quick: bool) -> Iterable[Measurement]:
             yield from _on_fake_devices("growth", devices, quick)
 
 
+def monitor_part(quick: bool) -> Iterable[Measurement]:
+    """Optimizers behind the monitor: an update, and a step on several devices."""
+    tree = trees.equal_shapes(3) if quick else trees.resnet50_shapes()
+    for name in ("SGD", "AdamW"):
+        grads = contenders.filled(tree, 1e-3)
+        setting = f"{'3 tensors' if quick else 'ResNet-50'}, {name}"
+        yield from compare(
+            Measurement("monitor", setting, "", name, 0, 0),
+            [
+                contenders.update(name, *contenders.UPDATES[name], grads),
+                contenders.update(
+                    f"{name}, monitored", contenders.monitored(name), True, grads
+                ),
+            ],
+            contenders.filled(tree, 0.01),
+            rounds=2 if quick else 15,
+        )
+    if jax.default_backend() == "cpu":
+        yield from _on_fake_devices("monitor", 8, quick)
+    elif jax.device_count() > 1:
+        yield from devices_monitor(quick)
+
+
+def devices_monitor(quick: bool) -> Iterable[Measurement]:
+    """Data-parallel SGD behind the monitor."""
+    watched = "SGD, monitored, data parallel"
+    yield from _data_parallel(jobs.job_here(quick), "monitor", quick, watched)
+
+
 def peer_part(quick: bool) -> Iterable[Measurement]:
     """FairScale's AdaScale against PyTorch's SGD, and LENA against optax's.
 
@@ -245,6 +279,7 @@ PARTS: dict[str, Callable[[bool], Iterable[Measurement]]] = {
     "step": step_part,
     "gather": gather_part,
     "growth": growth_part,
+    "monitor": monitor_part,
     "peer": peer_part,
 }
 # What a process of its own measures, where the CPU passes for several devices.
@@ -252,4 +287,5 @@ WORKERS = {
     "step": devices_step,
     "gather": devices_gather,
     "growth": devices_growth,
+    "monitor": devices_monitor,
 }

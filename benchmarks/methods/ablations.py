@@ -1,7 +1,8 @@
 """Ablations: what each part of `lena_amplified` does, and what was tried instead.
 
 `python -m benchmarks.suite text_ablation` and the other ablations measure them, on
-validation data. Each is the rate of `rates.py` with another part.
+validation data. Each is a rate of `rates.py` with another part, most of them the first
+version's, of which they made the present one.
 """
 
 import dataclasses
@@ -13,12 +14,24 @@ import jax.numpy as jnp
 import optax_lena
 from benchmarks.methods.makers import composed
 from benchmarks.methods.method import Method
-from benchmarks.methods.rates import AMPLIFIED, LENA
+from benchmarks.methods.rates import (
+    AMPLIFIED,
+    FIRST_AMPLIFIED,
+    LENA,
+    noise_times,
+)
 
 
 def _amplified(label: str, **parts: Any) -> Method:
-    """`lena_amplified` with these parts in place of its own."""
-    rate = dataclasses.replace(AMPLIFIED, **parts)
+    """The first version of `lena_amplified` with these parts in place of its own."""
+    rate = dataclasses.replace(FIRST_AMPLIFIED, **parts)
+    return Method(label, composed(rate, enters_buffer=True))
+
+
+def _on_base_steps(label: str, factor: float, horizon: float) -> Method:
+    """`lena_amplified` with another factor on the noise, and another horizon."""
+    averages = optax_lena.Averages(horizon, relative=True)
+    rate = dataclasses.replace(AMPLIFIED, rule=noise_times(factor), estimator=averages)
     return Method(label, composed(rate, enters_buffer=True))
 
 
@@ -27,17 +40,8 @@ def _lena(label: str, **parts: Any) -> Method:
     return Method(label, composed(dataclasses.replace(LENA, **parts)))
 
 
-def _noise_times(factor: float) -> optax_lena.Rule:
-    """`amplified_gain` with another factor."""
-    return optax_lena.Rule(
-        lambda estimate, scale: estimate._replace(noise=factor * estimate.noise).gain(
-            scale
-        )
-    )
-
-
 def _shrunk(estimate: optax_lena.Estimate, scale: jax.Array) -> jax.Array:
-    """`amplified_gain` of gains halfway to their mean, on a logarithmic scale.
+    """The rule of gains halfway to their mean, on a logarithmic scale.
 
     The whole model, the last row, is no layer and keeps its own.
     """
@@ -46,7 +50,7 @@ def _shrunk(estimate: optax_lena.Estimate, scale: jax.Array) -> jax.Array:
     halfway = jnp.sqrt(gain * mean).at[-1].set(gain[-1])
     # The noise and the signal that have this gain, up to a common factor.
     shrunk = optax_lena.Estimate(halfway - 1, 1 - halfway / scale)
-    return optax_lena.amplified_gain.trust_ratio(shrunk, scale)
+    return noise_times(8).trust_ratio(shrunk, scale)
 
 
 # The gain itself times a factor, which overshoots where the gain is large.
@@ -60,12 +64,13 @@ _GEOMETRIC = optax_lena.Rule(
 _RELATIVE = optax_lena.Averages(relative=True)
 
 ABLATIONS = {
+    "amplified_first": _amplified("first amplified LENA"),
     # Without one part each.
     "amplified_by_1": _amplified("noise not amplified", rule=optax_lena.capped_gain),
     "amplified_no_limit": _amplified("no spike limit", guard=None),
-    "amplified_behind": Method("rate behind the momentum", composed(AMPLIFIED)),
+    "amplified_behind": Method("rate behind the momentum", composed(FIRST_AMPLIFIED)),
     "amplified_no_warmup": Method(
-        "no warm-up", composed(AMPLIFIED, enters_buffer=True, warms_up=False)
+        "no warm-up", composed(FIRST_AMPLIFIED, enters_buffer=True, warms_up=False)
     ),
     "amplified_state_aware": _amplified(
         "state-aware warm-up", warmup=optax_lena.StateAwareWarmup(0)
@@ -77,17 +82,22 @@ ABLATIONS = {
     ),
     "amplified_whole_model": Method(
         "one layer: the model",
-        composed(AMPLIFIED, layers=optax_lena.whole_model, enters_buffer=True),
+        composed(FIRST_AMPLIFIED, layers=optax_lena.whole_model, enters_buffer=True),
     ),
     # Other settings.
-    "amplified_by_4": _amplified("noise × 4", rule=_noise_times(4)),
-    "amplified_by_16": _amplified("noise × 16", rule=_noise_times(16)),
-    "amplified_by_32": _amplified("noise × 32", rule=_noise_times(32)),
+    "amplified_by_4": _amplified("noise × 4", rule=noise_times(4)),
+    "amplified_by_16": _amplified("noise × 16", rule=noise_times(16)),
+    "amplified_by_32": _amplified("noise × 32", rule=noise_times(32)),
     "amplified_limit_1": _amplified("spike limit 1", guard=optax_lena.SpikeLimit(1.0)),
     "amplified_limit_4": _amplified("spike limit 4", guard=optax_lena.SpikeLimit(4.0)),
     "amplified_horizon_300": _amplified(
         "horizon 300", estimator=optax_lena.Averages(horizon=300.0, relative=True)
     ),
+    # Between the first version and the present one.
+    "amplified_by_4_1000": _on_base_steps("× 4, base steps, horizon 1,000", 4, 1000.0),
+    "amplified_by_8_1000": _on_base_steps("× 8, base steps, horizon 1,000", 8, 1000.0),
+    "amplified_by_8_300": _on_base_steps("× 8, base steps, horizon 300", 8, 300.0),
+    "amplified_by_8_100": _on_base_steps("× 8, base steps, horizon 100", 8, 100.0),
     # Other rules.
     "amplified_shrunk": _amplified(
         "gains halfway to their mean", rule=optax_lena.Rule(_shrunk)
@@ -96,7 +106,7 @@ ABLATIONS = {
     "gain_geometric": _amplified("√(S · gain)", rule=_GEOMETRIC),
     "amplified_linear": _amplified("S", rule=optax_lena.linear),
     # One part each on top of LENA.
-    "lena_amplified_rule": _lena("LENA, noise × 8", rule=optax_lena.amplified_gain),
+    "lena_amplified_rule": _lena("LENA, noise × 8", rule=noise_times(8)),
     "lena_spike_limit": _lena("LENA, spike limit 2", guard=optax_lena.SpikeLimit(2.0)),
     "lena_fixed_warmup": _lena("LENA, fixed warm-up", warmup=optax_lena.FixedWarmup(0)),
     "lena_relative": _lena("LENA, relative averages", estimator=_RELATIVE),

@@ -1,15 +1,22 @@
 """Methods for recipes of AdamW."""
 
 import functools
+import itertools
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import optax_lena
 from benchmarks.methods.makers import at_scale, fixed_warmup
-from benchmarks.methods.method import Method
-from benchmarks.tasks.recipe import ADAMW
+from benchmarks.methods.method import Make, Method
+from benchmarks.tasks.recipe import ADAMW, Recipe
+
+B2, EPS = 0.999, 1e-8
+# The floors of `lena_adamw`; a floor of the decay itself leaves it as it is.
+FLOORS = {"b1": 0.8, "b2": 0.9}
 
 
 def _lena_adamw(
@@ -20,6 +27,85 @@ def _lena_adamw(
     **options: Any,
 ) -> optax.GradientTransformation:
     return optax_lena.lena_adamw(learning_rate, batch_scale, b1=momentum, **options)
+
+
+def _transferred(
+    recipe: Recipe, batch_scale: int, base_steps: int
+) -> optax.GradientTransformation:
+    """The rate by the square root of S, and averages that count examples."""
+    make = fixed_warmup(
+        optax.adamw,
+        math.sqrt,
+        b1=float(optax_lena.decay_at(recipe.momentum, batch_scale, FLOORS["b1"])),
+        b2=float(optax_lena.decay_at(B2, batch_scale, FLOORS["b2"])),
+        eps=EPS / math.sqrt(batch_scale),
+    )
+    return make(recipe, batch_scale, base_steps)
+
+
+def _root_gain(*, warms_up: bool) -> Make:
+    """The square root of the gain, and averages that count updates."""
+
+    def make(
+        recipe: Recipe, batch_scale: int, base_steps: int
+    ) -> optax.GradientTransformation:
+        length = recipe.warmup_steps(base_steps) if warms_up else 0
+        rate = optax_lena.LayerRate(
+            recipe.rate(base_steps),
+            rule=optax_lena.square_root_gain,
+            warmup=optax_lena.StateAwareWarmup(length),
+        )
+        return optax.chain(
+            optax.scale_by_adam(recipe.momentum),
+            optax.add_decayed_weights(recipe.weight_decay),
+            optax_lena.scale_by_layer_rate(rate, batch_scale),
+            optax.scale(-1.0),
+        )
+
+    return make
+
+
+def _ablated(*, b1: bool, b2: bool, decay: bool) -> Make:
+    """`lena_adamw` of which each of three parts counts examples or updates.
+
+    Args:
+      b1: whether β1 counts examples.
+      b2: whether β2 does.
+      decay: whether the weight decay does; else it has the update's rate.
+    """
+
+    def make(
+        recipe: Recipe, batch_scale: int, base_steps: int
+    ) -> optax.GradientTransformation:
+        schedule, weight_decay = recipe.rate(base_steps), recipe.weight_decay
+        adam = optax_lena.scale_by_adam(
+            batch_scale,
+            b1=recipe.momentum,
+            b2=B2,
+            b1_floor=FLOORS["b1"] if b1 else recipe.momentum,
+            b2_floor=FLOORS["b2"] if b2 else B2,
+        )
+        rate = optax_lena.LayerRate(schedule, rule=optax_lena.normalised_gain)
+        scale = optax_lena.scale_by_layer_rate(rate, batch_scale)
+        by_rate = optax.add_decayed_weights(weight_decay)
+        by_examples = _decay_by_examples(schedule, weight_decay, batch_scale)
+        links = (scale, by_examples) if decay else (by_rate, scale)
+        return optax.chain(adam, *links, optax.scale(-1.0))
+
+    return make
+
+
+def _decay_by_examples(
+    schedule: optax.ScalarOrSchedule, weight_decay: float, batch_scale: int
+) -> optax.GradientTransformation:
+    """Decays in every update as S base batches would, whatever its rate is."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, jax.Array]:
+        rate = schedule(state * batch_scale) if callable(schedule) else schedule
+        decay = rate * batch_scale * weight_decay
+        return jax.tree.map(lambda u, w: u + decay * w, updates, params), state + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 
 
 _adamw = functools.partial(optax.adamw, b1=0.9)
@@ -33,15 +119,34 @@ ADAMW_METHODS = {
         "#D55E00",
         needs_moments=False,
     ),
+    "adamw_transferred": Method(
+        "AdamW, square-root scaling, memories by examples",
+        _transferred,
+        needs_moments=False,
+    ),
+    "adamw_root_gain": Method(
+        "AdamW at √gain",
+        _root_gain(warms_up=True),
+        preconditioned=True,
+    ),
+    "adamw_root_gain_no_warmup": Method(
+        "AdamW at √gain, no warm-up",
+        _root_gain(warms_up=False),
+        preconditioned=True,
+    ),
     "lena_adamw": Method(
         "LENA + AdamW",
-        at_scale(_lena_adamw, optimizer=ADAMW),
+        at_scale(_lena_adamw, warms_up=False, optimizer=ADAMW),
         "#009E73",
         preconditioned=True,
     ),
-    "lena_adamw_no_warmup": Method(
-        "LENA + AdamW, no warm-up",
-        at_scale(_lena_adamw, warms_up=False, optimizer=ADAMW),
+    "lena_adamw_whole_model": Method(
+        "LENA + AdamW, one gain for the model",
+        at_scale(
+            functools.partial(_lena_adamw, layers=optax_lena.whole_model),
+            warms_up=False,
+            optimizer=ADAMW,
+        ),
         preconditioned=True,
     ),
     "adamw_tuned": Method(
@@ -50,4 +155,26 @@ ADAMW_METHODS = {
         needs_moments=False,
         rates=(0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     ),
+}
+
+
+def _ablation_name(**by_examples: bool) -> str:
+    return "_".join(["lena_adamw", *(k for k, v in by_examples.items() if v)])
+
+
+def _ablation_label(**by_examples: bool) -> str:
+    what = {"b1": "β1", "b2": "β2", "decay": "decay"}
+    counting = [what[k] for k, v in by_examples.items() if v]
+    return f"by examples: {', '.join(counting) or 'nothing'}"
+
+
+# On the rule of `lena_adamw`: what counts examples, and what updates.
+ADAMW_ABLATIONS = {
+    f"{_ablation_name(**given)}_by_examples": Method(
+        _ablation_label(**given), _ablated(**given), preconditioned=True
+    )
+    for given in (
+        dict(zip(("b1", "b2", "decay"), flags, strict=True))
+        for flags in itertools.product((False, True), repeat=3)
+    )
 }

@@ -4,6 +4,8 @@ A rate holds everything but the learning rate and the warm-up's length, which th
 recipe gives. Variants are `dataclasses.replace` of these.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 
 import optax_lena
@@ -16,11 +18,29 @@ LENA = optax_lena.LayerRate(
     guard=None,
 )
 AMPLIFIED = optax_lena.LayerRate(
-    clock="rate_steps",
-    estimator=optax_lena.Averages(relative=True),
+    clock="base_steps",
+    estimator=optax_lena.Averages(horizon=300.0, relative=True),
     rule=optax_lena.amplified_gain,
     warmup=optax_lena.FixedWarmup(0),
     guard=optax_lena.SpikeLimit(2.0),
+)
+
+
+def noise_times(factor: float) -> optax_lena.Rule:
+    """`amplified_gain` with another factor."""
+    return optax_lena.Rule(
+        lambda estimate, scale: estimate._replace(noise=factor * estimate.noise).gain(
+            scale
+        )
+    )
+
+
+# What `lena_amplified` was until a deep regression was lost with it.
+FIRST_AMPLIFIED = dataclasses.replace(
+    AMPLIFIED,
+    clock="rate_steps",
+    estimator=optax_lena.Averages(relative=True),
+    rule=noise_times(8),
 )
 # The square root of S.
 ROOT_OF_SCALE = optax_lena.Rule(

@@ -5,16 +5,19 @@ of every program.
 """
 
 from benchmarks.methods.ablations import ABLATIONS
-from benchmarks.methods.adamw import ADAMW_METHODS
+from benchmarks.methods.adamw import ADAMW_ABLATIONS, ADAMW_METHODS
 from benchmarks.methods.sgd import SGD_METHODS
 
-METHODS = SGD_METHODS | ADAMW_METHODS | ABLATIONS
+METHODS = SGD_METHODS | ADAMW_METHODS | ABLATIONS | ADAMW_ABLATIONS
 
 # What a newcomer's demo compares.
 OF_DEMO = ("linear", "adascale", "lena", "lena_amplified")
+# What the paper compares, and the recommended optimizer.
+OF_LONG = ("base", "linear", "adascale_warmup", "lena", "lena_amplified")
 OF_SGD = tuple(SGD_METHODS)
 # LAMB is re-tuned here as in the tables of SGD: it takes no rate from the recipe.
 OF_ADAMW = ("base", *ADAMW_METHODS, "lamb_tuned")
+OF_ADAMW_ABLATION = tuple(ADAMW_ABLATIONS)
 # The rows of an ablation; where a row takes minutes, only those that matter most.
 OF_ABLATION = (
     "base",
@@ -40,4 +43,8 @@ OF_SHORT_ABLATION = (
     "amplified_by_4",
     "amplified_by_16",
     "amplified_linear",
+    "amplified_first",
+    "amplified_by_4_1000",
+    "amplified_by_8_1000",
+    "amplified_by_8_300",
 )

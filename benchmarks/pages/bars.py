@@ -56,6 +56,23 @@ def _on_gpu(group: Group) -> float | None:
     return _time_over("LENA", "SGD")(group) if is_gpu else None
 
 
+def _words_over(name: str) -> Callable[[Group], float]:
+    """Words of the optimizer behind the monitor beyond those of itself."""
+
+    def value(group: Group) -> float:
+        return (group[f"{name}, monitored"].words or 0) - (group[name].words or 0)
+
+    return value
+
+
+def _reduces_over(method: str) -> Callable[[Group], float]:
+    def value(group: Group) -> float:
+        own, base = group[method], group["SGD, data parallel"]
+        return (own.all_reduces or 0) - (base.all_reduces or 0)
+
+    return value
+
+
 def _bars_of_an_update(method: str) -> tuple[Bar, ...]:
     return (
         Bar("update", method, "words", lambda group: group[method].words, 7.02),
@@ -81,15 +98,29 @@ BARS = (
         0.25,
     ),
     Bar("step", "LENA", "time over SGD on a GPU", _on_gpu, 1.02),
+    *(
+        Bar(
+            "monitor",
+            f"{name}, monitored",
+            "words beyond its own",
+            _words_over(name),
+            1,
+        )
+        for name in ("SGD", "AdamW")
+    ),
+    Bar(
+        "monitor",
+        "SGD, monitored, data parallel",
+        "all-reduces beyond SGD's",
+        _reduces_over("SGD, monitored, data parallel"),
+        0,
+    ),
     Bar("growth", "LENA", "compile time over Adam", _compile_at_2000, 1.0),
     Bar(
         "step",
         "LENA, data parallel",
         "all-reduces beyond SGD's",
-        lambda group: (
-            (group["LENA, data parallel"].all_reduces or 0)
-            - (group["SGD, data parallel"].all_reduces or 0)
-        ),
+        _reduces_over("LENA, data parallel"),
         0,
     ),
 )

@@ -1,6 +1,6 @@
 """The block of docs/batch_size.md on the branch test, the advice's measured check."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -8,20 +8,24 @@ import optax_lena
 from benchmarks.branch import Branches
 from benchmarks.pages import layout
 from benchmarks.pages.outcomes import standard_error
+from benchmarks.ramp.run import Run
 
 AGREES = 2.0
+PARENT = "constant_8"
 
 
-def block(runs: Sequence[Branches]) -> str:
-    """A table of losses by S, and whether both checks agree.
+def block(runs: Sequence[Branches], grown: Sequence[Run]) -> str:
+    """A table of losses by S, whether both checks agree, and why not.
 
     Args:
       runs: of `python -m benchmarks.branch`, one per seed and workload.
+      grown: of `python -m benchmarks.ramp`: the constant S = 8 is the run that the
+        branches left.
     """
     parts: list[str] = []
     for workload in dict.fromkeys(run.workload for run in runs):
         own = [run for run in runs if run.workload == workload]
-        parts += [_caption(own), _table(own), _verdict(own)]
+        parts += [_caption(own), _table(own), _verdict(own), *_reason(own, grown)]
     commits = ", ".join(sorted({run.environment["commit"] for run in runs}))
     by = "python -m benchmarks.branch TABLE"
     return layout.block([*parts, layout.recorded_on(runs[0].environment, commits, by)])
@@ -70,8 +74,6 @@ def found(runs: Sequence[Branches]) -> optax_lena.BranchTest:
 def _verdict(runs: Sequence[Branches]) -> str:
     test = found(runs)
     predicted = float(np.median([run.critical_scale for run in runs]))
-    middle = int(np.argsort([run.critical_scale for run in runs])[len(runs) // 2])
-    low, high = runs[middle].interval
     ratio = test.scale / predicted
     agree = 1 / AGREES <= ratio <= AGREES
     more = " or more" if test.is_bound else ""
@@ -79,7 +81,30 @@ def _verdict(runs: Sequence[Branches]) -> str:
     return (
         f"S = 1 loses {test.tolerance:.4f} in the last sixth of the window, which is "
         f"what 20 % more examples are worth. The largest S within that is "
-        f"{test.scale:g}{more}; `advise` says {predicted:.3g} ({low:.3g} to "
-        f"{high:.3g}) from the log up to the checkpoint. The two {verdict} within a "
-        f"factor of {AGREES:g} ({max(ratio, 1 / ratio):.1f})."
+        f"{test.scale:g}{more}; `advise` says {predicted:.3g} from the log up to the "
+        f"checkpoint. The two {verdict} within a factor of {AGREES:g} "
+        f"({max(ratio, 1 / ratio):.1f})."
+    )
+
+
+def _reason(runs: Sequence[Branches], grown: Sequence[Run]) -> Iterator[str]:
+    """The noise scale when each of the two looked."""
+    test, first = found(runs), runs[0]
+    own = [run for run in grown if (run.workload, run.way) == (first.workload, PARENT)]
+    logs = [
+        dict(zip(run.evaluated_at, run.noise_scale, strict=True))
+        for run in own
+        if run.split == first.split
+    ]
+    now, then = first.checkpoint, first.checkpoint + first.window
+    if not logs or not {now, then} <= set(logs[0]):
+        return
+    per_scale = 1 / optax_lena.advise({"model/noise_scale": 1.0}).efficiency - 1
+    so_far = float(np.median([run.critical_scale for run in runs])) / per_scale
+    at_checkpoint, at_end = (np.mean([log[k] for log in logs]) for k in (now, then))
+    yield (
+        f"What each measures: the advice is the median over the log so far, b = "
+        f"{so_far:.3g}. The noise scale was {at_checkpoint:.3g} at the checkpoint, and "
+        f"{at_end:.3g} at the end of the window that the branches trained. The S that "
+        f"they bear, {test.scale:g}, is that of b = {test.scale / per_scale:.3g}."
     )

@@ -13,6 +13,7 @@ TITLES = {
     "step": "A whole training step",
     "gather": "Microbatches spread over 8 devices, in space and in time",
     "growth": "Growth",
+    "monitor": "Behind the monitor",
     "peer": "The peer: what each method adds to its own library's SGD",
 }
 # Before a method, below its setting.

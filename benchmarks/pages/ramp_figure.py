@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from benchmarks.pages.outcomes import standard_error
 from benchmarks.pages.ramp_block import CHOSEN, final, mean_updates
@@ -18,11 +18,14 @@ COLOURS = {
     "ramp_calm": "#8C510A",
     "ramp_calmer": "#CC79A7",
     "ramp_late": "#56B4E9",
+    "ramp_spread": "#882255",
+    "ramp_spread_third": "#44AA99",
+    "ramp_spread_late": "#332288",
     "by_hand": "#0072B2",
     "seesaw_batches": "#009E73",
     "seesaw": "#D55E00",
 }
-CURVES = ("constant_8", "constant_64", "ramp", CHOSEN, "by_hand", "seesaw_batches")
+CURVES = ("constant_8", "constant_64", *CHOSEN, "by_hand", "seesaw_batches")
 GREY = {"constant_8": "#222222", "constant_64": "#999999"}
 # Points of accuracy below the best that the curves show: the start hides the end.
 DEPTH = 12
@@ -69,6 +72,8 @@ def _finish(
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     bottom.set_ylabel("S")
     bottom.set_xlabel("base batches seen")
+    bottom.xaxis.set_major_locator(MaxNLocator(5))
+    bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     for ax in (top, bottom):
         ax.spines[["top", "right"]].set_visible(False)
 
@@ -90,12 +95,13 @@ def _draw_cost(ax: Axes, group: Mapping[str, Sequence[Run]], split: str) -> None
             linestyle="", label=label if grows else None,
         )  # fmt: skip
         if not grows:
-            name, place = label.removeprefix("constant "), (x, values.mean())
-            ax.annotate(name, place, (5, -12), textcoords="offset points", fontsize=8)
+            name, place = label.removeprefix("constant "), (x, values.mean() - error)
+            below = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center"}
+            ax.annotate(name, place, fontsize=8, **below)
     ax.legend(frameon=False, fontsize=8, loc="lower right")
     ax.set_xscale("log", base=2)
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     ax.set_xlabel("updates of the whole run")
     ax.set_ylabel(f"final {split} accuracy (%)")
     ax.margins(x=0.25)

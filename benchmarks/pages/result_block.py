@@ -82,7 +82,8 @@ def _caption(first: Record, base: Outcome, target: float, kind: str) -> str:
         f"{first.base_steps:,} base steps, rate {recipe['learning_rate']:g} "
         f"({recipe['schedule']} decay), momentum {recipe['momentum']:g}. "
         f"{kind} accuracy of the base run {percent(base.accuracy)} % "
-        f"({base.seeds} seeds), target {100 * target:.1f} %."
+        f"({base.seeds} {'seed' if base.seeds == 1 else 'seeds'}), "
+        f"target {100 * target:.1f} %."
     )
 
 
@@ -124,8 +125,9 @@ def _cell(
 
 
 def percent(values: np.ndarray) -> str:
-    """A mean and its standard error, of shares."""
-    return f"{100 * values.mean():.1f} ± {100 * standard_error(values):.1f}"
+    """A mean and its standard error, of shares; of a single one no error."""
+    mean = f"{100 * values.mean():.1f}"
+    return f"{mean} ± {100 * standard_error(values):.1f}" if len(values) > 1 else mean
 
 
 def _accuracy_text(outcome: Outcome) -> str:

@@ -18,12 +18,17 @@ SHOWN = (
     "lena",
     "linear_state_aware",
     "lena_amplified",
+    "amplified_first",
     "sgd_tuned",
     "adamw_square_root",
     "lena_adamw",
 )
 # Of methods that are grey in the demo, where they do not stand.
-COLOURS = {"linear_state_aware": "#E69F00", "sgd_tuned": "#000000"}
+COLOURS = {
+    "linear_state_aware": "#E69F00",
+    "sgd_tuned": "#000000",
+    "amplified_first": "#56B4E9",
+}
 # Points of accuracy below the base run: what failed to train would flatten the rest.
 DEPTH = 18
 

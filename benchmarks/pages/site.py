@@ -4,7 +4,9 @@ from pathlib import Path
 
 from benchmarks.branch import Branches
 from benchmarks.cost.measure import Measurement
+from benchmarks.curve import Scored
 from benchmarks.pages import (
+    adamw_block,
     advice_block,
     branch_block,
     cost_block,
@@ -20,12 +22,14 @@ from benchmarks.pages.result_figure import figure, has_figure
 from benchmarks.ramp.run import Run
 from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
+from benchmarks.records.record import Record
 from benchmarks.training.tables import TABLES
 from benchmarks.unseen.run import Score
+from benchmarks.watch import Watched
 
 README = ROOT / "README.md"
 RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
-BATCH_PAGE = ROOT / "docs/batch_size.md"
+BATCH_PAGE, ADAMW_PAGE = ROOT / "docs/batch_size.md", ROOT / "docs/adamw.md"
 FIGURES = ROOT / "docs/benchmarks"
 
 
@@ -36,7 +40,7 @@ def recorded_tables() -> dict[str, Path]:
 
 def filled() -> dict[Path, str]:
     """Every page, with its blocks made from the records."""
-    every = (README, RESULT_PAGE, COST_PAGE, BATCH_PAGE)
+    every = (README, RESULT_PAGE, COST_PAGE, BATCH_PAGE, ADAMW_PAGE)
     pages = {page: page.read_text() for page in every}
 
     def fill(page: Path, name: str, block: str) -> None:
@@ -52,12 +56,19 @@ def filled() -> dict[Path, str]:
     fill(README, "results", summary_block.block(loaded | {"demo": demo}))
     if scores := files.read_if_there(kept("unseen"), Score):
         fill(RESULT_PAGE, "unseen", unseen_block.block(scores))
+    transfer = files.read_if_there(kept("gpt_transfer"), Record)
+    fill(ADAMW_PAGE, "gpt_transfer", adamw_block.block(loaded["gpt"][0], transfer))
     measured = files.read(kept("cost"), Measurement)
     fill(COST_PAGE, "cost", cost_block.block(measured))
     grown = files.read(kept("ramp"), Run)
-    fill(BATCH_PAGE, "advice", advice_block.block(loaded, grown))
+    scored = files.read_if_there(kept("curve"), Scored)
+    fill(BATCH_PAGE, "advice", advice_block.block(loaded, grown, scored))
     fill(BATCH_PAGE, "ramp", ramp_block.block(grown))
-    fill(BATCH_PAGE, "branch", branch_block.block(files.read(kept("branch"), Branches)))
+    fill(
+        BATCH_PAGE,
+        "branch",
+        branch_block.block(files.read(kept("branch"), Branches), grown),
+    )
     return pages
 
 
@@ -70,6 +81,11 @@ def draw() -> list[Path]:
         if has_figure(runs):
             drawn.append(FIGURES / f"{name}.png")
             figure(runs, target).savefig(drawn[-1], dpi=150)
+    runs, target = result_block.load(kept(advice_block.SHOWN))
+    for watched in files.read_if_there(kept("watch"), Watched):
+        if watched.table == advice_block.SHOWN:
+            drawn.append(BATCH_PAGE.parent / advice_block.FIGURE)
+            advice_block.figure(watched, runs, target).savefig(drawn[-1], dpi=120)
     (key, group), *_ = ramp_block.by_workload(files.read(kept("ramp"), Run)).items()
     drawn.append(BATCH_PAGE.parent / ramp_block.FIGURE)
     drawn[-1].parent.mkdir(exist_ok=True)

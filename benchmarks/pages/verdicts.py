@@ -14,6 +14,7 @@ Found = Mapping[Key, Outcome]
 PEERS = {
     "adascale": "AdaScale",
     "adascale_base_clock": "AdaScale on the base clock",
+    "adascale_warmup": "AdaScale on the base clock with LENA's warm-up",
 }
 
 
@@ -91,7 +92,9 @@ def _verdict(found: Found, key: Key, measure: Measure, name: str) -> str:
     if is_level(own, top):
         return f"level with the best in {name} ({rival})"
     digits, unit = (".2f", "points") if measure is accuracy else (",.0f", "updates")
-    distance = f"{gap(own, top):{digits}} ± {gap_error(own, top):{digits}}"
+    distance = f"{gap(own, top):{digits}}"
+    if len(own) > 1 and len(top) > 1:
+        distance += f" ± {gap_error(own, top):{digits}}"
     return f"{distance} {unit} behind {rival} in {name}"
 
 

@@ -74,11 +74,12 @@ class Trainer:
 
     Args:
       workload: data, model and recipe.
+      seen: the metrics to look at, or the starts of their names.
     """
 
-    def __init__(self, workload: Workload):
+    def __init__(self, workload: Workload, seen: tuple[str, ...] = SEEN):
         dataset = workload.dataset
-        self.workload = workload
+        self.workload, self.seen = workload, seen
         self.network, _ = initialise(workload.make_model, (0,))
         self.train = jax.tree.map(jnp.asarray, (dataset.x_train, dataset.y_train))
         self.test = jax.tree.map(jnp.asarray, (dataset.x_test, dataset.y_test))
@@ -108,7 +109,8 @@ class Trainer:
 
                 state, losses = jax.lax.scan(step, state, indices)
                 metrics = optax_lena.metrics(state.opt_state)
-                return state, losses.mean(), {key: metrics[key] for key in SEEN}
+                seen = {k: v for k, v in metrics.items() if k.startswith(self.seen)}
+                return state, losses.mean(), seen
 
             size = scale * self.workload.recipe.base_batch
             indices = jax.ShapeDtypeStruct((EVERY // scale, size), jnp.int32)

@@ -18,7 +18,8 @@ from benchmarks.tasks.recipe import ADAMW, Recipe
 # What every run starts with, and what one that grows ends with at most.
 FIRST, MOST = 8, 64
 # The method that knows its batch, by the recipe's optimizer.
-OURS = {"sgd": "lena_amplified", "adamw": "lena_adamw"}
+# All runs that are kept were made with the first versions of both.
+OURS = {"sgd": "amplified_first", "adamw": "adamw_root_gain"}
 State = dict[str, Any]
 
 
@@ -75,12 +76,15 @@ def _constant(scale: int) -> Way:
     return Way(f"constant S = {scale}", lambda recipe, base_steps: plan)
 
 
-def _by_metrics(label: str, start: float = 0.0, **options: float) -> Way:
-    """`BatchRamp`, from a share of the run on."""
+def _by_metrics(
+    label: str, start: float = 0.0, is_spread: bool = False, **options: float
+) -> Way:
+    """`BatchRamp`, from a share of the run on, or spread over all of it."""
 
     def control(recipe: Recipe, base_steps: int) -> optax_lena.BatchRamp:
         del recipe
-        return optax_lena.BatchRamp(FIRST, MOST, start=start * base_steps, **options)
+        times = {"start": start * base_steps, "base_steps": is_spread * base_steps}
+        return optax_lena.BatchRamp(FIRST, MOST, **times, **options)
 
     return Way(label, control)
 
@@ -139,11 +143,25 @@ def _seesaw_optimizer(
 
 WAYS = {
     **{f"constant_{s}": _constant(s) for s in (8, 16, 32, 64)},
-    # The three others were candidates on the validation split of the text.
+    # All but the first were candidates on the validation splits.
     "ramp": _by_metrics("BatchRamp"),
     "ramp_calm": _by_metrics("BatchRamp, θ = 1.2", theta=1.2),
     "ramp_calmer": _by_metrics("BatchRamp, θ = 1.5", theta=1.5),
     "ramp_late": _by_metrics("BatchRamp, start at half", start=0.5),
+    "ramp_from_40": _by_metrics("BatchRamp, start at 0.4", start=0.4),
+    "ramp_from_40_calm": _by_metrics(
+        "BatchRamp, start at 0.4, θ = 1", start=0.4, theta=1.0
+    ),
+    "ramp_from_30_calm": _by_metrics(
+        "BatchRamp, start at 0.3, θ = 1.2", start=0.3, theta=1.2
+    ),
+    "ramp_spread": _by_metrics("BatchRamp, spread over the run", is_spread=True),
+    "ramp_spread_third": _by_metrics(
+        "BatchRamp, spread from 1/3 on", start=1 / 3, is_spread=True
+    ),
+    "ramp_spread_late": _by_metrics(
+        "BatchRamp, spread from 2/5 on", start=2 / 5, is_spread=True
+    ),
     "by_hand": Way("doubled at 1/4, 1/2, 3/4", _by_hand),
     "seesaw_batches": Way("Seesaw's batches", _seesaw_plan),
     "seesaw": Way(

@@ -74,6 +74,16 @@ TABLES = {
     "fashion_batchnorm": _of_folder(
         functools.partial(catalogue.resnet, norm="batch"), seeds=(0, 1, 2, 3, 4, 5)
     ),
+    # As many steps as in LENA's paper, whose AdaScale has the base clock and LENA's
+    # warm-up.
+    "fashion_long": Table(
+        functools.partial(
+            catalogue.resnet, recipe=catalogue.FASHION_LONG, eval_every=1536
+        ),
+        registry.OF_LONG,
+        needs_folder=True,
+        scales=(16, 32, 64, 128),
+    ),
     "fashion_groupnorm": _of_folder(functools.partial(catalogue.resnet, norm="group")),
     "text": Table(catalogue.text),
     # What `advise` predicts, measured; the second was added after all that was tuned.
@@ -89,8 +99,18 @@ TABLES = {
         registry.OF_SHORT_ABLATION,
         needs_folder=True,
     ),
+    # `lena_adamw` as it is stands in docs/adamw.md, which has one of the two measures.
     "gpt": Table(
-        catalogue.gpt, registry.OF_ADAMW, scales=(16, 64), recommended="lena_adamw"
+        catalogue.gpt,
+        registry.OF_ADAMW,
+        scales=(16, 64),
+        recommended="adamw_root_gain_no_warmup",
+    ),
+    "molecules": Table(
+        catalogue.molecule_gpt,
+        registry.OF_ADAMW,
+        needs_folder=True,
+        recommended="lena_adamw",
     ),
     # Full size, for a GPU.
     "fashion_full": _of_folder(paper.resnet_full),

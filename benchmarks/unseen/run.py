@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -44,21 +44,25 @@ class Score:
         return self.task, self.method, self.batch_scale, self.seed, self.rate
 
 
-def trainer(
-    task: Task, tx: optax.GradientTransformation, batch_scale: int
-) -> Callable[[int], float]:
-    """Returns what trains a seed on the base run's examples, S base batches an update.
+def scores(
+    task: Task,
+    tx: optax.GradientTransformation,
+    batch_scale: int,
+    seeds: Sequence[int],
+) -> list[float]:
+    """Trains seeds side by side on the base run's examples, S base batches an update.
 
     Args:
       task: what is trained.
       tx: the optimizer.
       batch_scale: S.
+      seeds: of the runs.
 
     Returns:
-      A function of the seed that returns the score, compiled once for all seeds.
+      The score of each; not a number where it is not finite.
     """
     tx = optax.with_extra_args_support(tx)
-    train = jax.tree.map(jnp.asarray, task.train)
+    train, test = (jax.tree.map(jnp.asarray, x) for x in (task.train, task.test))
 
     def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
         params, state = carry
@@ -67,18 +71,15 @@ def trainer(
         updates, state = tx.update(grads, state, params, **extra)
         return (optax.apply_updates(params, updates), state), None
 
-    @jax.jit
     def trained(key: jax.Array, examples: jax.Array) -> jax.Array:
         params = task.init(key)
         (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), examples)
-        return task.score(params, jax.tree.map(jnp.asarray, task.test))
+        return task.score(params, test)
 
-    def run(seed: int) -> float:
-        examples = jnp.asarray(_order(len(train[0]), batch_scale, seed))
-        score = float(trained(jax.random.key(seed), examples))
-        return score if math.isfinite(score) else math.nan
-
-    return run
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    orders = np.stack([_order(len(train[0]), batch_scale, seed) for seed in seeds])
+    found = jax.jit(jax.vmap(trained))(keys, orders)
+    return [x if math.isfinite(x) else math.nan for x in found.tolist()]
 
 
 def _gradient(

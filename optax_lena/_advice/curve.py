@@ -182,7 +182,8 @@ def _edges(columns: np.ndarray) -> list[np.ndarray]:
     return [np.array([best[0], 0.0]), np.array([0.0, best[1]])]
 
 
-def _checked(points: object) -> tuple[np.ndarray, np.ndarray]:
+def check_points(points: object) -> np.ndarray:
+    """Returns (scale, value) pairs as an array `[points, 2]`, if all are positive."""
     if isinstance(points, Mapping):
         points = points.items()
     try:
@@ -204,6 +205,11 @@ def _checked(points: object) -> tuple[np.ndarray, np.ndarray]:
                 f"({point[0]:g}, {point[1]:g}) at place {number}: leave out a run that "
                 "did not reach the target."
             )
+    return table
+
+
+def _checked(points: object) -> tuple[np.ndarray, np.ndarray]:
+    table = check_points(points)
     scales = np.unique(table[:, 0])
     if len(scales) < 2:
         raise ValueError(

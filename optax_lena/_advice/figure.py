@@ -23,23 +23,49 @@ except ImportError as error:
     ) from error
 
 from optax_lena._advice.advice import Advice, relative_curve
+from optax_lena._advice.curve import check_points
 from optax_lena._advice.history import History
+from optax_lena._checks import check_is
 
 # Of Okabe and Ito's palette, as in `optax_lena.plotting`.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
-_MOST_COLUMNS, _MOST_NAMES = 120, 24
+_MOST_COLUMNS, _MOST_NAMES = 120, 30
+# A single layer without signal would leave the others one colour: in percent.
+_COLOURED = (1, 97)
 
 
-def draw(advice: Advice, points: Iterable[Sequence[float]] = ()) -> Figure:
-    """Draws an advice: what a batch costs, and where the noise is.
+def plot_advice(advice: Advice, points: Iterable[Sequence[float]] = ()) -> Figure:
+    """Draws an advice: what a batch costs, and every layer's noise scale over time.
 
     Args:
-      advice: from `advise`.
+      advice: from `optax_lena.advise`.
       points: measured (batch scale, examples over the base batch's) pairs.
 
     Returns:
-      The figure; `figure.savefig("advice.png")` writes it.
+      The figure. The heat map stands beside the curve if the log holds layers; its
+      colours end where all but a few of the values do, and an arrow says so.
+
+    Raises:
+      TypeError: if `advice` is no advice.
+      ValueError: if a point is not a pair of positive numbers.
+
+    Example:
+      >>> import numpy as np, optax_lena
+      >>> from optax_lena.plotting import plot_advice
+      >>> history = {
+      ...     "model/base_steps": 8.0 * np.arange(1, 21),
+      ...     "noise/out": np.geomspace(10, 90, 20),
+      ...     "signal/out": np.ones(20),
+      ...     "model/noise_scale": np.geomspace(10, 90, 20),
+      ... }
+      >>> figure = plot_advice(optax_lena.advise(history), [(8, 1.1), (64, 2.3)])
+      >>> [axes.get_title(loc="left") for axes in figure.axes[:2]]
+      ['What a larger batch costs', 'Where the noise is']
+      >>> figure.savefig(getfixture("tmp_path") / "advice.png")
     """
+    check_is("advice", advice, Advice, "optax_lena.advise")
+    points = list(points)
+    measured = check_points(points).tolist() if points else []
     layers = {k: v for k, v in advice.history.layers.items() if not np.isnan(v).all()}
     over_time = len(advice.history.base_steps) > 1
     height = min(max(4.2, 1.6 + 0.22 * min(len(layers), _MOST_NAMES)), 7)
@@ -50,11 +76,11 @@ def draw(advice: Advice, points: Iterable[Sequence[float]] = ()) -> Figure:
     else:
         figure = Figure(figsize=(6.2, 4.2), layout="constrained")
         left = figure.subplots()
-    _draw_curve(left, advice, [(float(s), float(e)) for s, e in points])
+    _draw_curve(left, advice, measured)
     return figure
 
 
-def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> None:
+def _draw_curve(ax: Axes, advice: Advice, points: list[list[float]]) -> None:
     critical = advice.critical_scale
     most = max(8 * critical if 0 < critical < math.inf else 64.0, 16.0)
     most = max([most, *(1.3 * scale for scale, _ in points)])
@@ -78,7 +104,7 @@ def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> 
             zorder=3,
         )
     if 1 <= critical < math.inf:
-        _mark_critical(ax, advice)
+        _mark_critical(ax, advice, most)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     ax.set_xlim(1, most)
@@ -88,7 +114,8 @@ def _draw_curve(ax: Axes, advice: Advice, points: list[tuple[float, float]]) -> 
     ax.set_ylabel("examples to the target, times the base batch's")
     ax.set_title("What a larger batch costs", loc="left", fontsize=11)
     _tidy(ax)
-    ax.legend(frameon=False, loc="upper left")
+    legend = ax.legend(loc="upper left", framealpha=0.85, edgecolor="none")
+    legend.set_zorder(4)
     if advice.base_batch:
         _examples_axis(ax, advice.base_batch, most)
 
@@ -102,19 +129,21 @@ def _draw_interval(ax: Axes, advice: Advice, scales: np.ndarray) -> None:
         )
 
 
-def _mark_critical(ax: Axes, advice: Advice) -> None:
-    """A line at the critical scale, its interval as a band, and its name."""
+def _mark_critical(ax: Axes, advice: Advice, most: float) -> None:
+    """A line at the critical scale, with its name and its interval."""
     critical, (low, high) = advice.critical_scale, advice.interval
-    if math.isfinite(high):
-        ax.axvspan(max(low, 1), max(high, 1), color=_GREY, alpha=0.12, linewidth=0)
     ax.axvline(critical, color=_GREY, linewidth=1, linestyle=(0, (3, 2)))
     more = 100 * (1 / advice.efficiency - 1)
+    # On the side where there is room.
+    is_left = critical < math.sqrt(most)
+    between = f", {low:.3g} to {high:.3g}" if math.isfinite(high) else ""
     ax.annotate(
-        f"critical S = {critical:.3g}\n({more:.0f} % more examples)",
-        (max(critical, high) if math.isfinite(high) else critical, 0.04),
+        f"critical S = {critical:.3g}{between}\n({more:.0f} % more examples)",
+        (critical, 0.03),
         xycoords=("data", "axes fraction"),
-        xytext=(5, 0),
+        xytext=(5 if is_left else -5, 0),
         textcoords="offset points",
+        horizontalalignment="left" if is_left else "right",
         color=_GREY,
         fontsize=9,
     )
@@ -124,18 +153,15 @@ def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> N
     """A heat map: a row per layer, base steps to the right."""
     edges, table = _binned(history, layers)
     seen = table[np.isfinite(table) & (table > 0)]
-    if not len(seen):
-        seen = np.ones(1)
-    low, high = float(seen.min()), float(seen.max())
+    low, high = np.percentile(seen if len(seen) else np.ones(1), _COLOURED)
     high = high if high > low else 2 * low
     norm = LogNorm(low, high)
     # Without signal is beyond every number, and has the top's colour.
-    shown = np.ma.masked_invalid(np.where(np.isinf(table), high, table))
+    shown = np.ma.masked_invalid(np.where(np.isinf(table), 2 * high, table))
     colours = colormaps["cividis"].with_extremes(bad="#EEEEEE")
     rows = np.arange(len(layers) + 1) - 0.5
-    mesh = ax.pcolormesh(
-        edges, rows, np.ma.maximum(shown, low), norm=norm, cmap=colours, rasterized=True
-    )
+    shown = np.ma.maximum(shown, low / 2)  # zeros have no logarithm
+    mesh = ax.pcolormesh(edges, rows, shown, norm=norm, cmap=colours, rasterized=True)
     names = list(layers)
     step = max(-(-len(names) // _MOST_NAMES), 1)
     shared = os.path.commonprefix(names).rpartition("/")[0] if len(names) > 1 else ""
@@ -148,7 +174,10 @@ def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> N
     ax.set_title("Where the noise is", loc="left", fontsize=11)
     ax.spines[:].set_visible(False)
     figure = ax.get_figure()
-    bar = figure.colorbar(mesh, ax=ax, pad=0.02)  # pyrefly: ignore
+    least, most = float(shown.min()), float(shown.max())
+    sides = {(False, True): "max", (True, False): "min", (True, True): "both"}
+    extend = sides.get((least < low, most > high), "neither")
+    bar = figure.colorbar(mesh, ax=ax, pad=0.02, extend=extend)  # pyrefly: ignore
     bar.set_label("noise scale (base batches)")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -1,24 +1,16 @@
-"""The history: noise scales over a run, from wherever its metrics were kept.
+"""The history: noise scales over a run.
 
-In: an optax state, stacked metrics, a list of metrics or a JSON-lines log. Out: the
-noise scale of the model and of every layer at each time, in base batches.
+In: columns of metrics. Out: the noise scale of the model and of every layer at each
+time, in base batches.
 """
 
 import dataclasses
-import json
-import os
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from optax_lena._reports.report import LAYER_FIELDS, metrics
-
-# What comes before it is the label of one of several LENA states, or a logger's prefix.
-_MODEL = re.compile(r"^(|.+/)model/(?:noise|noise_scale|gain)$")
+from optax_lena._advice.sources import columns_of, label_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +48,8 @@ def read_history(source: Any) -> History:
     Args:
       source: an optax state with a LENA state inside; a mapping of the metrics' names
         to numbers or to arrays, read in C order; a list of mappings; or the path of a
-        JSON-lines file. Lines without the metrics are passed over, dictionaries in a
-        line are flattened with `/`.
+        file, JSON lines or CSV. Lines without the metrics are passed over,
+        dictionaries in a line are flattened with `/`.
 
     Returns:
       The entries that measured anything, in time. Where a run went back to a
@@ -100,8 +92,8 @@ def read_last(source: Any, name: str) -> tuple[float, float, float]:
 
 def _read(source: Any, name: str) -> tuple[History, float]:
     """Every entry, measured or not, and what share of layers warms up at the end."""
-    columns = _columns(source, name)
-    labels = sorted({m[1] for key in columns if (m := _label(key))})
+    columns = columns_of(source, name)
+    labels = sorted({m[1] for key in columns if (m := label_of(key))})
     if not labels:
         raise ValueError(
             f"`{name}` must hold 'model/noise' and 'model/signal' as "
@@ -109,9 +101,12 @@ def _read(source: Any, name: str) -> tuple[History, float]:
         )
     # Several states: noises add up over the parameters, as they do over layers.
     noise, signal = np.sum([_model(columns, label, name) for label in labels], axis=0)
-    steps = columns.get(f"{labels[0]}model/base_steps")
-    if steps is None or np.isnan(steps).any():
-        steps = np.arange(1.0, len(noise) + 1)
+    steps = columns.get(f"{labels[0]}model/base_steps", np.full(len(noise), np.nan))
+    if not len(steps):
+        raise ValueError(f"`{name}` must hold one entry or more, got empty arrays.")
+    is_known = np.isfinite(steps)
+    if not is_known.any():
+        steps, is_known = np.arange(1.0, len(noise) + 1), ~is_known
     layers = {
         label + layer: noise_scale(*pair)
         for label in labels
@@ -120,7 +115,10 @@ def _read(source: Any, name: str) -> tuple[History, float]:
     warming_up = [
         columns.get(f"{label}model/warming_up", np.zeros(1)) for label in labels
     ]
-    history = History(steps, _weights(steps), noise_scale(noise, signal), layers)
+    history = History(steps, steps, noise_scale(noise, signal), layers)
+    # An entry without a time cannot be weighed against those that have one.
+    history = history._only(is_known)
+    history = dataclasses.replace(history, weights=_weights(history.base_steps))
     return history, max(float(share[-1]) for share in warming_up)
 
 
@@ -131,81 +129,6 @@ def noise_scale(noise: np.ndarray, signal: np.ndarray) -> np.ndarray:
     measured &= (noise > 0) | (signal > 0)
     ratio = np.divide(noise, signal, where=signal > 0, out=np.full_like(noise, np.inf))
     return np.where(measured, ratio, np.nan)
-
-
-def _label(key: object) -> re.Match[str] | None:
-    """The label before a model's metric, but not the field before a layer "model"."""
-    match = _MODEL.match(key) if isinstance(key, str) else None
-    return None if match and match[1].split("/")[0] in LAYER_FIELDS else match
-
-
-def _columns(source: Any, name: str) -> dict[str, np.ndarray]:
-    """Brings every source into the form of stacked metrics, `[T]` each."""
-    if isinstance(source, str | os.PathLike):
-        return _stacked(_lines(Path(source)))
-    if isinstance(source, list) and all(isinstance(row, Mapping) for row in source):
-        return _stacked(source)
-    is_history = isinstance(source, Mapping) and any(map(_label, source))
-    try:
-        found = jax.device_get(dict(source) if is_history else metrics(source))
-        columns = {
-            k: np.asarray(v, float).reshape(-1) for k, v in found.items() if _kept(k)
-        }
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`{name}` must be an optax state with a LENA state inside, a history of "
-            f"optax_lena.metrics, or the path of a log, got {source!r}: "
-            f"{str(error).rstrip('.')}."
-        ) from error
-    if len({len(column) for column in columns.values()}) > 1:
-        raise ValueError(
-            f"`{name}` must hold arrays of one length, got "
-            f"{ ({k: len(v) for k, v in list(columns.items())[:6]}) }."
-        )
-    return columns
-
-
-def _kept(key: str) -> bool:
-    """Whether a metric is read here: others may be anything, texts too."""
-    return re.search(r"(^|/)(model|noise|signal)/", key) is not None
-
-
-def _stacked(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    rows = [row for row in rows if any(map(_label, row))]
-    keys = dict.fromkeys(key for row in rows for key in row if _kept(key))
-    return {k: np.array([_number(r.get(k)) for r in rows]) for k in keys}
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return np.nan
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    rows, lines = [], path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # cut off while it was written
-                break
-            raise ValueError(
-                f"{path}: line {number} is not JSON ({error}): a log must hold one "
-                "JSON object per line."
-            ) from error
-        if isinstance(row, dict):
-            rows.append(dict(_flat(row)))
-    return rows
-
-
-def _flat(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in row.items():
-        nested = isinstance(value, Mapping)
-        pairs += _flat(value, f"{prefix}{key}/") if nested else [(prefix + key, value)]
-    return pairs
 
 
 def _model(columns: Mapping[str, np.ndarray], label: str, name: str) -> np.ndarray:

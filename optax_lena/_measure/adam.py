@@ -6,7 +6,7 @@ large entries. In: an optax state with Adam's. Out: one multiplier per entry, fo
 gatherers.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,34 @@ import optax
 
 from optax_lena._checks import check_beta, check_eps
 from optax_lena._measure.layout import PyTree, accumulation_dtype, parameter_names
+from optax_lena._parts.clocks import Count
 
 # 1 / ν̂ of k Gaussian gradients without a mean is an inverse chi-squared with k degrees
 # of freedom: its mean is infinite for k < 3, its variance for k < 5. One such number
 # in the moving averages would outweigh the next thousand updates. (AdaptDL: also 5.)
 _MIN_UPDATES = 5
+
+
+class AdamState(NamedTuple):
+    """State of `optax_lena.scale_by_adam`.
+
+    Attributes:
+      count: int32 `()`, updates.
+      mu: the average of the gradients.
+      nu: the average of their squares.
+      mu_steps: how many base-batch steps `mu` has forgotten.
+      nu_steps: likewise, of `nu`.
+      nu_weight: float32 `()`, the weight that `nu` has gathered, in [0, 1).
+      eps: float32 `()`, ε of the last update.
+    """
+
+    count: jax.Array
+    mu: PyTree
+    nu: PyTree
+    mu_steps: Count
+    nu_steps: Count
+    nu_weight: jax.Array
+    eps: jax.Array
 
 
 def adam_preconditioner(
@@ -49,10 +72,12 @@ def adam_preconditioner(
         \frac{\sigma^2 + \mu^2}{\sigma^2 / S + \mu^2}$$
 
     Args:
-      opt_state: an optax state with that of `optax.scale_by_adam` at any depth.
+      opt_state: an optax state with that of `optax_lena.scale_by_adam`, as
+        `lena_adamw` has it, or of `optax.scale_by_adam`, at any depth.
       params: the parameters that it was made for, or their shapes and dtypes.
-      b2: the optimizer's.
-      eps: the optimizer's.
+      b2: of `optax.scale_by_adam`, whose state does not hold it. The library's does,
+        and takes no other.
+      eps: likewise.
 
     Returns:
       A pytree like the parameters, in float32 or wider; 1 for parameters that no Adam
@@ -89,7 +114,7 @@ def adam_preconditioner(
     shapes = {n: jnp.shape(leaf) for n, leaf in zip(names, leaves, strict=True)}
     multipliers = {}
     for state in states:
-        (count,) = jax.tree.leaves(state.count)  # nnx.Optimizer keeps it in a variable
+        found = _count_weight_eps(state, b2, eps)
         own = zip(parameter_names(state.nu), jax.tree.leaves(state.nu), strict=True)
         for parameter, nu in own:
             if shapes.get(parameter) != jnp.shape(nu):
@@ -99,7 +124,7 @@ def adam_preconditioner(
                     "there: pass the parameters that the optimizer was initialised "
                     "with."
                 )
-            multipliers[parameter] = _multiplier(nu, count, b2, eps)
+            multipliers[parameter] = _multiplier(nu, *found)
     return jax.tree.unflatten(
         jax.tree.structure(params),
         [
@@ -110,20 +135,31 @@ def adam_preconditioner(
 
 
 def _is_adam(node: Any) -> bool:
-    return isinstance(node, optax.ScaleByAdamState)
+    return isinstance(node, (AdamState, optax.ScaleByAdamState))
+
+
+def _count_weight_eps(
+    state: AdamState | optax.ScaleByAdamState,
+    b2: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.typing.ArrayLike, jax.typing.ArrayLike]:
+    """Returns the updates so far, the weight that ν has gathered in them, and ε."""
+    (count,) = jax.tree.leaves(state.count)  # nnx.Optimizer keeps it in a variable
+    if isinstance(state, AdamState):
+        return count, *jax.tree.leaves((state.nu_weight, state.eps))
+    return count, 1 - jnp.asarray(b2, jnp.float32) ** count, eps
 
 
 def _multiplier(
     nu: jax.Array,
     count: jax.Array,
-    b2: jax.typing.ArrayLike,
+    weight: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
 ) -> jax.Array:
     nu = jnp.real(nu)
     nu = nu.astype(accumulation_dtype(nu))
-    correction = 1 - jnp.asarray(b2, nu.dtype) ** jnp.maximum(count, 1)
     usable = (count >= _MIN_UPDATES) & (nu > 0)
-    root = jnp.sqrt(jnp.where(usable, nu / correction, 1))
+    root = jnp.sqrt(jnp.where(usable, nu / jnp.where(usable, weight, 1), 1))
     return jnp.where(usable, 1 / (root + eps), 0).astype(nu.dtype)
 
 

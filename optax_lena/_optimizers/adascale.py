@@ -36,7 +36,7 @@ def adascale(
     Args:
       learning_rate: η, the small batch's rate, or its schedule, which is called with
         the sum of the gains.
-      batch_scale: S, the global batch in base batches, at least 1; None: the number of
+      batch_scale: S, the global batch in base batches, above 0; None: the number of
         microbatches.
       momentum: of the buffer in front of the gain, in [0, 1); None for none.
       nesterov: whether the momentum is Nesterov's.

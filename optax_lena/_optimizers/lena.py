@@ -39,7 +39,7 @@ def lena(
       learning_rate: η, the small batch's rate, or its schedule, which is then called
         with the number of base batches seen and not with the number of updates.
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
-        at least 1; None: the number of microbatches.
+        above 0; None: the number of microbatches.
       warmup_steps: θ, in base-batch steps, at which a layer whose gains sum to it has
         its full rate; the paper takes 5 % of the base run's steps. 0: no warm-up.
       layers: which parameters are one layer, such as `optax_lena.per_module`.

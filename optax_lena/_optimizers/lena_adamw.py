@@ -12,8 +12,9 @@ from optax_lena._checks import (
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate
-from optax_lena._parts.rules import square_root_gain
+from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.scale_by_adam import scale_by_adam
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 
@@ -31,36 +32,39 @@ def lena_adamw(
     warmup_steps: jax.typing.ArrayLike = 0,
     layers: Layers = per_parameter,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdamW whose every layer finds its own rate and warm-up.
+    r"""AdamW whose every layer finds its own rate, and whose averages count examples.
 
-    $$w_k \leftarrow w_k - \eta \cdot \sqrt{\text{gain}_k(S)} \cdot
-      \min(1, \text{progress}_k / \theta) \cdot
-      \left( \frac{\hat m_k}{\sqrt{\hat \nu_k} + \epsilon} + \lambda w_k \right)$$
+    $$w_k \leftarrow w_k - \eta \cdot \frac{r_k}{\sqrt{\text{gain}_k(S)}} \cdot
+      \min(1, \text{progress}_k / \theta) \cdot \left( \frac{\hat m_k}
+      {\sqrt{\hat \nu_k} + \epsilon / \sqrt S} + \lambda w_k \right), \qquad
+      \beta_1(S) = \max(\beta_1^S, 0.8), \quad \beta_2(S) = \max(\beta_2^S, 0.9)$$
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`:
     without it the update works too, but the gains are those of plain SGD.
 
-    The square root: a batch of S shrinks $\sqrt{\hat\nu}$ to
-    $\sqrt{\sigma^2 / S + \mu^2}$, so Adam itself steps $\sqrt{\text{gain}}$ times as
-    far along the true gradient. The rate has to bring the other half of the gain.
+    $r_k$ is what the update is worth to the layer, in base-batch steps: the gain of
+    eight times the noise (`normalised_gain`). Adam's own update goes
+    $\sqrt{\text{gain}}$ times as far along the true gradient as the base batch's,
+    because $\sqrt{\hat\nu}$ shrinks to $\sqrt{\sigma^2 / S + \mu^2}$; the rate brings
+    the rest. The averages forget as much in an update as S base batches would, though
+    no less is kept than the floors say; S may change in mid-run.
 
-    With a `batch_scale` of 1 and no warm-up it is `optax.adamw`.
+    With a `batch_scale` of 1 and no warm-up it is `optax.adamw`, to the last bit.
 
     Args:
       learning_rate: η, the rate of AdamW at the base batch, or its schedule over base
         batches.
-      batch_scale: S, the batch in base batches, at least 1; None: one base batch a
+      batch_scale: S, the batch in base batches, above 0; None: one base batch a
         microbatch.
-      b1: β1. Like β2, it counts updates and not base-batch steps.
-      b2: β2; pass it to `adam_preconditioner` too.
-      eps: ε; pass it to `adam_preconditioner` too.
+      b1: β1 at the base batch; one below 0.8 counts updates.
+      b2: β2 at the base batch; one below 0.9 counts updates.
+      eps: ε at the base batch.
       mu_dtype: of the first moment, as in `optax.adamw`; a name such as `"bfloat16"`
         also passes `optax.inject_hyperparams`.
       nesterov: whether the first moment is Nesterov's.
-      weight_decay: λ, decoupled, and scaled by the layer's rate as the update is:
-        an update of S base batches decays by $\eta \lambda \sqrt{\text{gain}}$. For as
-        much decay per example as the base batch has where noise dominates (a gain of
-        S), pass $\lambda \sqrt S$.
+      weight_decay: λ, decoupled, and scaled by the layer's rate as the update is. A
+        decay of S steps in every update, as the averages have it, lost much where it
+        was tried (docs/adamw.md).
       weight_decay_mask: what decays, as in `optax.add_decayed_weights`: usually not
         biases and norms. Their gains need no mask: the noise of each is its own.
       warmup_steps: θ; a layer has its full rate once its gains sum to it. 0: at once.
@@ -70,7 +74,7 @@ def lena_adamw(
       The optimizer; pass `moments=` to its `update`.
 
     Raises:
-      ValueError: if S is below 1, or the rate or the decay is negative.
+      ValueError: if S is not positive, or the rate or the decay is negative.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, optax_lena
@@ -87,19 +91,22 @@ def lena_adamw(
       ...     return (optax.apply_updates(w, updates), state), loss
       >>> w = jnp.zeros(8)
       >>> _, losses = jax.lax.scan(step, (w, tx.init(w)), length=21)
-      >>> print(losses[::10].round(3))
-      [0.814 0.252 0.015]
+      >>> print(losses[::20].round(3))
+      [0.814 0.007]
 
     References:
       Loshchilov, Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019;
-      `AdamScale` in `scaling_rules.py` of AdaptDL; Malladi et al., *On the SDEs and
-      Scaling Rules for Adaptive Gradient Algorithms*, NeurIPS 2022.
+      Malladi et al., *On the SDEs and Scaling Rules for Adaptive Gradient Algorithms*,
+      NeurIPS 2022; Marek et al., *Small Batch Size Training for Language Models*, 2025;
+      `AdamScale` in `scaling_rules.py` of AdaptDL.
     """
     check_steps(warmup_steps)
     check_weight_decay(weight_decay, weight_decay_mask)
     warmup = StateAwareWarmup(warmup_steps)
-    rate = LayerRate(learning_rate, rule=square_root_gain, warmup=warmup)
+    rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    adam = parts.adam(b1, b2, eps, mu_dtype, nesterov)
+    adam = scale_by_adam(
+        batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov
+    )
     decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
     return optax.chain(adam, decay, scale, parts.descent)

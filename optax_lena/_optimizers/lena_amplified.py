@@ -16,9 +16,10 @@ from optax_lena._parts.rules import amplified_gain
 from optax_lena._parts.warmup import FixedWarmup
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
+# Base batches: five updates at S = 64, so that the gain follows what happens.
+HORIZON = 300.0
 _RATE = LayerRate(
-    clock="rate_steps",
-    estimator=Averages(relative=True),
+    estimator=Averages(HORIZON, relative=True),
     rule=amplified_gain,
     guard=SpikeLimit(2.0),
 )
@@ -36,29 +37,28 @@ def lena_amplified(
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""LENA with the gain of eight times the noise, guarded: faster at large S.
+    r"""LENA with the gain of four times the noise, guarded: faster at large S.
 
-    $$r_k = \frac{8\sigma_k^2 + \lVert\mu_k\rVert^2}
-                 {8\sigma_k^2 / S + \lVert\mu_k\rVert^2}, \qquad
+    $$r_k = \frac{4\sigma_k^2 + \lVert\mu_k\rVert^2}
+                 {4\sigma_k^2 / S + \lVert\mu_k\rVert^2}, \qquad
       m_k \leftarrow \beta m_k + \eta \cdot \max(1, f r_k) \cdot
         \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
       w_k \leftarrow w_k - m_k$$
 
-    It differs from `lena` in six ways, each of which docs/benchmarks.md measures. The
+    It differs from `lena` in five ways, each of which docs/benchmarks.md measures. The
     gain is amplified, to at most S. A gradient that is far longer than the last ones
     cuts the rate, by f (`SpikeLimit`). The rate enters the momentum buffer: while it
     rises, a gradient keeps the rate it was taken at. The warm-up counts base batches,
-    so it takes the same share of a run at every S. The schedule runs on the steps that
-    the rate is worth, so that a cautious start does not shorten the training. And the
-    moving averages are relative to the model's squared norm, so that large early
+    so it takes the same share of a run at every S. And the moving averages are short
+    (300 base batches) and relative to the model's squared norm, so that large early
     gradients do not outlive their time.
 
     With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
 
     Args:
-      learning_rate: η, the rate of the recipe, or its schedule, called with the sum of
-        what multiplied the whole model's rate (`rate_steps` of `optax_lena.metrics`).
-      batch_scale: S, how many base batches the global batch is, at least 1; None: as
+      learning_rate: η, the rate of the recipe, or its schedule, called with the number
+        of base batches seen, so that it ends when the base run's examples do.
+      batch_scale: S, how many base batches the global batch is, above 0; None: as
         many as there are microbatches.
       momentum: β, in [0, 1); None: the gradients are not averaged.
       nesterov: whether to look ahead, as `optax.sgd` does.
@@ -74,7 +74,7 @@ def lena_amplified(
       An optimizer that needs the moments of the gradient: `update(..., moments=...)`.
 
     Raises:
-      ValueError: if S is below 1, or a rate, momentum or decay is impossible.
+      ValueError: if S is not positive, or a rate, momentum or decay is impossible.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -85,7 +85,7 @@ def lena_amplified(
       ...     _, state = tx.update(mean, tx.init(mean), mean, moments=moments)
       ...     print(f"{optax_lena.metrics(state)['model/trust_ratio']:.2f}")
       1.50
-      2.85
+      2.33
     """
     check_steps(warmup_steps)
     warmup = FixedWarmup(warmup_steps)

@@ -81,7 +81,7 @@ def lena_lars(
     Args:
       learning_rate: η, the rate that LARS was tuned to at the base batch, or its
         schedule, called with the base batches seen.
-      batch_scale: S, how many times the base batch, at least 1; None: n of the moments.
+      batch_scale: S, how many times the base batch, above 0; None: n of the moments.
       trust_coefficient: c, on LARS's ratio.
       eps: ε, in its denominator.
       trust_ratio_mask: which parameters have LARS's ratio: a pytree of booleans that is

@@ -36,7 +36,7 @@ def linear_scaling(
 
     Args:
       learning_rate: η, the small batch's rate, or its schedule in base-batch steps.
-      batch_scale: S, by which the rate is multiplied, at least 1.
+      batch_scale: S, by which the rate is multiplied, above 0.
       weight_decay: λ, which joins the gradient in front of the momentum buffer.
       weight_decay_mask: where λ applies; None: everywhere.
       momentum: β, in [0, 1), as in `optax.sgd`; None for none.

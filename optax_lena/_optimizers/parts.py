@@ -10,9 +10,7 @@ from typing import Any
 import optax
 
 from optax_lena._checks import (
-    check_beta,
     check_dtype,
-    check_eps,
     check_flag,
     check_momentum,
     check_weight_decay,
@@ -50,15 +48,3 @@ def buffer(
     if momentum is None:
         return optax.identity()
     return optax.trace(momentum, nesterov, accumulator_dtype)
-
-
-def adam(
-    b1: Any, b2: Any, eps: Any, mu_dtype: Any, nesterov: bool
-) -> optax.GradientTransformation:
-    """The direction of `optax.adamw`."""
-    check_beta("b1", b1)
-    check_beta("b2", b2)
-    check_eps(eps)
-    check_dtype("mu_dtype", mu_dtype)
-    check_flag("nesterov", nesterov)
-    return optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype, nesterov=nesterov)

@@ -65,6 +65,7 @@ class Estimate(NamedTuple):
 
         1 where there is no noise, or no gradient at all; S where there is only noise.
         No epsilon: the gain does not change when the loss is multiplied by a constant.
+        An update with less than a base batch (S below 1) is worth less than one step.
 
         Args:
           batch_scale: S, the batch in base batches; any S, not only the run's own.
@@ -73,15 +74,16 @@ class Estimate(NamedTuple):
           float32 `[rows]`, between 1 and S.
 
         Raises:
-          ValueError: for a plain number below 1.
+          ValueError: for a plain number that is not positive.
         """
         if not isinstance(batch_scale, jax.Array):
             meaning = "a batch in base batches"
-            check_number("batch_scale", batch_scale, meaning, at_least=1)
+            check_number("batch_scale", batch_scale, meaning, above=0)
         per_base_batch, per_batch = self.sq_norm(1), self.sq_norm(batch_scale)
         was_seen = per_batch > 0
         ratio = per_base_batch / jnp.where(was_seen, per_batch, 1)
-        return jnp.where(was_seen, jnp.clip(ratio, 1, batch_scale), 1)
+        low, high = jnp.minimum(batch_scale, 1), jnp.maximum(batch_scale, 1)
+        return jnp.where(was_seen, jnp.clip(ratio, low, high), 1)
 
     def noise_scale(self) -> jax.Array:
         """Returns noise / signal: the batch at which half of the squared norm is noise.

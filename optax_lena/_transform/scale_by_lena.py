@@ -66,7 +66,7 @@ def scale_by_lena(
 
     Args:
       batch_scale: S, the global batch over the base batch that the recipe was tuned
-        at; a number of at least 1, or a scalar array, which may change between updates
+        at; a number above 0, or a scalar array, which may change between updates
         (`optax.inject_hyperparams`). None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps. The paper takes
         5 % of the base run's steps. 0: no warm-up.
@@ -133,7 +133,7 @@ def scale_by_layer_rate(
 
     Args:
       rate: the parts: learning rate, clock, estimator, rule, warm-up and guard.
-      batch_scale: S, the global batch over the base batch; a number of at least 1, or a
+      batch_scale: S, the global batch over the base batch; a number above 0, or a
         scalar array. None: the number of microbatches.
       layers: which parameters are one layer.
 

@@ -147,7 +147,9 @@ jax.tree_util.register_pytree_with_keys(
 def named(rows: LayerRateState, names: tuple[str, ...]) -> ScaleByLenaState:
     """Returns the state whose rows belong to layers of these names, in float32."""
     rows = jax.tree.map(_to_float32, rows)
-    return ScaleByLenaState(*rows, row_ids=jnp.asarray(row_ids(names)), names=names)
+    # In jax 0.8 what is made from a NumPy array has no mesh; a sum has the one set.
+    ids = jnp.zeros(2 * len(names), jnp.uint32) + row_ids(names)
+    return ScaleByLenaState(*rows, row_ids=ids, names=names)
 
 
 def _to_float32(x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """The advice: its sources, its numbers, its intervals, and what it says."""
 
+import csv
+import gzip
 import json
 import math
 from pathlib import Path
@@ -60,9 +62,9 @@ def test_numbers():
     # The gain's own formula: E(S) / E(1) = S / gain(S).
     gain = (1 + 100) / (1 + 100 / 64)
     assert advice.curve.examples(64) == pytest.approx(64 / gain)
-    # No chance in a constant: what is left is the factor for the model's error.
+    # No chance in a constant: what is left are the factors for the model's error.
     assert advice.chance_interval == pytest.approx((20, 20))
-    assert advice.interval == pytest.approx((20 / 1.5, 20 * 1.5))
+    assert advice.interval == pytest.approx((20 / 1.5, 20 * 17))
     low, high = advice.examples_interval(64)
     assert low < advice.curve.examples(64) < high
     half = optax_lena.advise(history_of(np.full(30, 100.0)), efficiency=0.5)
@@ -83,7 +85,14 @@ def test_every_source_says_the_same(tmp_path):
     assert set(stacked.per_layer) == {"a", "b/c"}
     assert stacked.per_layer["a"] < stacked.per_layer["b/c"]
     grid = {k: np.reshape(v, (3, 4)) for k, v in history.items()}
-    for source in (rows, path, str(path), nested, grid):
+    table = tmp_path / "run.csv"
+    with table.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, ["note", *rows[0]])
+        writer.writeheader()
+        writer.writerows(rows[:5] + [{"note": "no metrics here"}] + rows[5:])
+    array = tmp_path / "array.json"
+    array.write_text(json.dumps(rows))
+    for source in (rows, tuple(rows), path, str(path), nested, table, array, grid):
         other = optax_lena.advise(source)
         assert other.critical_scale == pytest.approx(stacked.critical_scale, rel=1e-5)
         assert other.interval == pytest.approx(stacked.interval, rel=1e-5)
@@ -158,6 +167,15 @@ def test_a_restart_counts_once():
     assert len(advice.history.base_steps) == 30
     assert np.all(np.diff(advice.history.base_steps) > 0)
     assert advice.curve.noise_scale == pytest.approx(40)
+
+
+def test_entries_without_a_time_do_not_count():
+    whole = history_of(np.arange(1.0, 31))
+    rows = [{k: float(v[t]) for k, v in whole.items()} for t in range(30)]
+    gone = [dict.fromkeys(rows[0], math.nan), dict.fromkeys(rows[0])]
+    advice = optax_lena.advise(rows[:10] + gone + rows[10:])
+    assert advice.critical_scale == optax_lena.advise(whole).critical_scale
+    assert advice.phases[-1].end == 240
 
 
 def test_entries_weigh_as_much_as_the_examples_before_them():
@@ -246,6 +264,18 @@ def test_outliers_of_the_log():
     assert median_interval(np.zeros(9), np.ones(9)) == (0, (0, math.inf))
 
 
+def test_until():
+    rise = np.exp(np.linspace(0, 4, 90))
+    whole, half = history_of(rise), history_of(rise[:45])
+    advice = optax_lena.advise(whole, until=360)
+    assert advice.interval == optax_lena.advise(half).interval
+    assert advice.phases[-1].end == 360
+    assert advice.critical_scale < optax_lena.advise(whole).critical_scale
+    for until, words in [(7, "first base step, 8, got 7"), (0, "above 0")]:
+        with pytest.raises(ValueError, match=words):
+            optax_lena.advise(whole, until=until)
+
+
 def test_phases():
     rise = np.exp(np.linspace(0, 4, 90))
     advice = optax_lena.advise(history_of(rise))
@@ -322,6 +352,7 @@ def test_branch_is_shown():
             "arrays of one length",
         ),
         (history_of([math.nan] * 3), {}, "got none in 3 entries"),
+        (history_of([]), {}, "one entry or more"),
         (history_of([1.0]), {"base_batch": 0}, "`base_batch` must be an integer"),
         (history_of([1.0]), {"base_batch": 1.5}, "`base_batch` must be an integer"),
         (
@@ -345,7 +376,13 @@ def test_errors_of_files(tmp_path):
     with pytest.raises(ValueError, match="line 2 is not JSON"):
         optax_lena.advise(path)
     path.write_text('{"loss": 1}\n')
-    with pytest.raises(ValueError, match="must hold 'model/noise'"):
+    with pytest.raises(ValueError, match=r"run.jsonl must hold .* \['loss'\] in 1 ent"):
+        optax_lena.advise(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"run.jsonl must hold .* \[\] in 0 entries"):
+        optax_lena.advise(path)
+    path.write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(ValueError, match="text in UTF-8"):
         optax_lena.advise(path)
     with pytest.raises(FileNotFoundError):
         optax_lena.advise(tmp_path / "none.jsonl")
@@ -359,7 +396,7 @@ def test_an_untouched_state_says_so():
 
 @pytest.mark.parametrize(
     ("name", "measured", "examples"),
-    # b and E(64) / E(1) of `lena_amplified`, from updates to the target in the records.
+    # b and E(64) / E(1) of `amplified_first`, from updates to the target.
     [("text", 129, 20224 / 13056), ("fashion_batchnorm", 88, 20864 / 11648)],
 )
 def test_recorded_runs(name, measured, examples):
@@ -371,7 +408,7 @@ def test_recorded_runs(name, measured, examples):
     kept = [
         r["layers"]
         for r in runs
-        if (r["method"], r["batch_scale"]) == ("lena_amplified", 8)
+        if (r["method"], r["batch_scale"]) == ("amplified_first", 8)
     ]
     assert kept
     for layers in kept:

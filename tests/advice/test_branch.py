@@ -11,7 +11,7 @@ import pytest
 
 import optax_lena
 from optax_lena.__main__ import main
-from optax_lena._advice.figure import draw
+from optax_lena.plotting import plot_advice
 
 
 def quadratic(dimension=400, noise=0.5):
@@ -164,12 +164,12 @@ def test_bad_options(log, options, words, capsys):
 
 def test_figures(log):
     advice = optax_lena.advise(log, base_batch=32)
-    figure = draw(advice, [(8, 1.1), (64, 2.0)])
+    figure = plot_advice(advice, [(8, 1.1), (64, 2.0)])
     left, right = figure.axes[:2]
     labels = left.get_legend_handles_labels()[1]
     assert labels == ["interval", "predicted", "measured"]
     names = [label.get_text() for label in right.get_yticklabels()]
-    assert names[0] == "block_0/kernel" and len(names) <= 24
+    assert names[0] == "block_0/kernel" and len(names) <= 30
     # Without layers, without time, without noise: one panel, and no failure.
     for source in (
         {"model/noise_scale": np.full(20, 30.0)},
@@ -177,8 +177,8 @@ def test_figures(log):
         {"model/noise": np.full(20, 1.0), "model/signal": np.zeros(20)},
         {"model/noise": np.zeros(20), "model/signal": np.ones(20)},
     ):
-        figure = draw(optax_lena.advise(source))
+        figure = plot_advice(optax_lena.advise(source))
         figure.canvas.draw()
         assert len(figure.axes) == 1
     constant = {"noise/a": np.zeros(9), "signal/a": np.ones(9)}
-    draw(optax_lena.advise(constant | {"model/gain": np.ones(9)})).canvas.draw()
+    plot_advice(optax_lena.advise(constant | {"model/gain": np.ones(9)})).canvas.draw()

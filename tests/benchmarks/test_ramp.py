@@ -1,14 +1,15 @@
 """Batches that grow: what is trained and recorded, and what the pages make of it."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 import optax_lena
-from benchmarks import branch
+from benchmarks import branch, watch
 from benchmarks.branch import Branches
-from benchmarks.pages import advice_block, branch_block, ramp_block, ramp_figure
+from benchmarks.pages import advice_check, branch_block, ramp_block, ramp_figure
 from benchmarks.ramp import __main__ as program
 from benchmarks.ramp import run as ramp_run
 from benchmarks.ramp.run import Run, Trainer
@@ -112,7 +113,8 @@ def test_the_block_says_whether_the_bar_holds():
     def block(accuracy, updates):
         runs = [made("constant_8", s, 0.9 + 0.01 * s, 100) for s in range(3)]
         runs += [
-            made(ramp_block.CHOSEN, s, accuracy + 0.01 * s, updates) for s in range(3)
+            made(ramp_block.CHOSEN[-1], s, accuracy + 0.01 * s, updates)
+            for s in range(3)
         ]
         group = ramp_block.by_workload(runs)["task", "test"]
         assert ramp_figure.figure(group, "test").axes
@@ -134,13 +136,38 @@ def test_the_block_compares_branch_and_advice():
             for seed in range(3)
         ]  # fmt: skip
         assert branch_block.found(runs).scale == 16
-        assert words in branch_block.block(runs)
+        grown = [made("constant_8", 0, 0.9, 16)]
+        grown = [
+            dataclasses.replace(run, evaluated_at=[64, 128], noise_scale=[20.0, 90.0],
+                                accuracy=[0.5, 0.9], updates=[8, 16])
+            for run in grown
+        ]  # fmt: skip
+        text = branch_block.block(runs, grown)
+        assert words in text
+        assert "was 20 at the checkpoint, and 90 at the end" in text
+        assert "at the checkpoint" not in branch_block.block(runs, [])
 
 
-def test_a_jackknife_is_the_standard_error_of_a_mean():
-    values = np.random.default_rng(0).normal(size=9)
-    mean, error = advice_block.jackknife(
-        lambda some: values[list(some)].mean(), range(9)
-    )
-    assert mean == pytest.approx(values.mean())
-    assert error == pytest.approx(values.std(ddof=1) / 3)
+def test_steps_to_a_target():
+    reached = {0: {8: 10.0, 16: 20.0}, 1: {8: 30.0, 16: math.inf}}
+    reached[2] = {8: 80.0, 16: 40.0}
+    median = advice_check.Subject("task", {}, reached, True, 0.0, (1, 6))
+    mean = dataclasses.replace(median, takes_median=False)
+    assert (mean.steps(8, (0, 1, 2)), median.steps(8, (0, 1, 2))) == (40, 30)
+    assert median.steps(16, (0, 1, 2)) == 40
+    assert median.steps(16, (0, 1)) == math.inf
+    assert median.noise_scale((0, 1, 2)) == pytest.approx(16)
+
+
+def test_left_out():
+    values = {0: 1.0, 1: 2.0, 2: 6.0}
+    mean = lambda some: float(np.mean([values[k] for k in some]))
+    assert advice_check.left_out(mean, (0, 1, 2)) == (3.0, 1.5, 4.0)
+
+
+@pytest.mark.slow
+def test_a_log_holds_every_layer(tiny):
+    found = watch.watch("text", Trainer(tiny, watch.SEEN), seed=0)
+    noise = [name for name in found.metrics if name.startswith("noise/")]
+    assert noise and f"signal/{noise[0].removeprefix('noise/')}" in found.metrics
+    assert len(found.metrics["model/noise"]) == tiny.base_steps // ramp_run.EVERY

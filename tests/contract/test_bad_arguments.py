@@ -25,6 +25,7 @@ WITHOUT_ARGUMENTS = {
     "amplified_gain",
     "capped_gain",
     "linear",
+    "normalised_gain",
     "per_module",
     "per_parameter",
     "square_root_gain",

@@ -16,6 +16,7 @@ FACTORIES = [
     lambda *args, **kwargs: optax_lena.adascale(0.1, *args, **kwargs),
     lambda *args, **kwargs: optax_lena.linear_scaling(0.1, *args, **kwargs),
     lambda *args, **kwargs: optax_lena.lena_adamw(0.1, *args, **kwargs),
+    lambda *args, **kwargs: optax_lena.lena_muon(0.1, *args, **kwargs),
     lambda *args, **kwargs: optax_lena.lena_lars(0.1, *args, **kwargs),
     lambda *args, **kwargs: optax_lena.lena_amplified(0.1, *args, **kwargs),
     optax_lena.scale_by_lena,
@@ -27,14 +28,14 @@ def mean_loss(params, batch):
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-@pytest.mark.parametrize("value", [0, 0.5, -3, float("nan"), float("inf"), True, "4"])
+@pytest.mark.parametrize("value", [0, -0.5, -3, float("nan"), float("inf"), True, "4"])
 def test_batch_scale(factory, value):
-    message = says("`batch_scale`", "at least 1", str(value), "base batch")
+    message = says("`batch_scale`", "above 0", str(value), "base batch")
     with pytest.raises(ValueError, match=message):
         factory(value)
 
 
-@pytest.mark.parametrize("value", [np.float32(0.5), np.int64(0)])
+@pytest.mark.parametrize("value", [np.float32(-0.5), np.int64(0)])
 def test_batch_scale_of_numpy(value):
     with pytest.raises(ValueError, match="`batch_scale`"):
         lena(0.1, value)

@@ -34,6 +34,8 @@ def test_the_table_has_every_transformation():
         for f in public
         if inspect.isfunction(f) and makes_a_transformation(inspect.signature(f))
     }
+    # A part of two optimizers that has no rows, and tests of its own.
+    factories.remove(optax_lena.scale_by_adam)
     assert factories == {factory for factory, _ in CASES.values()}
 
 

@@ -36,13 +36,14 @@ def stack(params, batch, p):
 
 
 def shard_map(params, batch, p, *, gather, check_vma, num_devices=8):
-    return jax.shard_map(
+    mapped = jax.shard_map(
         gather,
         mesh=devices.data_mesh(num_devices),
         in_specs=(P(), P("data"), P()),
         out_specs=P(),
         check_vma=check_vma,
-    )(params, batch, p)
+    )
+    return jax.jit(mapped)(params, batch, p)
 
 
 def pmap(params, batch, p, *, gather):
@@ -62,7 +63,7 @@ def jit_sharded(params, batch, p, *, layout, axis_type):
 
 
 ROUTES = {
-    "stack": stack,
+    "stack": jax.jit(stack),
     "pmap, own loss": functools.partial(pmap, gather=devices.owned),
     "pmap, local gradients": functools.partial(pmap, gather=devices.local_gradients),
     "shard_map, 4 devices": functools.partial(

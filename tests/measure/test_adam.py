@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import optax_lena
+from optax_lena._measure.adam import AdamState
 from tests import helpers
 from tests.helpers import says
 
@@ -58,6 +59,7 @@ def wrapped(kind):
     return {
         "chain": optax.chain(optax.clip(9.0), adam),
         "lena_adamw": lena_adamw(0.1, 4),
+        "lena_muon": optax_lena.lena_muon(0.1, 4),
         "inject_hyperparams": optax.inject_hyperparams(lena_adamw)(0.1, 4),
         "accumulate": optax_lena.accumulate(lena_adamw(0.1, 4), 1),
         "MultiSteps": optax.MultiSteps(adam, 1),
@@ -77,6 +79,7 @@ def wrapped(kind):
     [
         ("chain", True),
         ("lena_adamw", True),
+        ("lena_muon", True),
         ("inject_hyperparams", True),
         ("accumulate", True),
         ("MultiSteps", True),
@@ -86,7 +89,8 @@ def wrapped(kind):
     ],
 )
 def test_is_found_at_any_depth(kind, has_a, under_jit):
-    is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)
+    kinds = (optax.ScaleByAdamState, AdamState)
+    is_adam = lambda x: isinstance(x, kinds)
 
     def with_nu(state):
         nu = jax.tree.map(
@@ -95,7 +99,8 @@ def test_is_found_at_any_depth(kind, has_a, under_jit):
             NU,
             is_leaf=lambda x: isinstance(x, optax.MaskedNode),
         )
-        return optax.ScaleByAdamState(jnp.int32(10**6), state.mu, nu)
+        state = state._replace(count=jnp.int32(10**6), nu=nu)
+        return state._replace(nu_weight=1.0) if isinstance(state, AdamState) else state
 
     state = jax.tree.map(
         lambda x: with_nu(x) if is_adam(x) else x,

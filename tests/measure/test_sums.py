@@ -105,11 +105,12 @@ def test_every_device_may_sum_its_own():
         sums, _ = jax.lax.scan(body, incremental.init(varying), stack)
         return incremental.finish(jax.lax.psum(sums, "data"))
 
-    got = jax.shard_map(
+    mapped = jax.shard_map(
         on_device,
         mesh=devices.data_mesh(4),
         in_specs=devices.P("data"),
         out_specs=devices.P(),
-    )(stack)
+    )
+    got = jax.jit(mapped)(stack)
     expected = incremental.finish(summed(stack)[1])
     helpers.assert_trees_close(got, expected, rtol=1e-5, atol=1e-6)

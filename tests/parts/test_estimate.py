@@ -97,3 +97,18 @@ def test_the_noise_scale_is_finite_also_where_no_signal_was_seen():
     noise, signal = jnp.array([3.0, 3, 0, 3, 3e38]), jnp.array([1.5, 0, 0, -1, 1e-3])
     scale = Estimate(noise, signal).noise_scale()
     np.testing.assert_array_equal(scale, [2, largest, 0, largest, largest])
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0, 7.0])
+@pytest.mark.parametrize("batch_scale", [0.125, 0.5, 1, 2.5])
+def test_the_gain_below_the_base_batch(noise, batch_scale):
+    """An update with fewer examples is worth less than a step, and at least S."""
+    estimate = Estimate(jnp.array([noise]), jnp.array([1.0]))
+    (gain,) = estimate.gain(batch_scale)
+    np.testing.assert_allclose(gain, (noise + 1) / (noise / batch_scale + 1), rtol=1e-6)
+    assert min(batch_scale, 1) <= gain <= max(batch_scale, 1)
+
+
+def test_only_noise_below_the_base_batch_is_worth_its_share():
+    estimate = Estimate(jnp.array([1.0]), jnp.array([-0.3]))
+    np.testing.assert_array_equal(estimate.gain(0.25), 0.25)

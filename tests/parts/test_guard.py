@@ -135,11 +135,18 @@ def test_sums_that_overflow_leave_the_memory_as_it_was():
 
 
 def test_a_rate_that_is_too_large_does_not_run_away():
-    """On a quadratic whose steep direction bears a ratio of 4 of the 16."""
+    """On a quadratic whose steep direction bears a ratio of 4 of the 16.
+
+    With eight times the noise and slow averages, which are too much for it.
+    """
     curvature = jnp.array([1.0, 0.1, 0.01])
+    rule = optax_lena.Rule(
+        lambda estimate, scale: estimate._replace(noise=8 * estimate.noise).gain(scale)
+    )
+    slow = optax_lena.Averages(relative=True)
 
     def farthest(guard, key):
-        rate = helpers.amplified_rate(guard=guard)
+        rate = helpers.amplified_rate(guard=guard, rule=rule, estimator=slow)
         tx = helpers.momentum_sgd(1.0, 16, rate=rate, rate_enters_buffer=True)
 
         def step(carry, key):

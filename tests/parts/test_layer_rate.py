@@ -49,8 +49,8 @@ THETA = 50  # of all warm-ups, in base-batch steps
 AMPLIFIES = dict(
     rule=oracle.amplified,
     warmup="fixed",
-    clock="rate_steps",
     averages="relative",
+    horizon=300,
     spike_limit=2,
     rate_enters_buffer=True,
 )

@@ -13,15 +13,22 @@ NOISE, SIGNAL = jnp.array([0.0, 1e-3, 1, 50, 1e6]), jnp.array([1.0, 1, 1, 1, 0])
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 64.0, 3000.0])
-def test_an_amplified_gain_is_the_gain_at_eight_times_the_noise(scale):
+def test_an_amplified_gain_is_the_gain_at_four_times_the_noise(scale):
     estimate = Estimate(NOISE, SIGNAL)
     amplified = optax_lena.amplified_gain.trust_ratio(estimate, jnp.float32(scale))
-    expected = Estimate(8 * NOISE, SIGNAL).gain(scale)
+    expected = Estimate(4 * NOISE, SIGNAL).gain(scale)
     np.testing.assert_allclose(amplified, expected, rtol=1e-6)
     assert amplified[0] == 1
     assert amplified[-1] == scale
     gain = estimate.gain(scale)
-    assert (amplified >= gain).all() and (amplified <= 8 * gain).all()
+    assert (amplified >= gain).all() and (amplified <= 4 * gain).all()
+
+
+@pytest.mark.parametrize("noise", [1.0, 1e37, 3e38])
+def test_a_noise_that_eightfold_overflows_is_worth_as_much(noise):
+    estimate = Estimate(jnp.array([noise]), jnp.array([0.0]))
+    ratio = optax_lena.normalised_gain.trust_ratio(estimate, jnp.float32(16))
+    np.testing.assert_allclose(ratio, 4.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 8.0])
@@ -32,6 +39,8 @@ def test_the_other_rules(scale):
     np.testing.assert_array_equal(ratio(optax_lena.capped_gain), gain)
     np.testing.assert_allclose(ratio(optax_lena.square_root_gain), np.sqrt(gain))
     np.testing.assert_array_equal(ratio(optax_lena.linear), np.full(5, scale))
+    worth = Estimate(8 * NOISE, SIGNAL).gain(scale) / np.sqrt(gain)
+    np.testing.assert_allclose(ratio(optax_lena.normalised_gain), worth, rtol=1e-6)
 
 
 def test_only_linear_scaling_needs_no_moments():

@@ -22,7 +22,7 @@ def test_batch_scale_may_change_between_updates():
     state = tx.init(helpers.example_params())
     grads, moments = helpers.example_moments()
     _, state = update(grads, state, moments=moments)
-    for batch_scale in (8.0, 2.5):
+    for batch_scale in (8.0, 2.5, 0.5):
         before = state.inner_state
         state.hyperparams["batch_scale"] = jnp.asarray(batch_scale, jnp.float32)
         with helpers.count_compilations() as compiled:
@@ -34,7 +34,8 @@ def test_batch_scale_may_change_between_updates():
         assert float(after.clocks.base_steps) == base_steps + batch_scale
         step = after.progress.read() - before.progress.read()
         np.testing.assert_allclose(step, after.applied.gain, rtol=1e-5)
-        assert (after.applied.gain <= batch_scale).all()
+        assert (after.applied.gain <= max(batch_scale, 1)).all()
+        assert (after.applied.gain >= min(batch_scale, 1)).all()
         states.append(state)
     with pytest.raises(AssertionError):  # and it did make a difference
         helpers.assert_trees_close(

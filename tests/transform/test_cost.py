@@ -72,12 +72,28 @@ def test_an_update_costs_hardly_more_than_momentum_sgd(tx, donate):
     assert megabytes <= 1
 
 
-def test_behind_adam_it_costs_hardly_more_than_adam():
+@pytest.mark.parametrize("batch_scale", [1, 32])
+def test_behind_adam_it_costs_hardly_more_than_adam(batch_scale):
     adamw, _ = cost(optax.adamw(0.1), donate=True)
-    tx = optax_lena.lena_adamw(0.1, 32, warmup_steps=100)
+    tx = optax_lena.lena_adamw(0.1, batch_scale, warmup_steps=100)
     words, megabytes = cost(tx, donate=True, moments=MOMENTS)
     assert words <= adamw + 0.02
     assert megabytes <= 1
+
+
+def test_behind_muon_it_costs_hardly_more_than_muon():
+    params = {"w": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+    params["b"] = jax.ShapeDtypeStruct((512,), jnp.float32)
+    norms = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), params)
+    moments = optax_lena.GradMoments(norms, norms, 32)
+    words = [
+        compile_update(tx, params, True, **extra).cost_analysis()["bytes accessed"]
+        for tx, extra in (
+            (optax.contrib.muon(0.02), {}),
+            (optax_lena.lena_muon(0.02, 32), {"moments": moments}),
+        )
+    ]
+    assert words[1] - words[0] <= 4.02 * 256 * 512
 
 
 def test_with_lars_it_costs_less_than_lars():

@@ -87,7 +87,8 @@ def test_without_a_finite_layer_only_base_steps_go_on():
 def test_one_layer_that_is_never_finite_does_not_hold_the_schedule():
     """It runs on the steps that the others' rates are worth."""
     schedule = optax.linear_schedule(1.0, 0.0, 40)
-    tx = optax_lena.lena_amplified(schedule, 4, momentum=None)
+    rate = helpers.amplified_rate(learning_rate=schedule, clock="rate_steps")
+    tx = optax_lena.scale_by_layer_rate(rate, 4)
     stacks = helpers.random_stacks(9, 20, 4)
     stacks["conv1"]["bias"][:] = np.nan
     params = helpers.example_params()

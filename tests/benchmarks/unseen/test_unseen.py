@@ -78,6 +78,41 @@ def test_the_block_marks_the_best_and_what_was_lost():
         for seed in (0, 1, 2, 100)
     ]
     text = unseen_block.block(recorded)
-    (row,) = [line for line in text.splitlines() if line.startswith("| words | 16")]
+    row, verdict = (
+        line for line in text.splitlines() if line.startswith("| words * | 16")
+    )
     assert "| 80.1 ± 0.1 |" in row and "**70.1 ± 0.1**" in row
     assert "| 60.1 ± 0.1 |" in row and "3 of 3 lost" in row
+    assert verdict.endswith("| LENA, 70.1 ± 0.1 | -10.0 ± 0.0 | missed |")
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (70.0, "| +0.0 ± 0.0 | holds |"),
+        (69.3, "| -0.7 ± 0.0 | holds |"),  # within 1 % of 80
+        (69.0, "| -1.0 ± 0.0 | missed |"),
+        (None, "| 3 of 3 lost | missed |"),
+    ],
+)
+def test_the_recommended_optimizer_beside_the_best(own, expected):
+    values = {"base": 80.0, "lena": 70.0, "lena_amplified": own}
+    recorded = [
+        score(method, 1 if method == "base" else 16, seed, value and value + seed / 10)
+        for method, value in values.items()
+        for seed in (0, 1, 2)
+    ]
+    text = unseen_block.block(recorded)
+    assert expected in text
+    held = 1 if "| holds |" in expected else 0
+    assert f"It holds in {held} rows of 1." in text
+
+
+def test_what_was_not_recorded_is_left_out():
+    values = {"base": 80.0, "lena": 70.0}
+    recorded = [
+        score(method, 1 if method == "base" else 16, seed, value)
+        for method, value in values.items()
+        for seed in (0, 1, 2)
+    ]
+    assert "| words" not in unseen_block.block(recorded)

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 
 import optax_lena as ol
-from optax_lena.plotting import plot_layers
+from optax_lena.plotting import plot_advice, plot_layers
 from tests.contract.bad.rows import (
     ADVICE,
     CURVE,
@@ -309,6 +309,15 @@ OF_PLOTTING = [
         (RUN | {"gain/w": np.ones((9, 2))}, "(9, 2)"),
     ),
     *bad("plotting", "ax", lambda x: plot_layers(RUN, "gain", ax=x), "Axes", "left", 3),
+    *bad("plotting", "advice", plot_advice, "optax_lena.advise", None, RUN),
+    *bad(
+        "plotting",
+        "points",
+        lambda x: plot_advice(ADVICE, x),
+        "",
+        ([(8, -1)], "-1"),
+        ([8, 64], "[8, 64]"),
+    ),
 ]
 OF_PROCESSES = bad(
     "assert_same_on_processes",

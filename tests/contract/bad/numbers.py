@@ -99,7 +99,7 @@ def of_optimizers(name, allowed, good, bad, *functions, **options):
 
 
 SGD = ("lena", "lena_amplified", "adascale", "linear_scaling", "lena_lars")
-ALL = (*SGD, "lena_adamw")
+ALL = (*SGD, "lena_adamw", "lena_muon")
 
 
 def of_rate(function):
@@ -127,9 +127,9 @@ NUMBERS = [
     Number("LayerRate", "learning_rate", ol.LayerRate, NOT_NEGATIVE, 0.1, arrays(-1)),
     *of_optimizers(
         "batch_scale",
-        FROM_ONE,
+        POSITIVE,
         4,
-        arrays(-3, 0.5, 0),
+        arrays(-3, -0.5, 0),
         *ALL,
         "scale_by_lena",
         takes=(None,),
@@ -138,18 +138,18 @@ NUMBERS = [
         "scale_by_layer_rate",
         "batch_scale",
         lambda x: ol.scale_by_layer_rate(ol.LayerRate(), x),
-        FROM_ONE,
+        POSITIVE,
         4,
-        arrays(-3, 0.5),
+        arrays(-3, 0),
         takes=(None,),
     ),
     Number(
         "monitor",
         "batch_scale",
         lambda x: ol.monitor(optax.sgd(0.1), batch_scale=x),
-        FROM_ONE,
+        POSITIVE,
         4,
-        arrays(-3, 0.5),
+        arrays(-3, 0),
         takes=(None,),
     ),
     *of_optimizers("warmup_steps", NOT_NEGATIVE, 8, arrays(-1), *ALL, "scale_by_lena"),
@@ -161,7 +161,37 @@ NUMBERS = [
     *of_optimizers("weight_decay", NOT_NEGATIVE, 1e-4, arrays(-1e-4), *ALL),
     *of_optimizers("b1", SHARE, 0.9, arrays(-0.1, 1), "lena_adamw"),
     *of_optimizers("b2", SHARE, 0.99, arrays(-0.1, 1), "lena_adamw"),
-    *of_optimizers("eps", NOT_NEGATIVE, 1e-8, arrays(-1e-8), "lena_adamw", "lena_lars"),
+    *of_optimizers("beta", SHARE, 0.9, arrays(-0.1, 1), "lena_muon"),
+    *of_optimizers("adam_b1", SHARE, 0.9, arrays(-0.1, 1), "lena_muon"),
+    *of_optimizers("adam_b2", SHARE, 0.99, arrays(-0.1, 1), "lena_muon"),
+    *of_optimizers("adam_weight_decay", NOT_NEGATIVE, 1e-4, arrays(-1e-4), "lena_muon"),
+    *of_optimizers(
+        "eps",
+        NOT_NEGATIVE,
+        1e-8,
+        arrays(-1e-8),
+        "lena_adamw",
+        "lena_muon",
+        "lena_lars",
+    ),
+    *(
+        Number(
+            "scale_by_adam",
+            name,
+            lambda x, name=name: ol.scale_by_adam(4, **{name: x}),
+            SHARE,
+            0.9,
+            arrays(-0.1, 1),
+        )
+        for name in ("b1", "b2", "b1_floor", "b2_floor")
+    ),
+    Number("decay_at", "decay", lambda x: ol.decay_at(x, 4), SHARE, 0.9, arrays(1)),
+    Number(
+        "decay_at", "batch_scale", lambda x: ol.decay_at(0.9, x), POSITIVE, 4, arrays(0)
+    ),
+    Number(
+        "decay_at", "floor", lambda x: ol.decay_at(0.9, 4, x), SHARE, 0.8, arrays(1)
+    ),
     *of_optimizers("trust_coefficient", NOT_NEGATIVE, 0.1, arrays(-1), "lena_lars"),
     Number(
         "adam_preconditioner",
@@ -228,6 +258,16 @@ NUMBERS = [
         traced=False,
     ),
     Number(
+        "advise",
+        "until",
+        lambda x: ol.advise(HISTORY, until=x),
+        POSITIVE,
+        1e6,
+        arrays(0, -3),
+        takes=(None,),
+        traced=False,
+    ),
+    Number(
         "Advice",
         "base_updates",
         lambda x: ADVICE.time(8, x),
@@ -251,6 +291,7 @@ NUMBERS = [
             ("max_scale", WHOLE, 16, arrays(0, 2.5), (), False),
             ("theta", POSITIVE, 0.5, arrays(0, -1), (), False),
             ("start", NOT_NEGATIVE, 8, arrays(-1), (), False),
+            ("base_steps", NOT_NEGATIVE, 8, arrays(-1), (), False),
         )
     ),
     Number(

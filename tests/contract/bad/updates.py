@@ -222,7 +222,7 @@ OF_UPDATES = [
         "given with `linear_scaling`",
         None,
     ),
-    *bad("Estimate", "batch_scale", NOISY.gain, "at least 1", -3, 0.5, NAN, "4", None),
+    *bad("Estimate", "batch_scale", NOISY.gain, "above 0", -3, 0, NAN, "4", None),
     *bad("Estimate", "batch_scale", NOISY.sq_norm, "above 0", -3, 0, INF),
     # Schedules, at their first call.
     *bad(

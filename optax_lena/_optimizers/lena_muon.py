@@ -1,0 +1,135 @@
+"""Muon for matrices and AdamW for the rest, with a rate for every layer."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+from jax.typing import ArrayLike
+
+from optax_lena._checks import check_beta, check_steps, check_weight_decay
+from optax_lena._measure.layers import Layers, per_parameter
+from optax_lena._measure.layout import PyTree
+from optax_lena._optimizers import parts
+from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._parts.normalised import normalised_gain
+from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.muon import (
+    are_matrices,
+    momentum_of_examples,
+    orthogonalise,
+    orthogonaliser,
+)
+from optax_lena._transform.scale_by_adam import scale_by_adam
+from optax_lena._transform.scale_by_lena import scale_by_layer_rate
+
+
+def lena_muon(
+    learning_rate: optax.ScalarOrSchedule,
+    batch_scale: ArrayLike | None = None,
+    *,
+    beta: ArrayLike = 0.95,
+    eps: ArrayLike = 1e-8,
+    nesterov: bool = True,
+    mu_dtype: Any = None,
+    weight_decay: float | jax.Array = 0.0,
+    weight_decay_mask: Any = None,
+    adam_b1: ArrayLike = 0.9,
+    adam_b2: ArrayLike = 0.999,
+    adam_weight_decay: float | jax.Array = 0.0,
+    warmup_steps: ArrayLike = 0,
+    layers: Layers = per_parameter,
+    options: Mapping[str, Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Muon whose every layer finds its own rate, and whose averages count examples.
+
+    $$w_k \leftarrow w_k - \eta \cdot \frac{r_k}{\sqrt{\text{gain}_k(S)}} \cdot
+      \min(1, \text{progress}_k / \theta) \cdot
+      \left( \operatorname{orthogonal}(\hat m_k) + \lambda w_k \right)$$
+
+    for matrices, and `lena_adamw` for all other parameters. As Adam's, Muon's updates
+    have a length of their own, so the rule is the same (`normalised_gain`); the noise
+    of matrices is that of the raw gradient.
+
+    Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`, which
+    divides only the gradients that go through Adam. So no layer should hold parameters
+    of both kinds; the whole model's row in reports does, and says little.
+
+    With a `batch_scale` of 1 and no warm-up it is `optax.contrib.muon`, to the last
+    bit.
+
+    Args:
+      learning_rate: η, the rate of Muon at the base batch, or its schedule over base
+        batches.
+      batch_scale: S, the batch in base batches, above 0; None: one base batch a
+        microbatch.
+      beta: β of the momentum at the base batch; β^S at another, though at least 0.8.
+      eps: ε, of the orthogonalisation and of Adam.
+      nesterov: whether both first averages look ahead.
+      mu_dtype: of both first averages; None: that of the parameters.
+      weight_decay: λ of the matrices, decoupled, and scaled by the layer's rate.
+      weight_decay_mask: which matrices decay; None: all.
+      adam_b1: β1 of Adam, as in `lena_adamw`.
+      adam_b2: β2 of Adam, as in `lena_adamw`.
+      adam_weight_decay: λ of the parameters that are no matrices.
+      warmup_steps: θ; a layer has its full rate once its gains sum to it. 0: at once.
+      layers: which parameters share a gain.
+      options: of `optax.contrib.muon`, such as `{"ns_steps": 6}`, or
+        `muon_weight_dimension_numbers`, which says what a matrix is.
+
+    Returns:
+      The optimizer; pass `moments=` to its `update`.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, optax_lena
+      >>> stack = {"w": jnp.array([[[2.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, 3.0]]])}
+      >>> grads, moments = optax_lena.moments_from_stack(stack)
+      >>> ours = optax_lena.lena_muon(0.02, batch_scale=1)
+      >>> got, _ = ours.update(grads, ours.init(grads), grads, moments=moments)
+      >>> theirs = optax.contrib.muon(0.02)
+      >>> expected, _ = theirs.update(grads, theirs.init(grads), grads)
+      >>> print(bool((got["w"] == expected["w"]).all()))
+      True
+
+    References:
+      Jordan et al., *Muon*, 2024; Hao et al., *LANTON*, 2025, who set the rates of
+      Muon's layers against each other by their noise, at one batch.
+    """
+    check_steps(warmup_steps)
+    check_beta("adam_b1", adam_b1)
+    check_beta("adam_b2", adam_b2)
+    check_weight_decay(weight_decay, weight_decay_mask)
+    check_weight_decay(adam_weight_decay, None, "adam_weight_decay")
+    orthogonal = orthogonaliser(eps=eps, **(options or {}))
+    matrices = functools.partial(are_matrices, orthogonal)
+    rest = functools.partial(_are_others, orthogonal)
+    momentum = momentum_of_examples(batch_scale, beta, nesterov, mu_dtype)
+    adam = scale_by_adam(
+        batch_scale,
+        b1=adam_b1,
+        b2=adam_b2,
+        eps=eps,
+        mu_dtype=mu_dtype,
+        nesterov=nesterov,
+    )
+    rate = LayerRate(
+        learning_rate, rule=normalised_gain, warmup=StateAwareWarmup(warmup_steps)
+    )
+    decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
+    return optax.chain(
+        optax.masked(momentum, matrices),
+        optax.stateless(functools.partial(orthogonalise, orthogonal)),
+        optax.masked(adam, rest),
+        optax.masked(decay, matrices),
+        optax.masked(optax.add_decayed_weights(adam_weight_decay), rest),
+        scale_by_layer_rate(rate, batch_scale, layers=layers),
+        parts.descent,
+    )
+
+
+def _are_others(orthogonal: optax.GradientTransformation, params: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: not x, are_matrices(orthogonal, params))

@@ -1,0 +1,129 @@
+r"""Muon's direction, whose momentum counts examples and not updates.
+
+In: gradients of matrices, and S; for the second half, what the first has made of them.
+Out: the averaged gradient, and the orthogonal matrix that is nearest to it. The
+orthogonalisation is `optax.contrib.muon`'s own, of gradients that have been averaged
+here, so that S may change in mid-run.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.typing import ArrayLike
+
+from optax_lena._checks import check_batch_scale, check_beta, check_dtype, check_flag
+from optax_lena._measure.layout import PyTree
+from optax_lena._parts.clocks import Count
+from optax_lena._parts.memory import FIRST_FLOOR, Memory
+from optax_lena._transform.scale_by_adam import average, scale_of, start_of_count
+
+
+class MomentumState(NamedTuple):
+    """State of `momentum_of_examples`.
+
+    Attributes:
+      mu: the average of the gradients.
+      mu_steps: how many base-batch steps it has forgotten.
+    """
+
+    mu: PyTree
+    mu_steps: Count
+
+
+class _Options(NamedTuple):
+    memory: Memory
+    nesterov: bool
+    mu_dtype: Any
+    batch_scale: ArrayLike | None
+
+
+def momentum_of_examples(
+    batch_scale: ArrayLike | None, beta: ArrayLike, nesterov: bool, mu_dtype: Any
+) -> optax.GradientTransformationExtraArgs:
+    """The momentum of Muon, which remembers as many examples at every S.
+
+    Args:
+      batch_scale: S; None: the number of microbatches.
+      beta: β at the base batch.
+      nesterov: whether the average looks ahead.
+      mu_dtype: of the average; None: that of the parameters.
+
+    Returns:
+      The transformation.
+    """
+    check_batch_scale(batch_scale)
+    check_beta("beta", beta)
+    check_flag("nesterov", nesterov)
+    check_dtype("mu_dtype", mu_dtype)
+    options = _Options(Memory(beta, FIRST_FLOOR), nesterov, mu_dtype, batch_scale)
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(_init, options),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_update, options),  # pyrefly: ignore[bad-argument-type]
+    )
+
+
+def _init(options: _Options, params: PyTree) -> MomentumState:
+    mu = optax.tree.zeros_like(params, dtype=options.mu_dtype)
+    return MomentumState(mu, start_of_count())
+
+
+def _update(
+    options: _Options,
+    grads: PyTree,
+    state: MomentumState,
+    params: PyTree | None = None,
+    **extra_args: Any,
+) -> tuple[PyTree, MomentumState]:
+    del params
+    memory, nesterov, _, batch_scale = options
+    scale = scale_of(batch_scale, **extra_args)
+    mean, mu, steps = average(memory, grads, state.mu, state.mu_steps, scale, nesterov)
+    mu = jax.tree.map(lambda new, old: new.astype(old.dtype), mu, state.mu)
+    return mean, MomentumState(mu, steps)
+
+
+def orthogonaliser(**options: Any) -> optax.GradientTransformation:
+    """`optax.contrib.muon` without its momentum: it orthogonalises what it gets.
+
+    Args:
+      **options: of `optax.contrib.muon`.
+
+    Returns:
+      A transformation. Its Adam gets what is no matrix, and nothing of that is used.
+    """
+    return optax.contrib.muon(
+        -1.0, beta=0.0, nesterov=False, adam_b1=0.0, adam_b2=0.0, **options
+    )
+
+
+def orthogonalise(
+    orthogonal: optax.GradientTransformation, averaged: PyTree, params: PyTree
+) -> PyTree:
+    """Orthogonalises the matrices of `averaged`; other parameters pass."""
+    del params
+    state = orthogonal.init(averaged)
+    directions, _ = orthogonal.update(averaged, state, averaged)
+    return jax.tree.map(
+        lambda is_matrix, new, old: new if is_matrix else old,
+        are_matrices(orthogonal, averaged),
+        directions,
+        averaged,
+    )
+
+
+def are_matrices(orthogonal: optax.GradientTransformation, params: PyTree) -> PyTree:
+    """Returns booleans like the parameters: which of them Muon orthogonalises."""
+    state = jax.eval_shape(orthogonal.init, params)
+    leaves = jax.tree.leaves(state, is_leaf=_is_muon)
+    (mu,) = [leaf.mu for leaf in leaves if _is_muon(leaf)]
+    return jax.tree.map(lambda x: not _is_masked(x), mu, is_leaf=_is_masked)
+
+
+def _is_muon(node: Any) -> bool:
+    return isinstance(node, optax.contrib.MuonState)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)

@@ -1,0 +1,239 @@
+r"""Adam's direction, whose averages count examples and not updates.
+
+In: gradients, and S. Out: what `optax.scale_by_adam` returns, to the last bit at
+S = 1, and at another S with averages that forget S times as much. S may change in
+mid-run: the bias of a start at zero is that of the product of all decays so far,
+$\prod \beta(S_t) = \beta^{\sum r_t}$, of which $\sum r_t$ is kept.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from optax_lena._checks import (
+    check_batch_scale,
+    check_beta,
+    check_dtype,
+    check_eps,
+    check_flag,
+    check_given,
+)
+from optax_lena._measure.adam import AdamState
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.moments import check_count, check_moments
+from optax_lena._parts.clocks import Count
+from optax_lena._parts.memory import FIRST_FLOOR, SECOND_FLOOR, Forgotten, Memory
+
+
+class _Options(NamedTuple):
+    first: Memory
+    second: Memory
+    eps: ArrayLike
+    mu_dtype: Any
+    nesterov: bool
+    batch_scale: ArrayLike | None
+
+
+def scale_by_adam(
+    batch_scale: ArrayLike | None = None,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    mu_dtype: Any = None,
+    nesterov: bool = False,
+    b1_floor: ArrayLike = FIRST_FLOOR,
+    b2_floor: ArrayLike = SECOND_FLOOR,
+) -> optax.GradientTransformationExtraArgs:
+    r"""`optax.scale_by_adam`, whose averages remember as many examples at every S.
+
+    $$m \leftarrow \beta_1(S)\, m + (1 - \beta_1(S))\, g, \qquad
+      \nu \leftarrow \beta_2(S)\, \nu + (1 - \beta_2(S))\, g^2, \qquad
+      u = \frac{\hat m}{\sqrt{\hat\nu} + \epsilon / \sqrt S}$$
+
+    with $\beta(S) = \beta^S$, though no less than the floor (`optax_lena.decay_at`).
+    With a `batch_scale` of 1 it is `optax.scale_by_adam`.
+
+    Args:
+      batch_scale: S, the batch in base batches, above 0; None: the number of
+        microbatches, of the update's `moments`.
+      b1: β1 at the base batch.
+      b2: β2 at the base batch.
+      eps: ε at the base batch. It shrinks as $\sqrt{\hat\nu}$ does where noise
+        dominates.
+      mu_dtype: of the first average, as in `optax.adam`.
+      nesterov: whether the first average is Nesterov's.
+      b1_floor: the least β1 that a larger batch leads to; `b1` itself: β1 counts
+        updates at every S.
+      b2_floor: likewise, of β2.
+
+    Returns:
+      The transformation. Its `update` takes the keyword argument `moments`, and needs
+      it if `batch_scale` is None.
+
+    Raises:
+      ValueError: where an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax_lena
+      >>> tx = optax_lena.scale_by_adam(64, b2=0.99, b2_floor=0.5)
+      >>> state = tx.init(jnp.zeros(()))
+      >>> for gradient in (1.0, 0.1):
+      ...     u, state = tx.update(jnp.array(gradient), state)
+      >>> print(f"{u:.2f}")  # 0.99 ** 64 of the first square is left
+      0.84
+
+    References:
+      Malladi et al., *On the SDEs and Scaling Rules for Adaptive Gradient Algorithms*,
+      NeurIPS 2022; Marek et al., *Small Batch Size Training for Language Models*, 2025.
+    """
+    check_batch_scale(batch_scale)
+    check_beta("b1", b1)
+    check_beta("b2", b2)
+    check_beta("b1_floor", b1_floor)
+    check_beta("b2_floor", b2_floor)
+    check_eps(eps)
+    check_dtype("mu_dtype", mu_dtype)
+    check_flag("nesterov", nesterov)
+    options = _Options(
+        Memory(b1, b1_floor), Memory(b2, b2_floor), eps, mu_dtype, nesterov, batch_scale
+    )
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(_init, options),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_update, options),  # pyrefly: ignore[bad-argument-type]
+    )
+
+
+def _init(options: _Options, params: PyTree) -> AdamState:
+    return AdamState(
+        count=jnp.zeros((), jnp.int32),
+        mu=optax.tree.zeros_like(params, dtype=options.mu_dtype),
+        nu=optax.tree.zeros_like(params),
+        mu_steps=start_of_count(),
+        nu_steps=start_of_count(),
+        nu_weight=jnp.zeros((), jnp.float32),
+        eps=_as_float32(options.eps),
+    )
+
+
+def _update(
+    options: _Options,
+    grads: PyTree,
+    state: AdamState,
+    params: PyTree | None = None,
+    **extra_args: Any,
+) -> tuple[PyTree, AdamState]:
+    del params
+    batch_scale = scale_of(options.batch_scale, **extra_args)
+    mean, mu, mu_steps = average(
+        options.first, grads, state.mu, state.mu_steps, batch_scale, options.nesterov
+    )
+    second = options.second.forget(batch_scale)
+    nu = jax.tree.map(
+        lambda old, new: _move(second, old, _abs_sq(new)), state.nu, grads
+    )
+    nu_steps = state.nu_steps.add(_as_float32(second.steps))
+    corrected = _over_weight(nu, options.second, nu_steps)
+    eps = _as_float32(options.eps / jnp.sqrt(batch_scale))
+    direction = jax.tree.map(
+        lambda m, v: m / (jnp.sqrt(v) + _as(v, eps)), mean, corrected
+    )
+    weight = 1 - options.second.decay ** nu_steps.read()
+    return direction, AdamState(
+        count=jnp.asarray(optax.safe_increment(state.count)),
+        mu=jax.tree.map(_cast_like, mu, state.mu),
+        nu=jax.tree.map(_cast_like, nu, state.nu),
+        mu_steps=mu_steps,
+        nu_steps=nu_steps,
+        nu_weight=_as_float32(weight),
+        eps=eps,
+    )
+
+
+def start_of_count() -> Count:
+    """Returns a count of zero, in float32 also where the default is wider."""
+    return Count(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
+
+
+def scale_of(
+    batch_scale: ArrayLike | None,
+    *,
+    moments: Any = None,
+    is_half: bool = False,
+    **extra_args: Any,
+) -> ArrayLike:
+    """Returns S: the number of microbatches, if it is not given."""
+    del extra_args
+    if is_half:  # the microbatches are two batches, and do not say what S is
+        check_given("batch_scale", batch_scale, "from_successive_gradients")
+    if batch_scale is not None:
+        return batch_scale
+    check_moments(moments)
+    check_count(moments.num_microbatches)
+    return moments.num_microbatches
+
+
+def average(
+    memory: Memory,
+    grads: PyTree,
+    mu: PyTree,
+    steps: Count,
+    batch_scale: ArrayLike,
+    nesterov: bool,
+) -> tuple[PyTree, PyTree, Count]:
+    """Averages gradients.
+
+    Args:
+      memory: of the average.
+      grads: of the batch.
+      mu: the average so far, from a start at zero.
+      steps: how many base-batch steps it has forgotten.
+      batch_scale: S.
+      nesterov: whether to return what the average will be after one more such gradient.
+
+    Returns:
+      The average without the bias of its start, the one with it, and the steps that it
+      has forgotten by now.
+    """
+    moved = memory.forget(batch_scale)
+    mu = jax.tree.map(functools.partial(_move, moved), mu, grads)
+    steps = steps.add(_as_float32(moved.steps))
+    if not nesterov:
+        return _over_weight(mu, memory, steps), mu, steps
+    mean = _over_weight(mu, memory, steps.add(_as_float32(moved.steps)))
+    new = _over_weight(grads, memory, steps)
+    return jax.tree.map(functools.partial(_ahead, moved), mean, new), mu, steps
+
+
+def _over_weight(average: PyTree, memory: Memory, steps: Count) -> PyTree:
+    return optax.tree.bias_correction(average, memory.decay, steps.read())
+
+
+# The order of the terms, and the dtypes of the numbers, are optax's: so are the bits.
+def _move(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
+    return _as(new, moved.added) * new + _as(old, moved.kept) * old
+
+
+def _ahead(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
+    return _as(old, moved.kept) * old + _as(new, moved.added) * new
+
+
+def _as(like: jax.Array, number: ArrayLike) -> jax.Array:
+    """A number without a say in the product's dtype, as Python's are."""
+    return jnp.asarray(number, jnp.finfo(like.dtype).dtype)
+
+
+def _as_float32(number: ArrayLike) -> jax.Array:
+    return jnp.asarray(number, jnp.float32)
+
+
+def _abs_sq(x: jax.Array) -> jax.Array:
+    return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
+
+
+def _cast_like(x: jax.Array, like: jax.Array) -> jax.Array:
+    return x.astype(like.dtype)

@@ -1,0 +1,91 @@
+"""`lena_muon`: against `optax.contrib.muon`, and against float64 at another S."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_lena
+from tests import helpers, oracle
+
+N = 4
+lena_muon = optax_lena.lena_muon
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(),
+        dict(nesterov=False, weight_decay=0.1),
+        dict(beta=0.9, adam_b1=0.8, adam_b2=0.95, mu_dtype="bfloat16"),
+        dict(weight_decay=0.1, weight_decay_mask=lambda p: jax.tree.map(jnp.size, p)),
+        dict(adam_weight_decay=0.01, options={"ns_steps": 3, "adaptive": True}),
+        dict(options={"muon_weight_dimension_numbers": lambda p: _no_head(p)}),
+    ],
+)
+def test_at_a_batch_scale_of_one_it_is_muon(arguments):
+    """To the last bit, whatever the moments say."""
+    options = arguments.get("options", {})
+    ours = lena_muon(0.02, batch_scale=1, **arguments)
+    given = {k: v for k, v in arguments.items() if k != "options"}
+    theirs = optax.contrib.muon(0.02, **given, **options)
+    params = helpers.example_params()
+    states = ours.init(params), theirs.init(params)
+    for seed in range(4):
+        grads, moments = helpers.example_moments(seed)
+        got, ours_state = ours.update(grads, states[0], params, moments=moments)
+        want, theirs_state = theirs.update(grads, states[1], params)
+        helpers.assert_trees_equal(got, want)
+        states = ours_state, theirs_state
+        params = optax.apply_updates(params, want)
+
+
+def _no_head(params):
+    """Matrices are those of conv1, and a stack of blocks."""
+    matrix = optax.contrib.MuonDimensionNumbers()
+    return {
+        "blocks": {"kernel": optax.contrib.MuonDimensionNumbers(1, 2)},
+        "conv1": {"bias": None, "kernel": matrix},
+        "head": {"kernel": None},
+    }
+
+
+def orthogonal(x):
+    """Newton and Schulz's iteration, as Muon has it."""
+    transposed = x.shape[0] > x.shape[1]
+    x = x.T if transposed else x
+    x = x / (np.linalg.norm(x) + 1e-8)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if transposed else x
+
+
+def test_agrees_with_float64_where_the_batch_changes_in_mid_run():
+    scales = np.repeat([8.0, 64.0, 16.0], 5)
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((len(scales), N, 3, 4))
+    stacks = (rng.standard_normal((3, 4)) + noise).astype(np.float32)
+    tx = optax.inject_hyperparams(lena_muon, static_args="beta")(0.02, 8.0)
+    params = {"w": jnp.ones((3, 4))}
+
+    @helpers.jit
+    def step(state, stack, scale):
+        state.hyperparams["batch_scale"] = scale
+        grads, moments = optax_lena.moments_from_stack({"w": stack})
+        return tx.update(grads, state, params, moments=moments)
+
+    layer, state = oracle.Layer(oracle.normalised, 8.0), tx.init(params)
+    momentum, left = np.zeros((3, 4)), 1.0
+    for stack, scale in zip(stacks, scales, strict=True):
+        updates, state = step(state, stack, jnp.float32(scale))
+        layer.at(scale)
+        _, rate = layer.rate(stack.astype(np.float64))
+        beta, grad = oracle.forget(0.95, scale, 0.8), stack.astype(np.float64).mean(0)
+        momentum = beta * momentum + (1 - beta) * grad
+        left *= beta
+        ahead = beta * momentum / (1 - left * beta) + (1 - beta) * grad / (1 - left)
+        expected = -0.02 * rate * np.sqrt(4 / 3) * orthogonal(ahead)
+        np.testing.assert_allclose(updates["w"], expected, rtol=1e-4, atol=1e-6)
+    assert step._cache_size() == 1
