@@ -102,7 +102,7 @@ def _verdict(workload: str, split: str, group: Group) -> str:
     parts = [_against(group, way) for way in CHOSEN if way in group]
     others = [way for way in group if way not in (*CHOSEN, REFERENCE)]
     level = [WAYS[way].label for way in others if _holds(group, way)]
-    also = f" It holds for {'; '.join(level)}." if level else " No other way meets it."
+    also = f" It also holds for {'; '.join(level)}." if level else ""
     return (
         f"{workload}, {split}: {'; '.join(parts)}. The bar is {BAR} % fewer at an "
         f"accuracy within a standard error of the difference.{also}"
