@@ -6,7 +6,6 @@ python -m examples.pod_training --out runs/first
 import sys
 from collections.abc import Callable, Sequence
 
-import jax
 from absl import logging
 
 from examples.pod_training import processes
@@ -14,6 +13,9 @@ from examples.pod_training.config import Config, parse
 from examples.pod_training.errors import REFUSED, JobError, one_line
 from examples.pod_training.loop import Job
 from examples.pod_training.task import Task, make_task
+
+# Our own, files that cannot be read or written, and what optax_lena and JAX refuse.
+REFUSALS = (JobError, OSError, ValueError)
 
 
 def main(
@@ -27,16 +29,13 @@ def main(
         config.out.mkdir(parents=True, exist_ok=True)
         processes.join(config.processes)
         return Job(config, make_task(config)).train()
-    except JobError as error:
-        print(f"pod_training: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"pod_training: {error}: nothing was lost.", file=sys.stderr)
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except Exception as error:
+        if processes.is_loss(error):
+            processes.end_after_loss(error)
+        if not isinstance(error, REFUSALS):
             raise
-        processes.end_after_loss(error)
-    except ValueError as error:  # of optax_lena's checks, and JAX's
-        print(f"pod_training: {one_line(error)}", file=sys.stderr)
+        told = str(error) if isinstance(error, JobError) else one_line(error)
+        print(f"pod_training: {told}", file=sys.stderr)
     return REFUSED
 
 

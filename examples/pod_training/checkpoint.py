@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from examples.pod_training.errors import JobError, one_line
+from examples.pod_training.processes import is_loss
 from examples.pod_training.step import TrainState
 
 
@@ -88,6 +89,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            if is_loss(error):
+                raise
             raise JobError(
                 f"could not save in {self.folder} ({one_line(error)}): make room or "
                 "choose another --out; the checkpoints before stay whole."

@@ -65,6 +65,17 @@ class Stop:
             signal.signal(signal.SIGTERM, self.before)
 
 
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that another process is gone.
+
+    What waits for the others (a step, a checkpoint) then fails with a status of XLA's,
+    in exceptions of several kinds.
+    """
+    named = str(error).startswith(("UNKNOWN", "UNAVAILABLE", "INTERNAL", "DEADLINE_EX"))
+    is_status = named or isinstance(error, jax.errors.JaxRuntimeError)
+    return jax.process_count() > 1 and is_status
+
+
 def end_after_loss(error: BaseException) -> None:
     """Ends this process at once where another one is gone.
 

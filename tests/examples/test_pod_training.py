@@ -57,7 +57,7 @@ def test_it_goes_on_to_the_same_metrics_on_other_devices(trained, tmp_path, caps
     )
     for one, other in zip(metrics(trained), metrics(out), strict=True):
         assert other == pytest.approx(one, rel=1e-2, abs=1e-4)
-        assert (one == other) == (one["updates"] <= 6)
+        assert one == other or one["updates"] > 6
 
 
 def test_a_finished_run_stays_as_it_is(trained, tmp_path, capsys):
@@ -118,7 +118,7 @@ def test_damaged_arrays_are_one_line(name, trained, tmp_path):
 @pytest.mark.parametrize(
     "room, line",
     [
-        (5_000, "File too large: nothing was lost"),
+        (5_000, "File too large"),
         (40_000, "could not save in .*checkpoints .*: make room"),
     ],
     ids=["metrics", "checkpoints"],
@@ -162,8 +162,8 @@ def test_of_two_processes_one_is_killed_and_the_job_resumes(killed, tmp_path):
     start = time.monotonic()
     told = lines_of([programs[1 - killed], programs[killed]])[0]
     assert time.monotonic() - start < 60
-    assert programs[1 - killed].returncode not in (0, None)
-    assert "another process of the job is gone" in told or "heartbeat" in told
+    assert "another process of the job is gone" in told, told
+    assert programs[1 - killed].returncode == 75
     before = steps(out)[-1]
     end = ("--recipe.base-steps", 8 * (before + 4), "--log-every", 1)
     again = together(out, *end)
