@@ -28,7 +28,7 @@ COLOURS = {
 CURVES = ("constant_8", "constant_64", *CHOSEN, "by_hand", "seesaw_batches")
 GREY = {"constant_8": "#222222", "constant_64": "#999999"}
 # Points of accuracy below the best that the curves show: the start hides the end.
-DEPTH = 12
+DEPTH = 15
 
 
 def figure(group: Mapping[str, Sequence[Run]], split: str) -> Figure:

@@ -67,10 +67,11 @@ def verdicts(found: Found, recommended: str) -> list[str]:
 def _clauses(found: Found, recommended: str, scale: int) -> list[str]:
     own, key = found[recommended, scale], (recommended, scale)
     below = 100 * gap(own.accuracy, found["base", 1].accuracy)
+    side = "below" if round(below, 1) >= 0 else "above"
     return [
         _verdict(found, key, accuracy, "accuracy after equal examples"),
         _verdict(found, key, speed, "updates to the target"),
-        f"it ends {below:.1f} points below the base run",
+        f"it ends {abs(below):.1f} points {side} the base run",
         *(
             _fewer(own, found[peer, scale], name)
             for peer, name in PEERS.items()

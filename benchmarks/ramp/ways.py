@@ -43,8 +43,33 @@ class Plan:
         return {"batch_scale": self.schedule(float(metrics["model/base_steps"]))}
 
 
-# Its `init` and `update` are `Plan`'s.
-Controller = Plan | optax_lena.BatchRamp
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A `BatchRamp` whose doublings are spread over what follows its start.
+
+    Attributes:
+      ramp: which may wait longer.
+      base_steps: length of the run.
+    """
+
+    ramp: optax_lena.BatchRamp
+    base_steps: int
+
+    def init(self) -> State:
+        """The ramp's."""
+        return self.ramp.init()
+
+    def update(self, state: State, metrics: dict[str, Any]) -> State:
+        """As the ramp's, but not before the next doubling's time."""
+        doubled_at, start = state["doubled_at"], self.ramp.start
+        done = sum(step >= 0 for step in doubled_at)
+        earliest = start + (self.base_steps - start) * done / len(doubled_at)
+        is_time = float(metrics["model/base_steps"]) >= earliest
+        return self.ramp.update(state, metrics) if is_time else state
+
+
+# Their `init` and `update` are `Plan`'s.
+Controller = Plan | Spread | optax_lena.BatchRamp
 MakeController = Callable[[Recipe, int], Controller]
 MakeOptimizer = Callable[[Recipe, int, int], optax.GradientTransformation]
 
@@ -76,15 +101,23 @@ def _constant(scale: int) -> Way:
     return Way(f"constant S = {scale}", lambda recipe, base_steps: plan)
 
 
-def _by_metrics(
-    label: str, start: float = 0.0, is_spread: bool = False, **options: float
-) -> Way:
-    """`BatchRamp`, from a share of the run on, or spread over all of it."""
+def _by_metrics(label: str, start: float = 0.0, **options: float) -> Way:
+    """`BatchRamp`, from a share of the run on."""
 
     def control(recipe: Recipe, base_steps: int) -> optax_lena.BatchRamp:
         del recipe
-        times = {"start": start * base_steps, "base_steps": is_spread * base_steps}
-        return optax_lena.BatchRamp(FIRST, MOST, **times, **options)
+        return optax_lena.BatchRamp(FIRST, MOST, start=start * base_steps, **options)
+
+    return Way(label, control)
+
+
+def _spread(label: str, start: float) -> Way:
+    """The same, with its doublings spread over what follows."""
+
+    def control(recipe: Recipe, base_steps: int) -> Spread:
+        del recipe
+        ramp = optax_lena.BatchRamp(FIRST, MOST, start=start * base_steps)
+        return Spread(ramp, base_steps)
 
     return Way(label, control)
 
@@ -155,13 +188,9 @@ WAYS = {
     "ramp_from_30_calm": _by_metrics(
         "BatchRamp, start at 0.3, θ = 1.2", start=0.3, theta=1.2
     ),
-    "ramp_spread": _by_metrics("BatchRamp, spread over the run", is_spread=True),
-    "ramp_spread_third": _by_metrics(
-        "BatchRamp, spread from 1/3 on", start=1 / 3, is_spread=True
-    ),
-    "ramp_spread_late": _by_metrics(
-        "BatchRamp, spread from 2/5 on", start=2 / 5, is_spread=True
-    ),
+    "ramp_spread": _spread("BatchRamp, spread from 1/4 on", start=1 / 4),
+    "ramp_spread_third": _spread("BatchRamp, spread from 1/3 on", start=1 / 3),
+    "ramp_spread_late": _spread("BatchRamp, spread from 2/5 on", start=2 / 5),
     "by_hand": Way("doubled at 1/4, 1/2, 3/4", _by_hand),
     "seesaw_batches": Way("Seesaw's batches", _seesaw_plan),
     "seesaw": Way(

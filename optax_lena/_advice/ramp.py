@@ -3,11 +3,6 @@ r"""The ramp: a controller on the host that says when to double the batch.
 In: the metrics of a run, now and then. Out: the batch scale to go on with,
 
 $$S = \max \{ 2^k \le b_t / \theta^2 \}, \text{ at most twice the last, never less}$$
-
-and, where the length $T$ of the run is known, its $K$ doublings are spread over it: the
-k-th comes not before
-
-$$t_1 + \frac{k - 1}{K} (T - t_1), \qquad t_1 = \max(\text{start}, T / (K + 1))$$
 """
 
 import dataclasses
@@ -26,22 +21,18 @@ class BatchRamp:
 
     It never goes back: noise scales rise in training, and each new size costs a
     compilation. It holds still where the noise scale is infinite or not a number.
-    Give it `base_steps`: the noise scale alone allows doublings earlier than the final
-    accuracy bears (docs/batch_size.md). The object holds options only; `init` returns
-    its state, a small dictionary of Python numbers whose structure never changes, for
-    the checkpoint.
+    The object holds options only; `init` returns its state, a small dictionary of
+    Python numbers whose structure never changes, for the checkpoint.
 
     Attributes:
       batch_scale: the S to start with, a power of two.
       max_scale: the S to end with at most, a power of two.
       theta: $\theta$: the standard deviation of a batch's gradient, over the length of
         the true one, may be this large. A smaller one waits longer.
-      start: base step before which nothing doubles: a late start costs the fewest
-        examples (Functional Scaling Laws, 2602.14208).
-      base_steps: length of the run. With it the doublings are spread evenly over the
-        run, or over what follows a late start, as far as the noise scale allows: from 8
-        to 64 after a quarter, a half and three quarters. 0: not known, and the noise
-        scale alone decides.
+      start: base step before which nothing doubles. Give half of the run's: the noise
+        scale alone allows doublings earlier than the final accuracy bears
+        (docs/batch_size.md), and a late start costs the fewest examples (Functional
+        Scaling Laws, 2602.14208).
 
     Raises:
       ValueError: if a scale is not a power of two, or an option is out of its range.
@@ -69,7 +60,6 @@ class BatchRamp:
     max_scale: int = 64
     theta: float = 0.6
     start: float = 0.0
-    base_steps: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("batch_scale", "max_scale"):
@@ -89,8 +79,6 @@ class BatchRamp:
         meaning = "the deviation of a batch's gradient over its length"
         check_number("theta", self.theta, meaning, above=0)
         check_number("start", self.start, "a base step", at_least=0)
-        meaning = "the length of the run, or 0"
-        check_number("base_steps", self.base_steps, meaning, at_least=0)
 
     def init(self) -> dict[str, Any]:
         """Returns the state before the first update.
@@ -124,15 +112,10 @@ class BatchRamp:
             int(state["batch_scale"]),
             [*map(float, state["doubled_at"])],
         )
-        allowed = min(noise_scale / self.theta**2, self.max_scale)
-        done = round(math.log2(scale / self.batch_scale))
-        count = len(doubled_at)
-        first = max(self.start, self.base_steps / (count + 1))
-        rest = max(self.base_steps - first, 0.0)
-        earliest = first + rest * done / max(count, 1)
-        is_time = base_steps >= earliest and warming_up == 0
-        if is_time and math.isfinite(noise_scale) and 2 * scale <= allowed:
-            doubled_at[done] = base_steps
+        allowed = noise_scale / self.theta**2
+        ready = base_steps >= self.start and warming_up == 0 and math.isfinite(allowed)
+        if ready and 2 * scale <= min(allowed, self.max_scale):
+            doubled_at[round(math.log2(scale / self.batch_scale))] = base_steps
             scale *= 2
         return {"batch_scale": scale, "doubled_at": doubled_at}
 

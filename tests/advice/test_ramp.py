@@ -1,6 +1,5 @@
 """Ramps: the controller, Seesaw, and what MaxText and Levanter read."""
 
-import dataclasses
 import json
 import math
 
@@ -66,18 +65,6 @@ def test_waits_for_the_warm_up_and_a_late_start():
     assert state["batch_scale"] == 2
 
 
-def test_spreads_over_the_run():
-    ramp = optax_lena.BatchRamp(batch_scale=8, max_scale=64, base_steps=800)
-    assert run(ramp, [1e3] * 8)[1] == [8, 16, 16, 32, 32, 64, 64, 64]
-    # Where the noise scale waits, the next doubling does not wait for it.
-    assert run(ramp, [1, 1, 1, 1, 1, 1e3, 1e3, 1e3])[1] == [8] * 5 + [16, 32, 64]
-    late = dataclasses.replace(ramp, start=500)
-    assert run(late, [1e3] * 8)[1] == [8] * 4 + [16, 32, 64, 64]
-    # A run that is over, and a ramp that cannot double.
-    assert run(dataclasses.replace(ramp, base_steps=100), [1e3] * 4)[1][-1] == 64
-    assert run(dataclasses.replace(ramp, max_scale=8), [1e3])[1] == [8]
-
-
 def test_reads_an_optax_state():
     tx = optax_lena.lena(0.1, batch_scale=2)
     state, ramp = tx.init(jnp.zeros(2)), optax_lena.BatchRamp(batch_scale=2)
@@ -95,7 +82,6 @@ def test_reads_an_optax_state():
         ({"max_scale": 0}, "`max_scale` must be an integer of at least 1"),
         ({"batch_scale": 8, "max_scale": 4}, "at least `batch_scale`"),
         ({"theta": 0}, "`theta` must be a finite number above 0"),
-        ({"base_steps": -1}, "`base_steps` must be a finite number of at least 0"),
         ({"start": -1}, "`start` must be a finite number of at least 0"),
     ],
 )

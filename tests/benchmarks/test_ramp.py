@@ -66,6 +66,17 @@ def test_every_way_makes_an_optimizer_and_a_controller(name, tiny):
     assert WAYS[name].make(recipe, state["batch_scale"], length).init({"w": np.ones(2)})
 
 
+def test_doublings_spread_over_what_follows_the_start(tiny):
+    control = WAYS["ramp_spread"].control(tiny.recipe, 800)
+    state, scales = control.init(), []
+    for step in range(100, 900, 100):
+        now = {"model/noise_scale": 1e3, "model/base_steps": step}
+        state = control.update(state, now)
+        scales.append(state["batch_scale"])
+    # After 200, 400 and 600; the third is before the next call.
+    assert scales == [8, 16, 16, 32, 32, 64, 64, 64]
+
+
 @pytest.mark.slow
 def test_what_is_there_is_not_trained_again(tiny, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(

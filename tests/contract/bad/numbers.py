@@ -291,7 +291,6 @@ NUMBERS = [
             ("max_scale", WHOLE, 16, arrays(0, 2.5), (), False),
             ("theta", POSITIVE, 0.5, arrays(0, -1), (), False),
             ("start", NOT_NEGATIVE, 8, arrays(-1), (), False),
-            ("base_steps", NOT_NEGATIVE, 8, arrays(-1), (), False),
         )
     ),
     Number(
