@@ -3,7 +3,7 @@
 `python -m benchmarks.pod.share`. The program trains the benchmarks' small residual
 network at a batch of 1,024, with everything that it does otherwise: input from grain,
 rows of metrics, evaluations and checkpoints. The step is waited for each time it is
-called, so nothing else hides behind it and the share is the least that it can be. What a
+called, so nothing else hides behind it and the share is the least it can be. What a
 run does once, compiling and drawing, is not counted.
 """
 
