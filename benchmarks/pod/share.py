@@ -2,13 +2,15 @@
 
 `python -m benchmarks.pod.share`. The program trains the benchmarks' small residual
 network at a batch of 1,024, with everything that it does otherwise: input from grain,
-rows of metrics, evaluations and checkpoints. The step is waited for each time it is
-called, so nothing else hides behind it and the share is the least it can be. What a
-run does once, compiling and drawing, is not counted.
+rows of metrics, evaluations and checkpoints. First some steps are waited for one by
+one, which tells how long a step takes by itself; then the loop runs as it does, and the
+share is what its steps would take by themselves over what it took. What a run does
+once, compiling and drawing, is not counted.
 """
 
 import dataclasses
 import functools
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,7 +32,7 @@ from examples.pod_training.loop import Job
 from examples.pod_training.task import Task
 
 SHAPE, CLASSES, EXAMPLES = (28, 28, 1), 10, 16_384
-WARM_UP = 3  # updates that are not counted: the first one compiles
+WARM_UP, ALONE = 3, 30  # updates: not counted, since the first one compiles; waited for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Share:
       batch: examples of an update.
       updates: that were counted.
       seconds: of them all, with metrics, evaluations and checkpoints.
-      in_step: the share of it in which the compiled step ran.
-      in_input: the share in which the loop waited for the next batch.
+      step_seconds: of one compiled step by itself, the median.
+      in_step: the share of the time that so many such steps take.
       load: processes that wanted a core when the run began (1 minute's average).
       environment: versions, device and commit.
     """
@@ -50,8 +52,8 @@ class Share:
     batch: int
     updates: int
     seconds: float
+    step_seconds: float
     in_step: float
-    in_input: float
     load: float
     environment: dict[str, str]
 
@@ -91,26 +93,12 @@ def residual_network() -> Task:
     )
 
 
-class Clock:
-    """Seconds in what it wraps, after the warm-up."""
-
-    def __init__(self) -> None:
-        self.seconds, self.calls = 0.0, 0
-
-    def __call__(self, function: Any, *arguments: Any) -> Any:
-        start = time.perf_counter()
-        result = jax.block_until_ready(function(*arguments))
-        self.calls += 1
-        self.seconds += (time.perf_counter() - start) * (self.calls > WARM_UP)
-        return result
-
-
 class TimedJob(Job):
-    """A job that knows how long it waited for the step and for its input."""
+    """A job that knows how long a step takes by itself, and how long all took."""
 
     def __init__(self, config: Config, task: Task):
         super().__init__(config, task)
-        self.step, self.input = Clock(), Clock()
+        self.alone: list[float] = []
         self.start = self.end = 0.0
         step = self.program.step
         self.program = self.program._replace(step=lambda *a: self._step(step, *a))
@@ -124,15 +112,13 @@ class TimedJob(Job):
         return is_done
 
     def _step(self, step: Any, *arguments: Any) -> Any:
-        result = self.step(step, *arguments)
-        if self.step.calls == WARM_UP:
-            self.start = time.perf_counter()
+        if len(self.alone) == WARM_UP + ALONE:
+            return step(*arguments)
+        start = time.perf_counter()
+        result = jax.block_until_ready(step(*arguments))
+        self.start = time.perf_counter()
+        self.alone.append(self.start - start)
         return result
-
-    def _batches(self, source: Any, seen: int) -> Any:
-        batches = super()._batches(source, seen)
-        while True:
-            yield self.input(next, batches)
 
 
 def measure(folder: Path, *, batch: int, updates: int) -> Share:
@@ -144,19 +130,20 @@ def measure(folder: Path, *, batch: int, updates: int) -> Share:
       updates: to count.
     """
     load = float(Path("/proc/loadavg").read_text().split()[0])
-    base_steps = (updates + WARM_UP) * 16
+    base_steps = (updates + WARM_UP + ALONE) * 16
     words = f"--batch {batch} --recipe.base-batch {batch // 16} --save-every 50"
     words += f" --recipe.base-steps {base_steps} --recipe.optimizer lena_amplified"
     words += " --processes.join never --eval-every 50 --eval-batches 1"
     job = TimedJob(parse([*words.split(), "--out", str(folder)]), residual_network())
     job.train()
     seconds = job.end - job.start
+    alone = statistics.median(job.alone[WARM_UP:])
     return Share(
         batch=batch,
         updates=updates,
         seconds=seconds,
-        in_step=job.step.seconds / seconds,
-        in_input=job.input.seconds / seconds,
+        step_seconds=alone,
+        in_step=alone * updates / seconds,
         load=load,
         environment=environment(),
     )

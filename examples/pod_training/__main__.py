@@ -23,7 +23,6 @@ def main(
     make_task: Callable[[Config], Task] = make_task,
 ) -> int:
     """Trains as the command line says; returns the exit code (see `errors`)."""
-    logging.set_verbosity(logging.FATAL)  # orbax logs a traceback of what it raises
     try:
         config = parse(arguments)
         config.out.mkdir(parents=True, exist_ok=True)
@@ -39,5 +38,16 @@ def main(
     return REFUSED
 
 
+def be_quiet() -> None:
+    """Leaves what goes wrong to the one line that `main` prints.
+
+    orbax logs a traceback of what it raises, and where a checkpoint cannot be read or
+    written, every array that was under way prints one from a thread of tensorstore's.
+    """
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = lambda told: None
+
+
 if __name__ == "__main__":
+    be_quiet()
     sys.exit(main())

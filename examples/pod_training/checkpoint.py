@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,6 @@ class Checkpoints:
         try:
             return self.manager.restore(latest, args=items)
         except Exception as error:  # orbax, tensorstore and json have many kinds
-            # Every other array that cannot be read prints a traceback of its own.
-            sys.unraisablehook = lambda told: None
             earlier = [step for step in self.manager.all_steps() if step < latest]
             goes_on = f"update {max(earlier)}" if earlier else "the start"
             raise JobError(

@@ -126,10 +126,11 @@ def test_damaged_arrays_are_one_line(name, trained, tmp_path):
 def test_a_full_disk_is_one_line(room, line, tmp_path):
     out = tmp_path / "run"
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room},) * 2)"
-    main = "from examples.pod_training.__main__ import main; import sys"
+    main = 'runpy.run_module("examples.pod_training", run_name="__main__")'
     options = [*TINY, "--out", str(out), "--log-every", 2 if room < 10_000 else 1000]
     options += ["--eval-every", 1000, "--model.features", 64]
-    code = f"{limit}; {main}; sys.exit(main({[str(each) for each in options]}))"
+    arguments = ["pod_training", *map(str, options)]
+    code = f"import runpy, sys; {limit}; sys.argv = {arguments}; {main}"
     program = run_code(code)
     told = program.communicate(timeout=900)[1].splitlines()
     assert program.returncode == 2, told
