@@ -133,7 +133,7 @@ BAD = {
     "cost --part speed": "--part: must be one of update, step, .* got 'speed'",
     "cost --part": "--part: expected one argument, got none",
     "cost --out FILE": "--out: must be a folder",
-    "cost --worker peer": "--worker: must be one of step, gather, growth, monitor, got 'peer'",
+    "cost --worker peer": "must be one of step, gather, growth, monitor, got 'peer'",
     "cost update": "got 'update'",
     # pages
     "pages --keep text": "--keep: must be one of demo, cost, got 'text'",
