@@ -97,12 +97,12 @@ class Part(NamedTuple):
 class Order:
     """The order of the examples: every epoch has a permutation of its own.
 
-    grain's `shuffle` needs no memory, and a millisecond of Python for a hundred rows; a
-    permutation needs eight bytes a window, and looks all rows of a batch up in one call.
+    grain's `shuffle` needs no memory, and a millisecond of Python for a hundred rows. A
+    permutation needs eight bytes a window, and looks up the rows of a batch in a call.
     """
 
     def __init__(self, examples: int, seed: int):
-        """Keeps the last permutations, of an epoch that ends and the one that begins."""
+        """Keeps two permutations: of an epoch that ends, and of the one that begins."""
         self.examples, self.seed = examples, seed
         self.permutation = functools.lru_cache(2)(self._permutation)
 
