@@ -95,7 +95,6 @@ ABLATIONS = {
     ),
     # Between the first version and the present one.
     "amplified_by_4_1000": _on_base_steps("× 4, base steps, horizon 1,000", 4, 1000.0),
-    "amplified_by_8_1000": _on_base_steps("× 8, base steps, horizon 1,000", 8, 1000.0),
     "amplified_by_8_300": _on_base_steps("× 8, base steps, horizon 300", 8, 300.0),
     "amplified_by_8_100": _on_base_steps("× 8, base steps, horizon 100", 8, 100.0),
     # Other rules.

@@ -45,6 +45,5 @@ OF_SHORT_ABLATION = (
     "amplified_linear",
     "amplified_first",
     "amplified_by_4_1000",
-    "amplified_by_8_1000",
     "amplified_by_8_300",
 )
