@@ -11,7 +11,7 @@ which says what of it was chosen on them: the factor of the intervals.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,17 +30,9 @@ from benchmarks.tasks.stream import index_stream
 from benchmarks.training import options
 from benchmarks.training.plan import MAX_BUDGET
 from benchmarks.training.segment import TrainState
-from benchmarks.unseen import found, made
+from benchmarks.unseen.catalogue import TASKS
 from benchmarks.unseen.task import Task
 
-TASKS: dict[str, Callable[[], Task]] = {
-    "deep_regression": made.deep_regression,
-    "words": found.words,
-    "autoencoder": found.autoencoder,
-    "rare_heads": made.rare_heads,
-    "adapters": made.adapters,
-    "heavy_tails": made.heavy_tails,
-}
 # The runs that are kept were made with the first version.
 METHOD, SCALES, SEEDS = "amplified_first", (8, 16, 32, 64, 128), (0, 1, 2, 3)
 BASE_BATCH, BASE_STEPS, EVERY = 16, 8192, 128

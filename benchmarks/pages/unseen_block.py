@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from benchmarks.pages import layout
-from benchmarks.unseen.__main__ import DEVELOPED, METHODS, SCALES, SEEDS, TASKS
+from benchmarks.unseen.__main__ import DEVELOPED, METHODS, SCALES, SEEDS
+from benchmarks.unseen.catalogue import TASKS
 from benchmarks.unseen.run import Score
 
 RECOMMENDED = "lena_amplified"

@@ -14,7 +14,7 @@ Scores are taken when a run has seen the base run's examples.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import optax
 
@@ -29,18 +29,10 @@ from benchmarks.methods.rates import (
 from benchmarks.records import files
 from benchmarks.records.environment import environment
 from benchmarks.records.home import kept
-from benchmarks.unseen import found, made
+from benchmarks.unseen.catalogue import TASKS
 from benchmarks.unseen.run import BASE_STEPS, Score, scores
 from benchmarks.unseen.task import Task
 
-TASKS: dict[str, Callable[[], Task]] = {
-    "deep_regression": made.deep_regression,
-    "words": found.words,
-    "autoencoder": found.autoencoder,
-    "rare_heads": made.rare_heads,
-    "adapters": made.adapters,
-    "heavy_tails": made.heavy_tails,
-}
 SCALES, SEEDS, TUNING_SEEDS = (16, 32, 64), (0, 1, 2), (100, 101)
 DEVELOPED, DEVELOPMENT_SEEDS = ("deep_regression", "words"), (200, 201, 202)
 WARMUP = 0.05 * BASE_STEPS

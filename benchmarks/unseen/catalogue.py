@@ -1,0 +1,15 @@
+"""The tasks by name."""
+
+from collections.abc import Callable
+
+from benchmarks.unseen import found, made
+from benchmarks.unseen.task import Task
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "deep_regression": made.deep_regression,
+    "words": found.words,
+    "autoencoder": found.autoencoder,
+    "rare_heads": made.rare_heads,
+    "adapters": made.adapters,
+    "heavy_tails": made.heavy_tails,
+}
