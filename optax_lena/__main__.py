@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "advise", help="say how large a batch may be, from a run's log"
     )
+    _add_options(command)
+    return parser
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "run",
         metavar="RUN.jsonl",
@@ -93,7 +98,6 @@ def _parser() -> argparse.ArgumentParser:
         help="measured examples over the base batch's, for the figure: 64=1.55",
     )
     command.add_argument("--figure", metavar="FILE.png", help="draw it into this file")
-    return parser
 
 
 def _pair(text: str) -> tuple[float, float]:

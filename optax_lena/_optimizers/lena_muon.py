@@ -1,7 +1,7 @@
 """Muon for matrices and AdamW for the rest, with a rate for every layer."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -100,34 +100,49 @@ def lena_muon(
       Muon's layers against each other by their noise, at one batch.
     """
     check_steps(warmup_steps)
-    check_beta("adam_b1", adam_b1)
-    check_beta("adam_b2", adam_b2)
-    check_weight_decay(weight_decay, weight_decay_mask)
-    check_weight_decay(adam_weight_decay, None, "adam_weight_decay")
     orthogonal = orthogonaliser(eps=eps, **(options or {}))
-    matrices = functools.partial(are_matrices, orthogonal)
-    rest = functools.partial(_are_others, orthogonal)
     momentum = momentum_of_examples(batch_scale, beta, nesterov, mu_dtype)
-    adam = scale_by_adam(
-        batch_scale,
-        b1=adam_b1,
-        b2=adam_b2,
-        eps=eps,
-        mu_dtype=mu_dtype,
-        nesterov=nesterov,
-    )
-    rate = LayerRate(
-        learning_rate, rule=normalised_gain, warmup=StateAwareWarmup(warmup_steps)
-    )
-    decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
+    matrices = _matrices(orthogonal, momentum, weight_decay, weight_decay_mask)
+    adam = functools.partial(scale_by_adam, batch_scale, eps=eps, nesterov=nesterov)
+    rest = _rest(orthogonal, adam, adam_b1, adam_b2, mu_dtype, adam_weight_decay)
+    warmup = StateAwareWarmup(warmup_steps)
+    rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup)
+    scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
+    return optax.chain(matrices, rest, scale, parts.descent)
+
+
+def _matrices(
+    orthogonal: optax.GradientTransformation,
+    momentum: optax.GradientTransformation,
+    weight_decay: Any,
+    mask: Any,
+) -> optax.GradientTransformation:
+    """Muon's direction, and the decay of matrices."""
+    check_weight_decay(weight_decay, mask)
+    only = functools.partial(are_matrices, orthogonal)
     return optax.chain(
-        optax.masked(momentum, matrices),
+        optax.masked(momentum, only),
         optax.stateless(functools.partial(orthogonalise, orthogonal)),
-        optax.masked(adam, rest),
-        optax.masked(decay, matrices),
-        optax.masked(optax.add_decayed_weights(adam_weight_decay), rest),
-        scale_by_layer_rate(rate, batch_scale, layers=layers),
-        parts.descent,
+        optax.masked(optax.add_decayed_weights(weight_decay, mask), only),
+    )
+
+
+def _rest(
+    orthogonal: optax.GradientTransformation,
+    adam: Callable[..., optax.GradientTransformation],
+    b1: ArrayLike,
+    b2: ArrayLike,
+    mu_dtype: Any,
+    weight_decay: Any,
+) -> optax.GradientTransformation:
+    """Adam's direction, and the decay of what is no matrix."""
+    check_beta("adam_b1", b1)
+    check_beta("adam_b2", b2)
+    check_weight_decay(weight_decay, None, "adam_weight_decay")
+    only = functools.partial(_are_others, orthogonal)
+    return optax.chain(
+        optax.masked(adam(b1=b1, b2=b2, mu_dtype=mu_dtype), only),
+        optax.masked(optax.add_decayed_weights(weight_decay), only),
     )
 
 

@@ -1,0 +1,38 @@
+"""The shape of the package: short functions, optimizers that are one chain each."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "optax_lena").rglob("*.py"))
+OPTIMIZERS = ["lena", "lena_amplified", "adascale", "linear_scaling"]
+OPTIMIZERS += ["lena_adamw", "lena_lars", "lena_muon"]
+
+
+def bodies(path):
+    """The name of every function of a file, and the lines of its body."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            yield node.name, lines
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_function_is_long(path):
+    assert [(name, lines) for name, lines in bodies(path) if lines > 40] == []
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_one_chain(name):
+    found = dict(bodies(ROOT / "optax_lena" / "_optimizers" / f"{name}.py"))
+    assert found[name] <= 12
+
+
+def test_files_are_short():
+    folders = ["optax_lena", "tests", "benchmarks", "examples", "tools"]
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lengths = {str(path): len(path.read_text().splitlines()) for path in files}
+    assert {name: n for name, n in lengths.items() if n > 400} == {}
