@@ -29,9 +29,7 @@ AMPLIFIED = optax_lena.LayerRate(
 def noise_times(factor: float) -> optax_lena.Rule:
     """`amplified_gain` with another factor."""
     return optax_lena.Rule(
-        lambda estimate, scale: estimate._replace(noise=factor * estimate.noise).gain(
-            scale
-        )
+        lambda estimate, scale: estimate.amplified(factor).gain(scale)
     )
 
 

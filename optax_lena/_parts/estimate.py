@@ -18,6 +18,8 @@ from jax.typing import ArrayLike
 
 from optax_lena._checks import check_number
 
+_LARGE = 2.0**120
+
 
 class Estimate(NamedTuple):
     r"""Noise and signal, of one update or averaged over many.
@@ -84,6 +86,19 @@ class Estimate(NamedTuple):
         ratio = per_base_batch / jnp.where(was_seen, per_batch, 1)
         low, high = jnp.minimum(batch_scale, 1), jnp.maximum(batch_scale, 1)
         return jnp.where(was_seen, jnp.clip(ratio, low, high), 1)
+
+    def amplified(self, factor: float) -> "Estimate":
+        """Returns one with more noise, up to a multiple that no gain depends on.
+
+        Args:
+          factor: how many times the noise.
+
+        Returns:
+          `Estimate(factor * noise, signal)`, or both over the factor where the noise is
+          so large that it would overflow.
+        """
+        scale = jnp.where(self.noise > _LARGE, 1 / factor, 1)
+        return Estimate(factor * (scale * self.noise), scale * self.signal)
 
     def noise_scale(self) -> jax.Array:
         """Returns noise / signal: the batch at which half of the squared norm is noise.

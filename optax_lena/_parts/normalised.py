@@ -20,14 +20,10 @@ from optax_lena._parts.rules import Rule
 # as good at S = 64 as the whole gain, and at S = 16 as the square root of S
 # (docs/adamw.md).
 _WORTH = 8.0
-_LARGE = 2.0**120
 
 
 def _normalised(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
-    # The gain is that of any multiple; eight times a large noise would overflow.
-    scale = jnp.where(estimate.noise > _LARGE, 1 / _WORTH, 1)
-    noise, signal = scale * estimate.noise, scale * estimate.signal
-    worth = Estimate(_WORTH * noise, signal).gain(batch_scale)
+    worth = estimate.amplified(_WORTH).gain(batch_scale)
     return worth / jnp.sqrt(estimate.gain(batch_scale))
 
 

@@ -19,7 +19,6 @@ from optax_lena._parts.estimate import Estimate
 # factor (McCandlish et al., 2018, Section 2.2). With eight, which is better on some
 # tasks, a deep regression is lost.
 AMPLIFICATION = 4.0
-_LARGE = 2.0**120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +74,7 @@ def _square_root(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
 
 
 def _amplified(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
-    # The gain is that of any multiple; four times a large noise would overflow.
-    scale = jnp.where(estimate.noise > _LARGE, 1 / AMPLIFICATION, 1)
-    amplified = Estimate(
-        AMPLIFICATION * (scale * estimate.noise), scale * estimate.signal
-    )
-    return amplified.gain(batch_scale)
+    return estimate.amplified(AMPLIFICATION).gain(batch_scale)
 
 
 def _linear(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
