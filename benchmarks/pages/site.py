@@ -24,6 +24,7 @@ from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
 from benchmarks.records.record import Record
 from benchmarks.training.tables import TABLES
+from benchmarks.unseen.__main__ import FAMILIES
 from benchmarks.unseen.run import Score
 from benchmarks.watch import Watched
 
@@ -31,6 +32,7 @@ README = ROOT / "README.md"
 RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
 BATCH_PAGE, ADAMW_PAGE = ROOT / "docs/batch_size.md", ROOT / "docs/adamw.md"
 FIGURES = ROOT / "docs/benchmarks"
+UNSEEN_PAGES = {"sgd": RESULT_PAGE, "adamw": ADAMW_PAGE, "muon": ADAMW_PAGE}
 
 
 def recorded_tables() -> dict[str, Path]:
@@ -54,8 +56,10 @@ def filled() -> dict[Path, str]:
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
     fill(README, "results", summary_block.block(loaded | {"demo": demo}))
-    if scores := files.read_if_there(kept("unseen"), Score):
-        fill(RESULT_PAGE, "unseen", unseen_block.block(scores))
+    for recipe, page in UNSEEN_PAGES.items():
+        records = FAMILIES[recipe].records
+        if scores := files.read_if_there(kept(records), Score):
+            fill(page, records, unseen_block.block(scores, recipe))
     transfer = files.read_if_there(kept("gpt_transfer"), Record)
     fill(ADAMW_PAGE, "gpt_transfer", adamw_block.block(loaded["gpt"][0], transfer))
     measured = files.read(kept("cost"), Measurement)

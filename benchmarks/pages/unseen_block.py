@@ -5,32 +5,26 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from benchmarks.pages import layout
-from benchmarks.unseen.__main__ import DEVELOPED, METHODS, SCALES, SEEDS
+from benchmarks.unseen.__main__ import DEVELOPED, FAMILIES, SCALES, SEEDS
 from benchmarks.unseen.catalogue import TASKS
+from benchmarks.unseen.family import Family
 from benchmarks.unseen.run import Score
 
-RECOMMENDED = "lena_amplified"
-# By row: what one layer is made of, with one gain each and with one for the model.
-PAIRS = {
-    "LENA": ("lena", "lena_model"),
-    "amplified": (RECOMMENDED, "amplified_model"),
-    "first amplified": ("amplified_first", "amplified_first_model"),
-}
-# Not rivals of the recommended optimizer, but what it was or could be.
-OWN = (RECOMMENDED, "amplified_model", "amplified_first", "amplified_first_model")
 # Of the base run's score: as far behind the best as the recommended may be.
 SHARE = 0.01
 
 Scores = dict[tuple[str, str, int], list[float]]
 
 
-def block(recorded: Sequence[Score]) -> str:
+def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     """Scores of every method, the recommended one beside the best, and layers.
 
     Args:
       recorded: runs of `python -m benchmarks.unseen`, of which those that tuned the
         base rates are left out.
+      recipe: a key of `FAMILIES`.
     """
+    family = FAMILIES[recipe]
     scores: Scores = {}
     for one in recorded:
         if one.seed in SEEDS:
@@ -40,18 +34,18 @@ def block(recorded: Sequence[Score]) -> str:
     scores = {key: own for key, own in scores.items() if len(own) == len(SEEDS)}
     commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
     where = layout.recorded_on(
-        recorded[0].environment, commits, "python -m benchmarks.unseen"
+        recorded[0].environment, commits, f"python -m benchmarks.unseen --recipe {recipe}"
     )
-    beside = _beside_the_best(scores)
+    beside = _beside_the_best(family, scores)
     held = sum(row[-1] == "holds" for row in beside)
     parts = [
-        layout.markdown(_table(scores), left=2),
+        layout.markdown(_table(family, scores), left=2),
         LEGEND,
-        f"**{METHODS[RECOMMENDED][0]} beside the best of the others**",
+        f"**{family.methods[family.recommended].label} beside the best of the others**",
         layout.markdown(beside, left=3),
         f"{BAR} It holds in {held} rows of {len(beside) - 1}.",
     ]
-    if len(layers := _layers(scores)) > 1:
+    if len(layers := _layers(family, scores)) > 1:
         title = "**One gain for each layer, less one for the whole model**"
         parts += [title, layout.markdown(layers), "Paired by seeds."]
     return layout.block([*parts, where])
@@ -62,7 +56,7 @@ LEGEND = (
     "run's examples: mean ± standard error of three seeds. Bold: the best without "
     "re-tuning, and those within a standard error of the difference. Lost: so many "
     "seeds are not finite, or score below half of the base run's middle seed. Empty: "
-    "not recorded. Star: the rule was chosen on this task too, with other seeds."
+    "not recorded. Star: a rule may be chosen on this task too, with other seeds."
 )
 BAR = (
     "Differences are paired by seeds. The bar: no seed is lost where the best of the "
@@ -75,16 +69,16 @@ def _name(task: str) -> str:
     return task.replace("_", " ") + (" *" if task in DEVELOPED else "")
 
 
-def _recorded(scores: Scores) -> list[tuple[str, int]]:
+def _recorded(family: Family, scores: Scores) -> list[tuple[str, int]]:
     """The tasks and S at which the recommended optimizer has run."""
     pairs = [(task, scale) for task in TASKS for scale in SCALES]
-    return [(t, s) for t, s in pairs if (t, RECOMMENDED, s) in scores]
+    return [(t, s) for t, s in pairs if (t, family.recommended, s) in scores]
 
 
-def _table(scores: Scores) -> list[list[str]]:
-    methods = [m for m in METHODS if any(method == m for _, method, _ in scores)]
-    rows = [["task", "S", "base run", *(METHODS[method][0] for method in methods)]]
-    for task, scale in _recorded(scores):
+def _table(family: Family, scores: Scores) -> list[list[str]]:
+    methods = [m for m in family.methods if any(method == m for _, method, _ in scores)]
+    rows = [["task", "S", "base run", *(family.methods[m].label for m in methods)]]
+    for task, scale in _recorded(family, scores):
         base = scores[task, "base", 1]
         own = [scores.get((task, method, scale)) for method in methods]
         cells = [_cell(one, own, _middle(base)) for one in own]
@@ -104,20 +98,21 @@ def _cell(
     return f"**{_text(one)}**" if is_level else _text(one)
 
 
-def _beside_the_best(scores: Scores) -> list[list[str]]:
+def _beside_the_best(family: Family, scores: Scores) -> list[list[str]]:
     rows = [["task", "S", "best of the others", "difference", "bar"]]
-    for task, scale in _recorded(scores):
-        base, own = _middle(scores[task, "base", 1]), scores[task, RECOMMENDED, scale]
+    for task, scale in _recorded(family, scores):
+        base = _middle(scores[task, "base", 1])
+        own = scores[task, family.recommended, scale]
         others = {
             method: found
-            for method in METHODS
-            if method not in OWN and (found := scores.get((task, method, scale)))
+            for method in family.methods
+            if method not in family.own and (found := scores.get((task, method, scale)))
         }
         whole = {m: found for m, found in others.items() if not _lost(found, base)}
         if not whole:
             continue
         best = max(whole, key=lambda method: mean(whole[method]))
-        rival = f"{METHODS[best][0]}, {_text(whole[best])}"
+        rival = f"{family.methods[best].label}, {_text(whole[best])}"
         if lost := _lost(own, base):
             cells = [f"{lost} of {len(own)} lost", "missed"]
         else:
@@ -128,11 +123,11 @@ def _beside_the_best(scores: Scores) -> list[list[str]]:
     return rows
 
 
-def _layers(scores: Scores) -> list[list[str]]:
-    rows = [["task", *(f"{label}, S = {s}" for label in PAIRS for s in SCALES)]]
+def _layers(family: Family, scores: Scores) -> list[list[str]]:
+    rows = [["task", *(f"{label}, S = {s}" for label in family.pairs for s in SCALES)]]
     for task in TASKS:
         cells = []
-        for layers, model in PAIRS.values():
+        for layers, model in family.pairs.values():
             for scale in SCALES:
                 pair = [scores.get((task, m, scale), []) for m in (layers, model)]
                 gained = [a - b for a, b in zip(*pair, strict=False)]

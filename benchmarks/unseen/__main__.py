@@ -1,109 +1,66 @@
 """Records the tasks that nothing was tuned on, method by method.
 
-`python -m benchmarks.unseen` adds what `results/unseen.jsonl` lacks. The rule, written
-down before the first record: no constant of the library is chosen on these tasks. Only
-the base rate is, at S = 1, over the grid that each task names, by seeds 100 and 101.
-Since the recommended optimizer was seen to fail on the first two, `DEVELOPED` names
-them: rules may be chosen on those, by seeds of `DEVELOPMENT_SEEDS`, together with the
-validation data of text, digits and images. That too was written down before any rule
-was tried on them so. The other tasks stay unseen until a rule is fixed.
-Momentum SGD (0.9) at a base batch of 16, a cosine over 8,192 base steps, and
-warm-ups of 5 %.
-Scores are taken when a run has seen the base run's examples.
+`python -m benchmarks.unseen [--recipe sgd]` adds what `results/unseen.jsonl` lacks. The
+rule, written down before the first record: no constant of the library is chosen on
+these tasks. Only the base rate is, at S = 1, over the grid that each task names, by
+seeds 100 and 101. Since the recommended optimizer was seen to fail on the first two,
+`DEVELOPED` names them: rules may be chosen on those, by seeds of `DEVELOPMENT_SEEDS`,
+together with the validation data of text, digits and images. That too was written down
+before any rule was tried on them so. The other tasks stay unseen until a rule is fixed.
+A cosine over 8,192 base steps of 16 examples, and warm-ups of 5 %. Scores are taken
+when a run has seen the base run's examples.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
-import optax
-
-import optax_lena
 from benchmarks import command
-from benchmarks.methods.rates import (
-    AMPLIFIED,
-    FIRST_AMPLIFIED,
-    LENA,
-    ROOT_OF_SCALE,
-)
 from benchmarks.records import files
 from benchmarks.records.environment import environment
 from benchmarks.records.home import kept
+from benchmarks.unseen.adamw import ADAMW
 from benchmarks.unseen.catalogue import TASKS
-from benchmarks.unseen.run import BASE_STEPS, Score, scores
+from benchmarks.unseen.family import Family
+from benchmarks.unseen.muon import MUON
+from benchmarks.unseen.run import Score, scores
+from benchmarks.unseen.sgd import SGD
 from benchmarks.unseen.task import Task
 
+FAMILIES = {"sgd": SGD, "adamw": ADAMW, "muon": MUON}
 SCALES, SEEDS, TUNING_SEEDS = (16, 32, 64), (0, 1, 2), (100, 101)
 DEVELOPED, DEVELOPMENT_SEEDS = ("deep_regression", "words"), (200, 201, 202)
-WARMUP = 0.05 * BASE_STEPS
-
-# A rate, whether it enters the momentum buffer, and what one layer is.
-Parts = tuple[optax_lena.LayerRate, bool, optax_lena.Layers]
-_LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
-_lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
-_amplified = dataclasses.replace(AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
-_first = dataclasses.replace(FIRST_AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
-_adascale = dataclasses.replace(LENA, clock="gain_steps")
-_linear = dataclasses.replace(
-    LENA, rule=optax_lena.linear, warmup=optax_lena.FixedWarmup(WARMUP)
-)
-METHODS: dict[str, tuple[str, Parts]] = {
-    "linear": ("linear scaling", (_linear, False, _MODEL)),
-    "square_root": (
-        "square-root scaling",
-        (dataclasses.replace(_linear, rule=ROOT_OF_SCALE), False, _MODEL),
-    ),
-    "adascale": ("AdaScale", (_adascale, False, _MODEL)),
-    "lena_model": ("LENA, one layer: the model", (_lena, False, _MODEL)),
-    "lena": ("LENA", (_lena, False, _LAYERS)),
-    "lena_no_warmup": ("LENA, no warm-up", (LENA, False, _LAYERS)),
-    "amplified_model": ("amplified, one layer: the model", (_amplified, True, _MODEL)),
-    "lena_amplified": ("amplified LENA", (_amplified, True, _LAYERS)),
-    "amplified_first_model": (
-        "first amplified, one layer: the model",
-        (_first, True, _MODEL),
-    ),
-    "amplified_first": ("first amplified LENA", (_first, True, _LAYERS)),
-}
-
-
-def optimizer(
-    method: str, rate: float, batch_scale: int
-) -> optax.GradientTransformation:
-    """Momentum SGD with a cosine, at S base batches by a method."""
-    schedule = optax.cosine_decay_schedule(rate, BASE_STEPS)
-    if method == "base":
-        return optax.sgd(schedule, 0.9)
-    _, (parts, enters_buffer, layers) = METHODS[method]
-    parts = dataclasses.replace(parts, learning_rate=schedule)
-    scale = optax_lena.scale_by_layer_rate(parts, batch_scale, layers=layers)
-    links = [scale, optax.trace(0.9)] if enters_buffer else [optax.trace(0.9), scale]
-    return optax.chain(*links, optax.scale(-1.0))
 
 
 def _rows(
-    task: Task, methods: Sequence[str], tunes: bool
+    family: Family, task: Task, methods: Sequence[str], tunes: bool
 ) -> Iterator[tuple[str, int, float]]:
     """Method, S and rate of every row."""
-    for rate in task.rates if tunes else (task.rate,):
-        yield "base", 1, rate
+    rate = family.rate(task)
+    if rate is None:
+        return
+    for one in family.grid(task) if tunes else (rate,):
+        yield "base", 1, one
     for scale, method in itertools.product(() if tunes else SCALES, methods):
-        yield method, scale, task.rate
+        yield method, scale, rate
 
 
 @command.program
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what has no record yet."""
     options = _parser().parse_args(arguments)
-    path = kept("unseen")
+    family = FAMILIES[options.recipe]
+    with command.checking("argument --methods"):
+        methods = _methods(family, options.methods)
+    path = kept(family.records)
     done = {one.key for one in files.read_if_there(path, Score)}
     seeds = TUNING_SEEDS if options.tune else SEEDS
     for name in options.tasks:
         task = TASKS[name]()
-        for method, scale, rate in _rows(task, options.methods, options.tune):
+        for method, scale, rate in _rows(family, task, methods, options.tune):
             left = [s for s in seeds if (name, method, scale, s, rate) not in done]
             if left:
-                found = scores(task, optimizer(method, rate, scale), scale, left)
+                tx = family.optimizer(method, rate, scale)
+                found = scores(task, tx, scale, left, family.gradient(method))
                 rows = [
                     Score(name, method, scale, seed, rate, score, environment())
                     for seed, score in zip(left, found, strict=True)
@@ -112,8 +69,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(name, method, scale, rate, *found, flush=True)
 
 
+def _methods(family: Family, chosen: Sequence[str] | None) -> Sequence[str]:
+    """Those that were asked for, or all."""
+    for name in chosen or ():
+        if name not in family.methods:
+            allowed = ", ".join(family.methods)
+            raise ValueError(
+                f"a method for recipes of {family.label} must be one of {allowed}, "
+                f"got {name!r}."
+            )
+    return chosen or tuple(family.methods)
+
+
 def _parser() -> command.Parser:
     parser = command.Parser(__doc__)
+    parser.add_argument(
+        "--recipe",
+        default="sgd",
+        type=command.one_of(FAMILIES),
+        metavar="RECIPE",
+        help=", ".join(FAMILIES),
+    )
     parser.add_argument(
         "--tasks",
         nargs="+",
@@ -122,14 +98,7 @@ def _parser() -> command.Parser:
         metavar="TASK",
         help=", ".join(TASKS),
     )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=list(METHODS),
-        type=command.one_of(METHODS),
-        metavar="METHOD",
-        help=", ".join(METHODS),
-    )
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all")
     parser.add_argument(
         "--tune", action="store_true", help="the base runs that chose the rates"
     )

@@ -55,6 +55,8 @@ def words() -> Task:
         "words with an embedding",
         0.1,
         (0.05, 0.1, 0.2, 0.5),
+        0.008,
+        None,
         init,
         lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
         lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
@@ -75,6 +77,8 @@ def autoencoder() -> Task:
         "autoencoder",
         0.035,
         (0.0125, 0.025, 0.035, 0.05),
+        0.004,
+        0.008,
         lambda key: perceptron(key, (64, 48, 24, 10, 24, 48, 64)),
         lambda params, batch: (
             jnp.mean(jnp.sum((predict(params, batch[0]) - batch[0]) ** 2, axis=1)) / 2

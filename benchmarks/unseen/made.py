@@ -32,7 +32,8 @@ def deep_regression() -> Task:
     x = rng.normal(size=(EXAMPLES, 32)).astype(np.float32)
     y = (np.tanh(np.tanh(x @ teacher[0]) @ teacher[1]) @ teacher[2])[:, 0]
     noise = 0.5 * rng.normal(size=EXAMPLES)
-    return _regression("deep regression", 0.04, (0.01, 0.02, 0.04, 0.08), x, y, noise)
+    rates = 0.04, (0.01, 0.02, 0.04, 0.08), 0.008, 0.004
+    return _regression("deep regression", rates, x, y, noise)
 
 
 def heavy_tails() -> Task:
@@ -43,14 +44,13 @@ def heavy_tails() -> Task:
     y = (np.tanh(x @ inner / np.sqrt(24)) @ outer)[:, 0]
     noise = 0.5 * rng.standard_t(2.1, size=EXAMPLES)
     sizes = (24, 64, 64, 1)
-    rates = (0.005, 0.01, 0.02, 0.04)
-    return _regression("heavy-tailed noise", 0.02, rates, x, y, noise, sizes)
+    rates = 0.02, (0.005, 0.01, 0.02, 0.04), 0.016, 0.004
+    return _regression("heavy-tailed noise", rates, x, y, noise, sizes)
 
 
 def _regression(
     name: str,
-    rate: float,
-    rates: tuple[float, ...],
+    rates: tuple[float, tuple[float, ...], float, float],
     x: np.ndarray,
     y: np.ndarray,
     noise: np.ndarray,
@@ -64,8 +64,7 @@ def _regression(
 
     return Task(
         name,
-        rate,
-        rates,
+        *rates,
         init=lambda key: perceptron(key, sizes),
         loss=lambda params, batch: (
             jnp.mean((predict(params, batch[0]) - batch[1]) ** 2) / 2
@@ -110,6 +109,8 @@ def rare_heads() -> Task:
         "rarely active heads",
         0.0125,
         (0.00625, 0.0125, 0.025, 0.05),
+        0.002,
+        0.004,
         init,
         lambda params, b: cross_entropy(predict(params, b[0], b[1]), b[2]),
         score,
@@ -149,6 +150,8 @@ def adapters() -> Task:
         "adapters and full layers",
         0.02,
         (0.005, 0.01, 0.02, 0.05),
+        0.008,
+        0.008,
         init,
         lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
         lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import optax_lena
 from benchmarks.unseen.task import Task
 
 BASE_BATCH, BASE_STEPS = 16, 8192
+Gradient = Callable[[Task, int, Any, Any, Any], tuple[Any, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ def scores(
     tx: optax.GradientTransformation,
     batch_scale: int,
     seeds: Sequence[int],
+    gradient: Gradient,
 ) -> list[float]:
     """Trains seeds side by side on the base run's examples, S base batches an update.
 
@@ -57,6 +59,8 @@ def scores(
       tx: the optimizer.
       batch_scale: S.
       seeds: of the runs.
+      gradient: `gradient(task, batch_scale, state, params, batch)` returns the
+        gradients, and what else the update reads.
 
     Returns:
       The score of each; not a number where it is not finite.
@@ -67,7 +71,7 @@ def scores(
     def step(carry: Any, rows: jax.Array) -> tuple[Any, None]:
         params, state = carry
         batch = jax.tree.map(lambda x: x[rows], train)
-        grads, extra = _gradient(task, batch_scale, params, batch)
+        grads, extra = gradient(task, batch_scale, state, params, batch)
         updates, state = tx.update(grads, state, params, **extra)
         return (optax.apply_updates(params, updates), state), None
 
@@ -82,13 +86,35 @@ def scores(
     return [x if math.isfinite(x) else math.nan for x in found.tolist()]
 
 
-def _gradient(
-    task: Task, batch_scale: int, params: Any, batch: Any
+def plain(
+    task: Task, batch_scale: int, state: Any, params: Any, batch: Any
 ) -> tuple[Any, dict[str, Any]]:
-    if batch_scale == 1:
-        return jax.grad(task.loss)(params, batch), {}
+    """The gradient alone."""
+    del batch_scale, state
+    return jax.grad(task.loss)(params, batch), {}
+
+
+def measured(
+    task: Task, batch_scale: int, state: Any, params: Any, batch: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The gradient with its moments."""
+    del state
+    return _measured(task, batch_scale, params, batch)
+
+
+def measured_for_adam(
+    task: Task, batch_scale: int, state: Any, params: Any, batch: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The gradient with the moments of what Adam makes of it."""
+    preconditioner = optax_lena.adam_preconditioner(state, params)
+    return _measured(task, batch_scale, params, batch, preconditioner=preconditioner)
+
+
+def _measured(
+    task: Task, batch_scale: int, *args: Any, **options: Any
+) -> tuple[Any, dict[str, Any]]:
     gather = optax_lena.value_and_grad(task.loss, batch_scale)
-    _, grads, moments = gather(params, batch)
+    _, grads, moments = gather(*args, **options)
     return grads, {"moments": moments}
 
 

@@ -18,8 +18,10 @@ class Task:
 
     Attributes:
       name: of the task, for people.
-      rate: of the base recipe, the best of `rates` at S = 1.
+      rate: of momentum SGD's base recipe, the best of `rates` at S = 1.
       rates: the grid that it was chosen from, by two seeds that no table uses.
+      adamw_rate: likewise of AdamW's, from a grid that all tasks share.
+      muon_rate: of Muon's; None: too slow for a small task.
       init: makes the parameters of a key.
       loss: a mean over a batch.
       score: on the test set, in percent.
@@ -30,6 +32,8 @@ class Task:
     name: str
     rate: float
     rates: tuple[float, ...]
+    adamw_rate: float
+    muon_rate: float | None
     init: Callable[[jax.Array], Params]
     loss: Callable[[Params, Batch], jax.Array]
     score: Callable[[Params, Batch], jax.Array]

@@ -9,7 +9,11 @@ from benchmarks.pages import unseen_block
 from benchmarks.records import files
 from benchmarks.unseen import __main__ as program
 from benchmarks.unseen import run
+from benchmarks.unseen.__main__ import FAMILIES
 from benchmarks.unseen.run import Score
+
+RUN = ["--tasks", "autoencoder", "--methods", "lena", "lena_amplified"]
+SGD = FAMILIES["sgd"]
 
 
 @pytest.fixture
@@ -18,46 +22,63 @@ def short(monkeypatch, tmp_path):
     path = tmp_path / "unseen.jsonl"
     monkeypatch.setattr(program, "kept", lambda name: path)
     monkeypatch.setattr(program, "SCALES", (16,))
-    chosen = {key: program.METHODS[key] for key in ("lena", "lena_amplified")}
-    monkeypatch.setattr(program, "METHODS", chosen)
-    for module in (run, program):
-        monkeypatch.setattr(module, "BASE_STEPS", 64)
+    monkeypatch.setattr(run, "BASE_STEPS", 64)
     return path
 
 
 @pytest.mark.slow
 def test_what_is_recorded_is_not_run_again(short):
-    program.main(["--tasks", "autoencoder"])
+    program.main(RUN)
     scores = files.read(short, Score)
     assert [one.method for one in scores[::3]] == ["base", "lena", "lena_amplified"]
     assert [one.seed for one in scores] == [0, 1, 2] * 3
     assert all(math.isfinite(one.score) for one in scores)
-    program.main(["--tasks", "autoencoder"])
+    program.main(RUN)
     assert files.read(short, Score) == scores
 
 
 @pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(short):
-    program.main(["--tasks", "autoencoder"])
+    program.main(RUN)
     first = [one.score for one in files.read(short, Score)]
     short.unlink()
-    program.main(["--tasks", "autoencoder"])
+    program.main(RUN)
     assert [one.score for one in files.read(short, Score)] == first
 
 
-def test_an_unknown_task_is_one_line(short, capsys):
+@pytest.mark.parametrize("option", ["--tasks", "--methods", "--recipe"])
+def test_what_is_unknown_is_one_line(option, short, capsys):
     with pytest.raises(SystemExit) as ended:
-        program.main(["--tasks", "chess"])
+        program.main([option, "chess"])
     assert ended.value.code == 2
     error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1 and "--tasks" in error and "chess" in error
+    assert len(error.splitlines()) == 1 and option in error and "chess" in error
+    assert not short.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["adamw", "muon"])
+def test_every_method_of_other_recipes_trains(recipe, short, monkeypatch):
+    monkeypatch.setattr(program, "SEEDS", (0,))
+    program.main(["--recipe", recipe, "--tasks", "autoencoder"])
+    scores = files.read(short, Score)
+    assert [one.method for one in scores] == ["base", *FAMILIES[recipe].methods]
+    # Linear scaling may be too much for it.
+    assert all(one.score is not None for one in scores if one.method != "linear")
+    assert f"--recipe {recipe}" in unseen_block.block(scores, recipe)
+
+
+def test_a_recipe_that_does_not_run_a_task_records_nothing(short):
+    program.main(["--recipe", "muon", "--tasks", "words"])
     assert not short.exists()
 
 
 @pytest.mark.parametrize("name", program.TASKS)
 def test_a_task_has_a_loss_and_a_score(name):
     task = program.TASKS[name]()
-    assert task.rate in task.rates
+    for family in FAMILIES.values():
+        rate = family.rate(task)
+        assert rate is None or rate in family.grid(task)
     params = task.init(jax.random.key(0))
     batch = jax.tree.map(lambda x: x[:16], task.train)
     assert math.isfinite(task.loss(params, batch))
@@ -70,7 +91,7 @@ def score(method, scale, seed, value):
 
 
 def test_the_block_marks_the_best_and_what_was_lost():
-    values = dict.fromkeys(program.METHODS, 60.0)
+    values = dict.fromkeys(SGD.methods, 60.0)
     values |= {"base": 80.0, "lena": 70.0, "linear": None}
     recorded = [
         score(method, 1 if method == "base" else 16, seed, value and value + seed / 10)

@@ -1,0 +1,78 @@
+"""A family: base recipes of one optimizer, and the methods that take them to S."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import optax
+
+from benchmarks.unseen.run import (
+    BASE_STEPS,
+    Gradient,
+    measured,
+    measured_for_adam,
+    plain,
+)
+from benchmarks.unseen.task import Task
+
+# Of every method that warms up.
+WARMUP = 0.05 * BASE_STEPS
+
+
+class Method(NamedTuple):
+    """One way to train at S.
+
+    Attributes:
+      label: for people.
+      make: `make(schedule, batch_scale)` returns the optimizer; the schedule is over
+        base batches.
+      needs_moments: whether its update reads the gradient's moments.
+    """
+
+    label: str
+    make: Callable[[optax.Schedule, int], optax.GradientTransformation]
+    needs_moments: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What is compared with each other.
+
+    Attributes:
+      label: of the base recipes, for people.
+      records: the name of the file of records.
+      rate: of a task's base recipe; None where the family does not run the task.
+      grid: the rates it was chosen from.
+      base: the optimizer at the base batch, of a schedule.
+      methods: by name.
+      recommended: the method that is held against all others.
+      own: no rivals of the recommended one, but what it was or could be.
+      pairs: by the row's label, two methods: one gain for each layer, one for the model.
+      preconditioned: whether moments are those of the gradient as Adam divides it.
+    """
+
+    label: str
+    records: str
+    rate: Callable[[Task], float | None]
+    grid: Callable[[Task], Sequence[float]]
+    base: Callable[[optax.Schedule], optax.GradientTransformation]
+    methods: Mapping[str, Method]
+    recommended: str
+    own: Sequence[str]
+    pairs: Mapping[str, tuple[str, str]]
+    preconditioned: bool = True
+
+    def optimizer(
+        self, method: str, rate: float, batch_scale: int
+    ) -> optax.GradientTransformation:
+        """The optimizer of a method, with a cosine over the base run."""
+        schedule = optax.cosine_decay_schedule(rate, BASE_STEPS)
+        if method == "base":
+            return self.base(schedule)
+        return self.methods[method].make(schedule, batch_scale)
+
+    def gradient(self, method: str) -> Gradient:
+        """How a method gets its gradient, and what else it reads."""
+        if method == "base" or not self.methods[method].needs_moments:
+            return plain
+        return measured_for_adam if self.preconditioned else measured

@@ -1,0 +1,81 @@
+"""Recipes of momentum SGD."""
+
+import dataclasses
+
+import optax
+
+import optax_lena
+from benchmarks.methods.rates import (
+    AMPLIFIED,
+    FIRST_AMPLIFIED,
+    LENA,
+    ROOT_OF_SCALE,
+)
+from benchmarks.unseen.family import WARMUP, Family, Method
+
+_LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
+_lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
+_amplified = dataclasses.replace(AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
+_first = dataclasses.replace(FIRST_AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
+_adascale = dataclasses.replace(LENA, clock="gain_steps")
+_linear = dataclasses.replace(
+    LENA, rule=optax_lena.linear, warmup=optax_lena.FixedWarmup(WARMUP)
+)
+_square_root = dataclasses.replace(_linear, rule=ROOT_OF_SCALE)
+
+
+def _method(
+    label: str,
+    rate: optax_lena.LayerRate,
+    layers: optax_lena.Layers = _LAYERS,
+    *,
+    enters_buffer: bool = False,
+) -> Method:
+    def make(
+        schedule: optax.Schedule, batch_scale: int
+    ) -> optax.GradientTransformation:
+        own = dataclasses.replace(rate, learning_rate=schedule)
+        scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
+        buffer = optax.trace(0.9)
+        links = (scale, buffer) if enters_buffer else (buffer, scale)
+        return optax.chain(*links, optax.scale(-1.0))
+
+    return Method(label, make)
+
+
+SGD = Family(
+    label="momentum SGD (0.9)",
+    records="unseen",
+    rate=lambda task: task.rate,
+    grid=lambda task: task.rates,
+    base=lambda schedule: optax.sgd(schedule, 0.9),
+    methods={
+        "linear": _method("linear scaling", _linear, _MODEL),
+        "square_root": _method("square-root scaling", _square_root, _MODEL),
+        "adascale": _method("AdaScale", _adascale, _MODEL),
+        "lena_model": _method("LENA, one layer: the model", _lena, _MODEL),
+        "lena": _method("LENA", _lena),
+        "lena_no_warmup": _method("LENA, no warm-up", LENA),
+        "amplified_model": _method(
+            "amplified, one layer: the model", _amplified, _MODEL, enters_buffer=True
+        ),
+        "lena_amplified": _method("amplified LENA", _amplified, enters_buffer=True),
+        "amplified_first_model": _method(
+            "first amplified, one layer: the model", _first, _MODEL, enters_buffer=True
+        ),
+        "amplified_first": _method("first amplified LENA", _first, enters_buffer=True),
+    },
+    recommended="lena_amplified",
+    own=(
+        "lena_amplified",
+        "amplified_model",
+        "amplified_first",
+        "amplified_first_model",
+    ),
+    pairs={
+        "LENA": ("lena", "lena_model"),
+        "amplified": ("lena_amplified", "amplified_model"),
+        "first amplified": ("amplified_first", "amplified_first_model"),
+    },
+    preconditioned=False,
+)
