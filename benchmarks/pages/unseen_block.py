@@ -34,7 +34,9 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     scores = {key: own for key, own in scores.items() if len(own) == len(SEEDS)}
     commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
     where = layout.recorded_on(
-        recorded[0].environment, commits, f"python -m benchmarks.unseen --recipe {recipe}"
+        recorded[0].environment,
+        commits,
+        f"python -m benchmarks.unseen --recipe {recipe}",
     )
     beside = _beside_the_best(family, scores)
     held = sum(row[-1] == "holds" for row in beside)
