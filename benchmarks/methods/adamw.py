@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,18 +30,26 @@ def _lena_adamw(
     return optax_lena.lena_adamw(learning_rate, batch_scale, b1=momentum, **options)
 
 
-def _transferred(
-    recipe: Recipe, batch_scale: int, base_steps: int
-) -> optax.GradientTransformation:
-    """The rate by the square root of S, and averages that count examples."""
-    make = fixed_warmup(
-        optax.adamw,
-        math.sqrt,
-        b1=float(optax_lena.decay_at(recipe.momentum, batch_scale, FLOORS["b1"])),
-        b2=float(optax_lena.decay_at(B2, batch_scale, FLOORS["b2"])),
-        eps=EPS / math.sqrt(batch_scale),
-    )
-    return make(recipe, batch_scale, base_steps)
+def memories(b1: float, batch_scale: int) -> dict[str, float]:
+    """What Adam's averages keep of themselves at S, if they count examples."""
+    return {
+        "b1": float(optax_lena.decay_at(b1, batch_scale, FLOORS["b1"])),
+        "b2": float(optax_lena.decay_at(B2, batch_scale, FLOORS["b2"])),
+        "eps": EPS / math.sqrt(batch_scale),
+    }
+
+
+def _transferred(gain: Callable[[int], float]) -> Make:
+    """Averages that count examples, at a multiple of the recipe's rate."""
+
+    def make(
+        recipe: Recipe, batch_scale: int, base_steps: int
+    ) -> optax.GradientTransformation:
+        own = memories(recipe.momentum, batch_scale)
+        make = fixed_warmup(optax.adamw, gain, **own)
+        return make(recipe, batch_scale, base_steps)
+
+    return make
 
 
 def _root_gain(*, warms_up: bool) -> Make:
@@ -121,7 +130,7 @@ ADAMW_METHODS = {
     ),
     "adamw_transferred": Method(
         "AdamW, square-root scaling, memories by examples",
-        _transferred,
+        _transferred(math.sqrt),
         needs_moments=False,
     ),
     "adamw_root_gain": Method(
@@ -154,6 +163,12 @@ ADAMW_METHODS = {
         fixed_warmup(_adamw),
         needs_moments=False,
         rates=(0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
+    ),
+    "adamw_transferred_tuned": Method(
+        "AdamW, re-tuned, memories by examples",
+        _transferred(lambda scale: 1.0),
+        needs_moments=False,
+        rates=(0.004, 0.008, 0.016, 0.032, 0.064),
     ),
 }
 

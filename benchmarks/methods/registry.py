@@ -1,14 +1,16 @@
 """The registry: every method by name, and which of them are compared with each other.
 
-A new method is an entry of `sgd.py`, `adamw.py` or `ablations.py`; it is then a choice
-of every program.
+A new method is an entry of `sgd.py`, `adamw.py`, `muon.py` or `ablations.py`; it is
+then a choice of every program.
 """
 
 from benchmarks.methods.ablations import ABLATIONS
 from benchmarks.methods.adamw import ADAMW_ABLATIONS, ADAMW_METHODS
+from benchmarks.methods.muon import MUON_METHODS
 from benchmarks.methods.sgd import SGD_METHODS
 
-METHODS = SGD_METHODS | ADAMW_METHODS | ABLATIONS | ADAMW_ABLATIONS
+METHODS = SGD_METHODS | ADAMW_METHODS | MUON_METHODS
+METHODS = METHODS | ABLATIONS | ADAMW_ABLATIONS
 
 # What a newcomer's demo compares.
 OF_DEMO = ("linear", "adascale", "lena", "lena_amplified")
@@ -17,6 +19,7 @@ OF_LONG = ("base", "linear", "adascale_warmup", "lena", "lena_amplified")
 OF_SGD = tuple(SGD_METHODS)
 # LAMB is re-tuned here as in the tables of SGD: it takes no rate from the recipe.
 OF_ADAMW = ("base", *ADAMW_METHODS, "lamb_tuned")
+OF_MUON = ("base", *MUON_METHODS)
 OF_ADAMW_ABLATION = tuple(ADAMW_ABLATIONS)
 # The rows of an ablation; where a row takes minutes, only those that matter most.
 OF_ABLATION = (

@@ -5,32 +5,10 @@ import dataclasses
 import optax
 
 import optax_lena
+from benchmarks.methods.base import BASE, momentum_sgd
 from benchmarks.methods.makers import at_scale, composed, fixed_warmup
 from benchmarks.methods.method import Method
 from benchmarks.methods.rates import LENA, ROOT_OF_SCALE
-from benchmarks.tasks.recipe import ADAMW, Recipe
-
-
-def _momentum_sgd(
-    learning_rate: optax.ScalarOrSchedule, weight_decay: float, momentum: float
-) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum)
-    )
-
-
-def _base(
-    recipe: Recipe, batch_scale: int, base_steps: int
-) -> optax.GradientTransformation:
-    del batch_scale
-    if recipe.optimizer == ADAMW:
-        return optax.adamw(
-            recipe.rate(base_steps),
-            b1=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
-    return _momentum_sgd(recipe.rate(base_steps), recipe.weight_decay, recipe.momentum)
-
 
 _SQUARE_ROOT = dataclasses.replace(
     LENA, rule=ROOT_OF_SCALE, warmup=optax_lena.FixedWarmup(0)
@@ -39,7 +17,7 @@ _STATE_AWARE = dataclasses.replace(LENA, rule=optax_lena.linear)
 _MODEL = optax_lena.whole_model
 
 SGD_METHODS = {
-    "base": Method("base recipe", _base, "#666666", needs_moments=False),
+    "base": BASE,
     "linear": Method(
         "linear scaling",
         at_scale(optax_lena.linear_scaling),
@@ -75,7 +53,7 @@ SGD_METHODS = {
     ),
     "sgd_tuned": Method(
         "momentum SGD, re-tuned",
-        fixed_warmup(_momentum_sgd, momentum=0.9),
+        fixed_warmup(momentum_sgd, momentum=0.9),
         needs_moments=False,
         rates=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
     ),

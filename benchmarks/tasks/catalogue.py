@@ -18,6 +18,7 @@ from benchmarks.tasks.recipe import (
     CONSTANT,
     COSINE,
     EXPONENTIAL,
+    MUON,
     Recipe,
     Workload,
     split_name,
@@ -130,18 +131,23 @@ CHARACTERS = Recipe(
 )
 
 
-def gpt(*, validation: bool = False) -> Workload:
+# The same with Muon.
+MUON_CHARACTERS = dataclasses.replace(CHARACTERS, momentum=0.95, optimizer=MUON)
+
+
+def gpt(*, validation: bool = False, recipe: Recipe = CHARACTERS) -> Workload:
     """A small GPT on Python source: every character of 32 has the next as its label.
 
     Args:
       validation: measure on the validation files, to tune a recipe.
+      recipe: tuned at the base batch.
     """
     context = 32
     dataset = source_text(context, sequences=True, validation=validation, num_test=2000)
     return Workload(
         dataset,
         lambda rngs: GPT(dataset.num_classes, context, rngs=rngs),
-        CHARACTERS,
+        recipe,
         batch_scales=BATCH_SCALES,
         eval_every=768,
         name=f"{dataset.name}, GPT",

@@ -9,7 +9,7 @@ from flax import nnx
 from benchmarks.tasks.dataset import Dataset
 
 CONSTANT, COSINE, EXPONENTIAL = "constant", "cosine", "exponential"
-SGD, ADAMW = "sgd", "adamw"
+SGD, ADAMW, MUON = "sgd", "adamw", "muon"
 # What an exponential decay leaves of the rate at the base run's end, and then of that
 # in as many steps again. LENA's paper decays so, and measures where 0.1 is left.
 DECAY = 0.1
@@ -27,10 +27,10 @@ class Recipe:
       schedule: `"constant"`, `"cosine"` (to zero at the base run's end) or
         `"exponential"` (to a tenth there, and on).
       epochs: of the base run.
-      momentum: of SGD; β1 of AdamW.
-      weight_decay: added to SGD's gradient; in AdamW decoupled.
+      momentum: of SGD; β1 of AdamW; β of Muon, whose Adam has 0.9.
+      weight_decay: added to SGD's gradient; in AdamW and Muon decoupled.
       warmup_share: length of a warm-up, as a share of the base run.
-      optimizer: at the base batch, `"sgd"` or `"adamw"`.
+      optimizer: at the base batch, `"sgd"`, `"adamw"` or `"muon"`.
     """
 
     base_batch: int

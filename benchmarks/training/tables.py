@@ -106,6 +106,11 @@ TABLES = {
         scales=(16, 64),
         recommended="adamw_root_gain_no_warmup",
     ),
+    "gpt_muon": Table(
+        functools.partial(catalogue.gpt, recipe=catalogue.MUON_CHARACTERS),
+        registry.OF_MUON,
+        recommended="lena_muon",
+    ),
     "molecules": Table(
         catalogue.molecule_gpt,
         registry.OF_ADAMW,

@@ -3,8 +3,10 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import optax_lena
@@ -22,9 +24,9 @@ def at_rate(gain: Callable[[int], float], recipe: Recipe) -> Recipe:
     def make(
         schedule: optax.Schedule, batch_scale: int
     ) -> optax.GradientTransformation:
-        def rate(updates: jax.Array) -> jax.Array:
-            steps = batch_scale * updates
-            factor = jax.numpy.minimum((steps + batch_scale) / WARMUP, 1)
+        def rate(updates: jax.typing.ArrayLike) -> jax.Array:
+            steps = batch_scale * jnp.asarray(updates)
+            factor = jnp.minimum((steps + batch_scale) / WARMUP, 1)
             return gain(batch_scale) * factor * schedule(steps)
 
         return recipe(rate, batch_scale)
@@ -32,7 +34,7 @@ def at_rate(gain: Callable[[int], float], recipe: Recipe) -> Recipe:
     return make
 
 
-def memories(batch_scale: int) -> dict[str, float]:
+def memories(batch_scale: int) -> dict[str, Any]:
     """What Adam remembers when its averages count examples."""
     return {
         "b1": float(optax_lena.decay_at(0.9, batch_scale, 0.8)),

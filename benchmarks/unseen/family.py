@@ -47,7 +47,8 @@ class Family:
       methods: by name.
       recommended: the method that is held against all others.
       own: no rivals of the recommended one, but what it was or could be.
-      pairs: by the row's label, two methods: one gain for each layer, one for the model.
+      pairs: by the label of a row, two methods: one gain for each layer, and one for
+        the model.
       preconditioned: whether moments are those of the gradient as Adam divides it.
     """
 

@@ -2,18 +2,22 @@
 
 import functools
 import math
+from typing import Any
 
 import optax
 
 import optax_lena
+from benchmarks.methods.base import MUON_OPTIONS
 from benchmarks.unseen.adamw import GRID, WEIGHT_DECAY, at_rate, memories
 from benchmarks.unseen.family import Family, Method
 
-# Updates of matrices get the size of Adam's (Liu et al., 2025, section 2.2).
-_OPTIONS = {"consistent_rms": 0.2}
-_DECAY = {"weight_decay": WEIGHT_DECAY, "adam_weight_decay": WEIGHT_DECAY}
-_muon = functools.partial(optax.contrib.muon, **_OPTIONS, **_DECAY)
-_lena_muon = functools.partial(optax_lena.lena_muon, options=_OPTIONS, **_DECAY)
+_DECAY: dict[str, Any] = {
+    "weight_decay": WEIGHT_DECAY,
+    "adam_weight_decay": WEIGHT_DECAY,
+}
+
+_muon = functools.partial(optax.contrib.muon, **MUON_OPTIONS, **_DECAY)
+_lena_muon = functools.partial(optax_lena.lena_muon, options=MUON_OPTIONS, **_DECAY)
 
 
 def _by_updates(

@@ -122,7 +122,7 @@ def bomb():
     return raw.getvalue()
 
 
-GZIP = gzip.compress(idx_bytes(IMAGES))
+GZIP = gzip.compress(idx_bytes(IMAGES), mtime=0)
 LABELS = np.arange(20) % 10
 BAD = {
     "missing": (missing, "must be a folder that exists"),
