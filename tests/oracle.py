@@ -33,7 +33,11 @@ def linear(noise, signal, batch_scale):
 
 def normalised(noise, signal, batch_scale):
     worth = gain_ratio(8 * noise, signal, batch_scale)
-    return worth / np.sqrt(gain_ratio(noise, signal, batch_scale))
+    ratio, root = (
+        worth / np.sqrt(gain_ratio(noise, signal, batch_scale)),
+        batch_scale**0.5,
+    )
+    return np.clip(ratio, min(root, 1), max(root, 1))
 
 
 def amplified(noise, signal, batch_scale):
@@ -219,8 +223,9 @@ class Spikes:
 class Layer:
     """What LENA remembers of one layer: averages and progress."""
 
-    def __init__(self, rule, batch_scale, warmup_steps=0, horizon=1000):
+    def __init__(self, rule, batch_scale, warmup_steps=0, horizon=1000, growth=np.inf):
         self.rule, self.warmup_steps, self.horizon = rule, warmup_steps, horizon
+        self.growth, self.ratio = growth, 1.0
         self.average, self.progress = np.zeros(2), 0.0
         self.at(batch_scale)
 
@@ -237,7 +242,9 @@ class Layer:
         gain = gain_ratio(*self.average, self.scale)
         self.progress += gain
         warmup = warmup_factor(self, self.progress)
-        return gain, self.rule(*self.average, self.scale) * warmup
+        ratio = self.rule(*self.average, self.scale)
+        self.ratio = min(ratio, self.growth * self.ratio)
+        return gain, self.ratio * warmup
 
 
 def forget(beta, batch_scale, floor):

@@ -1,5 +1,6 @@
 """Methods for recipes of AdamW."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -13,6 +14,7 @@ import optax
 import optax_lena
 from benchmarks.methods.makers import at_scale, fixed_warmup
 from benchmarks.methods.method import Make, Method
+from benchmarks.methods.rates import FIRST_NORMALISED, NORMALISED
 from benchmarks.tasks.recipe import ADAMW, Recipe
 
 B2, EPS = 0.999, 1e-8
@@ -94,7 +96,7 @@ def _ablated(*, b1: bool, b2: bool, decay: bool) -> Make:
             b1_floor=FLOORS["b1"] if b1 else recipe.momentum,
             b2_floor=FLOORS["b2"] if b2 else B2,
         )
-        rate = optax_lena.LayerRate(schedule, rule=optax_lena.normalised_gain)
+        rate = dataclasses.replace(NORMALISED, learning_rate=schedule)
         scale = optax_lena.scale_by_layer_rate(rate, batch_scale)
         by_rate = optax.add_decayed_weights(weight_decay)
         by_examples = _decay_by_examples(schedule, weight_decay, batch_scale)
@@ -102,6 +104,20 @@ def _ablated(*, b1: bool, b2: bool, decay: bool) -> Make:
         return optax.chain(adam, *links, optax.scale(-1.0))
 
     return make
+
+
+def _first(
+    recipe: Recipe, batch_scale: int, base_steps: int
+) -> optax.GradientTransformation:
+    """`lena_adamw` without limits on its ratios."""
+    schedule = recipe.rate(base_steps)
+    rate = dataclasses.replace(FIRST_NORMALISED, learning_rate=schedule)
+    return optax.chain(
+        optax_lena.scale_by_adam(batch_scale, b1=recipe.momentum, b2=B2),
+        optax.add_decayed_weights(recipe.weight_decay),
+        optax_lena.scale_by_layer_rate(rate, batch_scale),
+        optax.scale(-1.0),
+    )
 
 
 def _decay_by_examples(
@@ -157,6 +173,9 @@ ADAMW_METHODS = {
             optimizer=ADAMW,
         ),
         preconditioned=True,
+    ),
+    "lena_adamw_first": Method(
+        "first LENA + AdamW, ratios not limited", _first, preconditioned=True
     ),
     "adamw_tuned": Method(
         "AdamW, re-tuned",

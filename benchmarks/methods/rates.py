@@ -40,6 +40,21 @@ FIRST_AMPLIFIED = dataclasses.replace(
     estimator=optax_lena.Averages(relative=True),
     rule=noise_times(8),
 )
+NORMALISED = optax_lena.LayerRate(
+    rule=optax_lena.normalised_gain,
+    warmup=optax_lena.StateAwareWarmup(0),
+    guard=optax_lena.GrowthLimit(),
+)
+# What `lena_adamw` was until its rate was seen to jump above the square root of S.
+FIRST_NORMALISED = dataclasses.replace(
+    NORMALISED,
+    rule=optax_lena.Rule(
+        lambda estimate, scale: (
+            estimate.amplified(8).gain(scale) / jnp.sqrt(estimate.gain(scale))
+        )
+    ),
+    guard=None,
+)
 # The square root of S.
 ROOT_OF_SCALE = optax_lena.Rule(
     lambda estimate, scale: jnp.full_like(estimate.noise, jnp.sqrt(scale))

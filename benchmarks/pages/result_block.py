@@ -27,7 +27,8 @@ FIGURES = "benchmarks"
 LEGEND = (
     "Bold: the best method without re-tuning, and those level with it. (2/3): so "
     "many seeds reach the target within 2.5 times the base run's examples; those "
-    "that do not count with all the updates they were allowed. Re-tuned methods: "
+    "that do not count with all the updates they were allowed. The first row is what "
+    "updates that are each worth S of the base run's would take. Re-tuned methods: "
     "the rate is tuned again at every S, on validation data."
 )
 
@@ -63,7 +64,7 @@ def block(
         f"**{kind} accuracy after equal examples (%)**",
         _matrix(found, head, accuracy, _accuracy_text),
         f"**Updates until {100 * target:.1f} %**",
-        _matrix(found, head, speed, _updates_text),
+        _matrix(found, head, speed, _updates_text, _perfect(found)),
         LEGEND,
         layout.bullets(verdicts(found, recommended)),
     ]
@@ -101,15 +102,26 @@ def _matrix(
     head: list[str],
     measure: Measure,
     text: Callable[[Outcome], str],
+    first: Sequence[str] = (),
 ) -> str:
     """One measure, a row for each method and a column for each S."""
-    scales, rows = _scales(found), [head]
+    scales, rows = _scales(found), [head, *([first] if first else [])]
     for method in METHODS:
         keys = [(method, scale) for scale in scales]
         if any(key in found for key in keys):
             cells = [_cell(found, key, measure, text) for key in keys]
             rows.append([METHODS[method].label, *cells])
     return layout.markdown(rows)
+
+
+def _perfect(found: Found) -> list[str]:
+    """The updates that are left if one at S is worth S of the base run."""
+    base = found["base", 1]
+    if base.reached < base.seeds:
+        return []
+    steps = base.counted.mean()
+    cells = [f"{steps / scale:,.0f}" for scale in _scales(found)]
+    return ["*the base run's steps / S*", *cells]
 
 
 def _cell(

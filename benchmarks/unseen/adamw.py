@@ -1,5 +1,6 @@
 """Recipes of AdamW."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import optax_lena
+from benchmarks.methods.rates import FIRST_NORMALISED
 from benchmarks.unseen.family import WARMUP, Family, Method
 
 # At the base batch, by seeds 100 and 101, the same for both families.
@@ -60,6 +62,23 @@ def _by_examples(
     return _adamw(schedule, eps=eps, **memories(batch_scale))
 
 
+def _first(layers: optax_lena.Layers) -> Recipe:
+    """`lena_adamw` without limits on its ratios."""
+
+    def make(
+        schedule: optax.Schedule, batch_scale: int
+    ) -> optax.GradientTransformation:
+        rate = dataclasses.replace(FIRST_NORMALISED, learning_rate=schedule)
+        return optax.chain(
+            optax_lena.scale_by_adam(batch_scale),
+            optax.add_decayed_weights(WEIGHT_DECAY),
+            optax_lena.scale_by_layer_rate(rate, batch_scale, layers=layers),
+            optax.scale(-1.0),
+        )
+
+    return make
+
+
 ADAMW = Family(
     label="AdamW (decay 0.01)",
     records="unseen_adamw",
@@ -84,8 +103,22 @@ ADAMW = Family(
             functools.partial(_lena_adamw, layers=optax_lena.whole_model),
         ),
         "lena_adamw": Method("LENA + AdamW", _lena_adamw),
+        "lena_adamw_first_model": Method(
+            "first LENA + AdamW, one layer: the model", _first(optax_lena.whole_model)
+        ),
+        "lena_adamw_first": Method(
+            "first LENA + AdamW, ratios not limited", _first(optax_lena.per_parameter)
+        ),
     },
     recommended="lena_adamw",
-    own=("lena_adamw", "lena_adamw_model"),
-    pairs={"LENA + AdamW": ("lena_adamw", "lena_adamw_model")},
+    own=(
+        "lena_adamw",
+        "lena_adamw_model",
+        "lena_adamw_first",
+        "lena_adamw_first_model",
+    ),
+    pairs={
+        "LENA + AdamW": ("lena_adamw", "lena_adamw_model"),
+        "first": ("lena_adamw_first", "lena_adamw_first_model"),
+    },
 )

@@ -11,6 +11,7 @@ from optax_lena._checks import (
 )
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
+from optax_lena._parts.guard import GrowthLimit
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
@@ -34,9 +35,12 @@ def lena_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdamW whose every layer finds its own rate, and whose averages count examples.
 
-    $$w_k \leftarrow w_k - \eta \cdot \frac{r_k}{\sqrt{\text{gain}_k(S)}} \cdot
+    $$w_k \leftarrow w_k - \eta \cdot \text{ratio}_k(t) \cdot
       \min(1, \text{progress}_k / \theta) \cdot \left( \frac{\hat m_k}
-      {\sqrt{\hat \nu_k} + \epsilon / \sqrt S} + \lambda w_k \right), \qquad
+      {\sqrt{\hat \nu_k} + \epsilon / \sqrt S} + \lambda w_k \right)$$
+
+    $$\text{ratio}_k(t) = \min\Bigl(\sqrt S, \frac{r_k}{\sqrt{\text{gain}_k(S)}},
+      1.1 \cdot \text{ratio}_k(t - 1)\Bigr), \qquad
       \beta_1(S) = \max(\beta_1^S, 0.8), \quad \beta_2(S) = \max(\beta_2^S, 0.9)$$
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`:
@@ -47,7 +51,8 @@ def lena_adamw(
     $\sqrt{\text{gain}}$ times as far along the true gradient as the base batch's,
     because $\sqrt{\hat\nu}$ shrinks to $\sqrt{\sigma^2 / S + \mu^2}$; the rate brings
     the rest. The averages forget as much in an update as S base batches would, though
-    no less is kept than the floors say; S may change in mid-run.
+    no less is kept than the floors say; S may change in mid-run. A layer's ratio starts
+    at 1 and grows by a tenth in an update at most (`GrowthLimit`).
 
     With a `batch_scale` of 1 and no warm-up it is `optax.adamw`, to the last bit.
 
@@ -103,7 +108,8 @@ def lena_adamw(
     check_steps(warmup_steps)
     check_weight_decay(weight_decay, weight_decay_mask)
     warmup = StateAwareWarmup(warmup_steps)
-    rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup)
+    limit = GrowthLimit()
+    rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup, guard=limit)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
     adam = scale_by_adam(
         batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov

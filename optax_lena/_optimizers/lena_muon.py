@@ -12,6 +12,7 @@ from optax_lena._checks import check_beta, check_steps, check_weight_decay
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._optimizers import parts
+from optax_lena._parts.guard import GrowthLimit
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
@@ -44,13 +45,13 @@ def lena_muon(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon whose every layer finds its own rate, and whose averages count examples.
 
-    $$w_k \leftarrow w_k - \eta \cdot \frac{r_k}{\sqrt{\text{gain}_k(S)}} \cdot
+    $$w_k \leftarrow w_k - \eta \cdot \text{ratio}_k \cdot
       \min(1, \text{progress}_k / \theta) \cdot
       \left( \operatorname{orthogonal}(\hat m_k) + \lambda w_k \right)$$
 
     for matrices, and `lena_adamw` for all other parameters. As Adam's, Muon's updates
-    have a length of their own, so the rule is the same (`normalised_gain`); the noise
-    of matrices is that of the raw gradient.
+    have a length of their own, so the ratio is the same (`normalised_gain`, and
+    `GrowthLimit`); the noise of matrices is that of the raw gradient.
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`, which
     divides only the gradients that go through Adam. So no layer should hold parameters
@@ -106,7 +107,8 @@ def lena_muon(
     adam = functools.partial(scale_by_adam, batch_scale, eps=eps, nesterov=nesterov)
     rest = _rest(orthogonal, adam, adam_b1, adam_b2, mu_dtype, adam_weight_decay)
     warmup = StateAwareWarmup(warmup_steps)
-    rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup)
+    limit = GrowthLimit()
+    rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup, guard=limit)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
     return optax.chain(matrices, rest, scale, parts.descent)
 

@@ -1,7 +1,8 @@
-r"""Guard: what cuts the trust ratios when a gradient is much longer than the last ones.
+r"""Guards: what cuts trust ratios that come too soon, or when a gradient spikes.
 
-In: trust ratios, and what this update measured. Out: the ratios to train at. The factor
-on what the gain has added to the rate is
+In: trust ratios, and what this update measured. Out: the ratios to train at.
+`GrowthLimit` holds every row to its own last ratio. `SpikeLimit` multiplies what the
+gain has added to the rate by
 
 $$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot
   \frac{\bar{\sigma}^2 / S + \lVert\bar{\mu}\rVert^2}{\lVert\bar g\rVert^2}}\Bigr)$$
@@ -97,3 +98,56 @@ class SpikeLimit:
         """Moves toward this update's values, a spike's as far as it was cut."""
         seen = Estimate(*(factor**2 * x for x in model))
         return state.move(seen, STEP, measured.is_usable[-1] & ~measured.overflows)
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthLimit:
+    r"""Lets a row's trust ratio grow by no more than a factor from update to update.
+
+    $$\text{ratio}(t) \le \text{growth} \cdot \text{ratio}(t - 1), \qquad
+      \text{ratio}(0) = 1$$
+
+    The first estimates of noise come from few gradients, and in Adam's metric from one
+    that has seen few gradients itself. A rate that jumps to them at once can throw a
+    network out (docs/adamw.md). This is a warm-up that ends by itself, later where the
+    ratio is higher, and it also holds where S grows in mid-run.
+
+    Attributes:
+      growth: at least 1. Of 1.1: 22 updates from a ratio of 1 to one of 8.
+
+    Raises:
+      ValueError: if the growth is below 1.
+
+    Example:
+      >>> import optax_lena
+      >>> optax_lena.LayerRate(guard=optax_lena.GrowthLimit(1.2)).guard
+      GrowthLimit(growth=1.2)
+    """
+
+    growth: ArrayLike = 1.1
+
+    def __post_init__(self) -> None:
+        """Checks the growth."""
+        meaning = "by which a trust ratio may grow in one update"
+        check_number("growth", self.growth, meaning, at_least=1)
+
+    def init(self, num_rows: int) -> jax.Array:
+        """Returns the ratios before the first update, `[rows]`."""
+        return jnp.ones(num_rows)
+
+    def update(
+        self, last: jax.Array, trust_ratio: jax.Array, measured: Measured
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Limits the ratios of one update.
+
+        Args:
+          last: `[rows]`, what the previous update returned.
+          trust_ratio: `[rows]`.
+          measured: what this update measured; rows that are not finite do not grow.
+
+        Returns:
+          The ratios to train at, the same as the new state, and 1: no spike.
+        """
+        most = jnp.where(measured.is_finite, self.growth * last, last)
+        ratio = jnp.minimum(trust_ratio, most)
+        return ratio, ratio, jnp.ones(())

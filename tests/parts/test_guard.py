@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import optax_lena
-from optax_lena import Estimate, SpikeLimit
+from optax_lena import Estimate, GrowthLimit, SpikeLimit
 from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.estimate import Measured
 from tests import helpers
@@ -165,3 +165,31 @@ def test_a_rate_that_is_too_large_does_not_run_away():
     keys = jax.random.split(jax.random.key(0), 8)
     assert jax.vmap(lambda key: farthest(None, key))(keys).max() > 100
     assert jax.vmap(lambda key: farthest(SpikeLimit(2.0), key))(keys).max() < 20
+
+
+def test_a_ratio_grows_by_a_factor_and_falls_at_once():
+    limit, update = GrowthLimit(1.5), measured(model(1, 1), 16)
+    last, seen = limit.init(2), []
+    for wanted in ([1.2, 16.0], [1.2, 16.0], [4.0, 2.0], [4.0, 0.5], [4.0, 0.5]):
+        ratio, last, factor = limit.update(last, jnp.array(wanted), update)
+        seen.append(ratio)
+        assert factor == 1
+    expected = [[1.2, 1.5], [1.2, 2.25], [1.8, 2], [2.7, 0.5], [4, 0.5]]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+
+
+def test_a_ratio_does_not_grow_in_an_update_that_is_not_finite():
+    limit, update = GrowthLimit(1.5), measured(model(1, 1), 16)
+    update = update._replace(is_finite=jnp.array([True, False]))
+    ratio, last, _ = limit.update(limit.init(2), jnp.array([16.0, 16.0]), update)
+    np.testing.assert_array_equal(ratio, [1.5, 1.0])
+    np.testing.assert_array_equal(last, ratio)
+
+
+def test_a_network_is_not_thrown_out_by_the_first_rate_that_is_measured():
+    """In Adam's metric the first measurement says 8 where the last rate was 1."""
+    stacks, params = helpers.random_stacks(3, 12, 4), helpers.example_params()
+    _, _, metrics = helpers.train_adam(optax_lena.lena_adamw(0.01, 64), params, stacks)
+    ratios = np.stack(list(helpers.rows(metrics, "trust_ratio").values()))
+    assert (ratios[:, :5] == 1).all() and ratios[:, -1].max() > 1.5
+    assert (ratios[:, 1:] <= 1.1 * ratios[:, :-1] * (1 + 1e-6)).all()

@@ -40,7 +40,18 @@ def test_the_other_rules(scale):
     np.testing.assert_allclose(ratio(optax_lena.square_root_gain), np.sqrt(gain))
     np.testing.assert_array_equal(ratio(optax_lena.linear), np.full(5, scale))
     worth = Estimate(8 * NOISE, SIGNAL).gain(scale) / np.sqrt(gain)
-    np.testing.assert_allclose(ratio(optax_lena.normalised_gain), worth, rtol=1e-6)
+    limited = np.minimum(worth, np.sqrt(scale))
+    np.testing.assert_allclose(ratio(optax_lena.normalised_gain), limited, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 4.0, 64.0, 1024.0])
+def test_a_normalised_gain_stays_between_one_and_the_root_of_the_scale(scale):
+    noise = jnp.logspace(-6, 6, 200)
+    estimate = Estimate(noise, jnp.ones_like(noise))
+    ratio = optax_lena.normalised_gain.trust_ratio(estimate, jnp.float32(scale))
+    root = np.sqrt(np.float32(scale))
+    assert ratio.min() >= min(root, 1) and ratio.max() <= max(root, 1)
+    np.testing.assert_allclose(ratio[jnp.array([0, -1])], [1, root], rtol=1e-3)
 
 
 def test_only_linear_scaling_needs_no_moments():
