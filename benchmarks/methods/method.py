@@ -27,6 +27,7 @@ class Method:
         and not for the base run's examples.
       rates: the grid over which the rate is tuned again at every S; none: the rate
         stays the recipe's.
+      tuning_seeds: of the runs that tune it; no table has them.
       tuned_as: the method with whose rate, tuned once at S = 1, it trains at every S;
         empty: the recipe's rate.
       preconditioned: whether the moments are those of the gradient as Adam divides it.
@@ -38,5 +39,6 @@ class Method:
     needs_moments: bool = True
     own_clock: bool = False
     rates: tuple[float, ...] = ()
+    tuning_seeds: tuple[int, ...] = (100,)
     tuned_as: str = ""
     preconditioned: bool = False

@@ -55,6 +55,8 @@ FIRST_NORMALISED = dataclasses.replace(
     ),
     guard=None,
 )
+# What multiplies no rate.
+ONE = optax_lena.Rule(lambda estimate, scale: jnp.ones_like(estimate.noise))
 # The square root of S.
 ROOT_OF_SCALE = optax_lena.Rule(
     lambda estimate, scale: jnp.full_like(estimate.noise, jnp.sqrt(scale))

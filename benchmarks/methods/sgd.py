@@ -8,13 +8,29 @@ import optax_lena
 from benchmarks.methods.base import BASE, momentum_sgd
 from benchmarks.methods.makers import at_scale, composed, fixed_warmup
 from benchmarks.methods.method import Method
-from benchmarks.methods.rates import LENA, ROOT_OF_SCALE
+from benchmarks.methods.rates import LENA, ONE, ROOT_OF_SCALE
+from benchmarks.tasks.recipe import Recipe
 
 _SQUARE_ROOT = dataclasses.replace(
     LENA, rule=ROOT_OF_SCALE, warmup=optax_lena.FixedWarmup(0)
 )
 _STATE_AWARE = dataclasses.replace(LENA, rule=optax_lena.linear)
+_FIXED_ADASCALE = dataclasses.replace(
+    LENA, clock="gain_steps", warmup=optax_lena.FixedWarmup(0)
+)
+# For a rate that is tuned at every S: nothing but the warm-up is LENA's.
+_AS_IT_IS = dataclasses.replace(LENA, rule=ONE)
+# Momentum SGD is what all others are held against, so it is tuned with more seeds.
+_RATES, _SEEDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2), (100, 101, 102)
 _MODEL = optax_lena.whole_model
+
+
+def _long_warmup(
+    recipe: Recipe, batch_scale: int, base_steps: int
+) -> optax.GradientTransformation:
+    longer = dataclasses.replace(recipe, warmup_share=0.2)
+    return fixed_warmup(momentum_sgd, momentum=0.9)(longer, batch_scale, base_steps)
+
 
 SGD_METHODS = {
     "base": BASE,
@@ -29,6 +45,11 @@ SGD_METHODS = {
         "AdaScale",
         at_scale(optax_lena.adascale, warms_up=False),
         "#0072B2",
+        own_clock=True,
+    ),
+    "adascale_fixed_warmup": Method(
+        "AdaScale + fixed warm-up",
+        composed(_FIXED_ADASCALE, layers=_MODEL),
         own_clock=True,
     ),
     "adascale_base_clock": Method(
@@ -55,7 +76,21 @@ SGD_METHODS = {
         "momentum SGD, re-tuned",
         fixed_warmup(momentum_sgd, momentum=0.9),
         needs_moments=False,
-        rates=(0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
+        rates=_RATES,
+        tuning_seeds=_SEEDS,
+    ),
+    "sgd_tuned_long_warmup": Method(
+        "momentum SGD, re-tuned, 20 % warm-up",
+        _long_warmup,
+        needs_moments=False,
+        rates=_RATES,
+        tuning_seeds=_SEEDS,
+    ),
+    "sgd_tuned_state_aware": Method(
+        "momentum SGD, re-tuned, state-aware warm-up",
+        composed(_AS_IT_IS, layers=_MODEL),
+        rates=_RATES,
+        tuning_seeds=_SEEDS,
     ),
     "lars_tuned": Method(
         "LARS, re-tuned",

@@ -6,7 +6,6 @@ from benchmarks.branch import Branches
 from benchmarks.cost.measure import Measurement
 from benchmarks.curve import Scored
 from benchmarks.pages import (
-    adamw_block,
     advice_block,
     branch_block,
     cost_block,
@@ -16,6 +15,7 @@ from benchmarks.pages import (
     ramp_figure,
     result_block,
     summary_block,
+    transfer_block,
     unseen_block,
 )
 from benchmarks.pages.result_figure import figure, has_figure
@@ -32,12 +32,25 @@ README = ROOT / "README.md"
 RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
 BATCH_PAGE, ADAMW_PAGE = ROOT / "docs/batch_size.md", ROOT / "docs/adamw.md"
 FIGURES = ROOT / "docs/benchmarks"
+# Files of records and the table they belong to: runs that end where the base run does.
+TRANSFERRED = {
+    "gpt_transfer": ("gpt", transfer_block.ADAMW),
+    "molecules": ("molecules", transfer_block.ADAMW),
+    "gpt_muon": ("gpt_muon", transfer_block.MUON),
+}
 UNSEEN_PAGES = {"sgd": RESULT_PAGE, "adamw": ADAMW_PAGE, "muon": ADAMW_PAGE}
 
 
 def recorded_tables() -> dict[str, Path]:
     """By name, the files of the tables that have records."""
-    return {name: kept(name) for name in sorted(TABLES) if kept(name).exists()}
+    names = sorted(set(TABLES) - set(TRANSFERRED))
+    return {name: kept(name) for name in names if kept(name).exists()}
+
+
+def _transferred(name: str, table: str) -> list[Record]:
+    """The runs of a file, and of its table, whose base run and opponents are its."""
+    kinds = dict.fromkeys((table, name))
+    return [run for one in kinds for run in files.read_if_there(kept(one), Record)]
 
 
 def filled() -> dict[Path, str]:
@@ -60,8 +73,9 @@ def filled() -> dict[Path, str]:
         records = FAMILIES[recipe].records
         if scores := files.read_if_there(kept(records), Score):
             fill(page, records, unseen_block.block(scores, recipe))
-    transfer = files.read_if_there(kept("gpt_transfer"), Record)
-    fill(ADAMW_PAGE, "gpt_transfer", adamw_block.block(loaded["gpt"][0], transfer))
+    for name, (table, kind) in TRANSFERRED.items():
+        if runs := _transferred(name, table):
+            fill(ADAMW_PAGE, name, transfer_block.block(table, runs, kind))
     measured = files.read(kept("cost"), Measurement)
     fill(COST_PAGE, "cost", cost_block.block(measured))
     grown = files.read(kept("ramp"), Run)

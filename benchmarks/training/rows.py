@@ -5,6 +5,7 @@ In: a table's workload and its file of records. Out: what the file did not hold 
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,8 +17,6 @@ from benchmarks.training import loop
 from benchmarks.training.plan import Config
 from benchmarks.training.tables import Load
 
-# Rates are tuned with a seed that no table has.
-TUNING_SEED = 100
 # Whose curves are kept for every layer, of seed 0; of the others only the model's.
 KEEPS_LAYERS = ("lena", "lena_amplified")
 
@@ -126,13 +125,16 @@ def _tune(
     row: Row, load: Load, path: Path, on_progress: Callable[[float], None]
 ) -> float:
     """Returns the rate of the grid with the best validation accuracy at this S."""
-    workload = load(validation=True)
+    workload, method = load(validation=True), METHODS[row.method]
     tried = {}
-    for rate in METHODS[row.method].rates:
-        config = Config(row.method, row.batch_scale, (TUNING_SEED,), rate=rate)
+    for rate in method.rates:
+        config = Config(row.method, row.batch_scale, method.tuning_seeds, rate=rate)
         found = find(files.read_if_there(path, Record), workload, config, rate)
-        (record,) = found or _append(loop.run(workload, config, on_progress), path)
-        tried[rate] = record.final_accuracy
+        left = set(config.seeds) - {record.seed for record in found}
+        if left:
+            config = dataclasses.replace(config, seeds=tuple(sorted(left)))
+            found += _append(loop.run(workload, config, on_progress), path)
+        tried[rate] = statistics.mean(record.final_accuracy for record in found)
     return max(tried, key=tried.__getitem__)
 
 

@@ -12,7 +12,6 @@ from benchmarks.records.record import read_records
 from benchmarks.tasks.catalogue import DIGITS
 from benchmarks.tasks.recipe import TARGET_DROP
 from benchmarks.training import loop, tables
-from benchmarks.training.rows import TUNING_SEED
 from tests.benchmarks.helpers import errors_of, record, tiny_workload
 
 
@@ -123,7 +122,7 @@ def test_a_table_tunes_on_validation_data_and_goes_on_where_it_stopped(
     *tuning, (split, config, _) = trained
     assert [each.rate for _, each, _ in tuning] == list(METHODS["lars_tuned"].rates)
     assert {split for split, _, _ in tuning} == {"validation"}
-    assert {each.seeds for _, each, _ in tuning} == {(TUNING_SEED,)}
+    assert {each.seeds for _, each, _ in tuning} == {(100,)}
     assert (split, config.rate, config.seeds) == ("test", 4.0, (0, 1, 2))
 
     # What was tuned is not tuned again.
@@ -135,6 +134,23 @@ def test_a_table_tunes_on_validation_data_and_goes_on_where_it_stopped(
         METHODS["lars_tuned"].rates[-1],
         4.0,
     ]
+
+
+def test_a_method_is_tuned_by_all_of_its_seeds(trained, tmp_path, monkeypatch):
+    """Seeds that are there are not trained again."""
+    path = tmp_path / "toy.jsonl"
+    command = ["toy", "--scales", "8", "--out", str(path)]
+    suite.main([*command, "--methods", "base", "lars_tuned"])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-3]) + "\n")
+    tuned = dataclasses.replace(METHODS["lars_tuned"], tuning_seeds=(100, 101, 102))
+    monkeypatch.setitem(METHODS, "lars_tuned", tuned)
+    trained.clear()
+    suite.main([*command, "--methods", "lars_tuned"])
+    *tuning, (split, config, _) = trained
+    assert {each.seeds for _, each, _ in tuning} == {(101, 102)}
+    assert len(tuning) == len(tuned.rates)
+    assert (split, config.rate) == ("test", 4.0)
 
 
 def test_a_table_needs_its_base_run_first(trained, tmp_path, capsys):

@@ -1,0 +1,168 @@
+"""The block of a recipe of AdamW or Muon at another batch: what it keeps, and why.
+
+Both measures are taken within the base run's examples: most of these runs end there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.methods.adamw import ADAMW_ABLATIONS, ADAMW_METHODS
+from benchmarks.methods.muon import MUON_METHODS
+from benchmarks.methods.registry import METHODS
+from benchmarks.pages import layout
+from benchmarks.pages.outcomes import Outcome, gap, outcomes
+from benchmarks.pages.result_block import percent
+from benchmarks.pages.verdicts import Found, Measure, accuracy, is_bold, speed
+from benchmarks.records.record import Record, one_per_seed, target_accuracy
+from benchmarks.tasks.recipe import TARGET_DROP
+
+
+class Kind(NamedTuple):
+    """Which methods are compared.
+
+    Attributes:
+      methods: in the order of the rows.
+      loses: the method whose points against the base run are lost.
+      wins: the one that wins a share of them back.
+    """
+
+    methods: Sequence[str]
+    loses: str
+    wins: str
+
+
+ADAMW = Kind((*ADAMW_METHODS, "lamb_tuned"), "adamw_square_root", "lena_adamw")
+MUON = Kind(tuple(MUON_METHODS), "muon_square_root", "lena_muon")
+LEGEND = (
+    "Bold: the best without re-tuning, and those level with it. Empty: not recorded. "
+    "–: not within the base run's examples; (1/3): by so many seeds, of which the "
+    "others count with 2.5 times its updates."
+)
+
+
+def block(table: str, runs: Sequence[Record], kind: Kind) -> str:
+    """The tables of both measures, what is won back, and the ablation.
+
+    Args:
+      table: of `benchmarks.training.tables`.
+      runs: of it, of both splits; those on validation data are an ablation's, or have
+        tuned a rate.
+      kind: which methods are compared.
+    """
+    tested = [_cut(one) for one in one_per_seed(r for r in runs if r.split == "test")]
+    base = [one for one in tested if one.method == "base"]
+    target = target_accuracy(base, TARGET_DROP)
+    found = outcomes(tested, target)
+    parts = [
+        _caption(base[0], found["base", 1]),
+        _table(found, kind, accuracy, lambda own: percent(own.accuracy)),
+        f"Updates until {100 * target:.1f} %, half a point below the base run:",
+        _table(found, kind, speed, _updates),
+        LEGEND,
+    ]
+    if won_back := _won_back(found, kind):
+        parts.append(layout.bullets(won_back))
+    if ablated := [one for one in runs if one.method in ADAMW_ABLATIONS]:
+        parts += _ablation(outcomes(one_per_seed(ablated), target=1.0))
+    commits = ", ".join(sorted({one.environment["commit"] for one in runs}))
+    by = f"python -m benchmarks.train {table} METHOD S --seeds SEED --out FILE"
+    parts.append(layout.recorded_on(base[0].environment, commits, by))
+    return layout.block(parts)
+
+
+def _cut(run: Record) -> Record:
+    """The run until it has seen the base run's examples."""
+    end = int(np.searchsorted(run.updates, run.base_updates)) + 1
+    return dataclasses.replace(
+        run,
+        updates=run.updates[:end],
+        train_loss=run.train_loss[:end],
+        test_accuracy=run.test_accuracy[:end],
+        layers={},
+    )
+
+
+def _caption(run: Record, base: Outcome) -> str:
+    return (
+        f"{run.workload}: test accuracy (%) after the base run's examples, mean ± "
+        f"standard error. The base run, S = 1: {percent(base.accuracy)} "
+        f"({base.seeds} {_seeds(base.seeds)}), rate {run.recipe['learning_rate']:g}."
+    )
+
+
+def _seeds(count: int) -> str:
+    return "seed" if count == 1 else "seeds"
+
+
+def _table(
+    found: Found, kind: Kind, measure: Measure, text: Callable[[Outcome], str]
+) -> str:
+    scales = sorted({scale for _, scale in found} - {1})
+    rows = [["method", *(f"S = {scale}" for scale in scales)]]
+    for method in kind.methods:
+        keys = [(method, scale) for scale in scales]
+        if any(key in found for key in keys):
+            cells = [_cell(found, key, measure, text) for key in keys]
+            rows.append([METHODS[method].label, *cells])
+    return layout.markdown(rows)
+
+
+def _cell(
+    found: Found,
+    key: tuple[str, int],
+    measure: Measure,
+    text: Callable[[Outcome], str],
+) -> str:
+    if key not in found:
+        return ""
+    own = found[key]
+    shown = f"**{text(own)}**" if is_bold(found, key, measure) else text(own)
+    if own.seeds == found["base", 1].seeds:
+        return shown
+    return f"{shown} ({own.seeds} {_seeds(own.seeds)})"
+
+
+def _updates(own: Outcome) -> str:
+    if not own.reached:
+        return "–"
+    text = f"{own.counted.mean():,.0f}"
+    return text if own.reached == own.seeds else f"{text} ({own.reached}/{own.seeds})"
+
+
+def _won_back(found: Found, kind: Kind) -> list[str]:
+    """How far the recommended method is from the base run, at every S."""
+    sentences, base = [], found["base", 1]
+    for (method, scale), own in sorted(found.items(), key=lambda one: one[0][1]):
+        if method != kind.wins:
+            continue
+        text = f"S = {scale}: {own.label} ends {_points(own, base)} the base run"
+        if other := found.get((kind.loses, scale)):
+            lost, left = (gap(x.accuracy, base.accuracy) for x in (other, own))
+            text += f", {other.label} {_points(other, base)} it"
+            if lost > left > 0:
+                share = 100 * (1 - left / lost)
+                text += f": {share:.0f} % of what that loses is won back"
+        sentences.append(f"{text}.")
+    return sentences
+
+
+def _points(own: Outcome, base: Outcome) -> str:
+    points = 100 * gap(own.accuracy, base.accuracy)
+    return f"{abs(points):.1f} points {'below' if points >= 0 else 'above'}"
+
+
+def _ablation(found: Found) -> list[str]:
+    rows = [["what counts examples", "S", "validation accuracy (%)", "seeds"]]
+    for method in ADAMW_ABLATIONS:
+        for (name, scale), one in found.items():
+            if name == method:
+                label = one.label.removeprefix("by examples: ")
+                mean = f"{100 * one.accuracy.mean():.1f}"
+                rows.append([label, str(scale), mean, str(one.seeds)])
+    return [
+        "What of `lena_adamw` counts examples, and what updates, on validation data:",
+        layout.markdown(rows),
+    ]
