@@ -83,7 +83,7 @@ def _caption(first: Record, base: Outcome, target: float, kind: str) -> str:
         f"{first.base_steps:,} base steps, rate {recipe['learning_rate']:g} "
         f"({recipe['schedule']} decay), momentum {recipe['momentum']:g}. "
         f"{kind} accuracy of the base run {percent(base.accuracy)} % "
-        f"({base.seeds} {'seed' if base.seeds == 1 else 'seeds'}), "
+        f"({seeds(base.seeds)}), "
         f"target {100 * target:.1f} %."
     )
 
@@ -109,7 +109,7 @@ def _matrix(
     for method in METHODS:
         keys = [(method, scale) for scale in scales]
         if any(key in found for key in keys):
-            cells = [_cell(found, key, measure, text) for key in keys]
+            cells = [cell(found, key, measure, text) for key in keys]
             rows.append([METHODS[method].label, *cells])
     return layout.markdown(rows)
 
@@ -124,16 +124,30 @@ def _perfect(found: Found) -> list[str]:
     return ["*the base run's steps / S*", *cells]
 
 
-def _cell(
+def cell(
     found: Found,
     key: tuple[str, int],
     measure: Measure,
     text: Callable[[Outcome], str],
 ) -> str:
+    """One cell, bold where the method is the best or level with it.
+
+    Args:
+      found: outcomes by method and S.
+      key: method and S; where there is none, the cell is empty.
+      measure: by which it is judged.
+      text: of the outcome.
+    """
     if key not in found:
         return ""
-    shown = text(found[key])
-    return f"**{shown}**" if is_bold(found, key, measure) else shown
+    own, base = found[key], found["base", 1]
+    shown = f"**{text(own)}**" if is_bold(found, key, measure) else text(own)
+    return shown if own.seeds >= base.seeds else f"{shown} ({seeds(own.seeds)})"
+
+
+def seeds(count: int) -> str:
+    """So many seeds, in words."""
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def percent(values: np.ndarray) -> str:

@@ -48,9 +48,14 @@ def recorded_tables() -> dict[str, Path]:
 
 
 def _transferred(name: str, table: str) -> list[Record]:
-    """The runs of a file, and of its table, whose base run and opponents are its."""
+    """The runs of a file, and of its table, whose base run and opponents are its.
+
+    None where only rates were tuned so far.
+    """
     kinds = dict.fromkeys((table, name))
-    return [run for one in kinds for run in files.read_if_there(kept(one), Record)]
+    runs = [run for one in kinds for run in files.read_if_there(kept(one), Record)]
+    is_begun = any((run.method, run.split) == ("base", "test") for run in runs)
+    return runs if is_begun else []
 
 
 def filled() -> dict[Path, str]:

@@ -14,8 +14,8 @@ from benchmarks.methods.muon import MUON_METHODS
 from benchmarks.methods.registry import METHODS
 from benchmarks.pages import layout
 from benchmarks.pages.outcomes import Outcome, gap, outcomes
-from benchmarks.pages.result_block import percent
-from benchmarks.pages.verdicts import Found, Measure, accuracy, is_bold, speed
+from benchmarks.pages.result_block import cell, percent, seeds
+from benchmarks.pages.verdicts import Found, Measure, accuracy, speed
 from benchmarks.records.record import Record, one_per_seed, target_accuracy
 from benchmarks.tasks.recipe import TARGET_DROP
 
@@ -89,12 +89,8 @@ def _caption(run: Record, base: Outcome) -> str:
     return (
         f"{run.workload}: test accuracy (%) after the base run's examples, mean ± "
         f"standard error. The base run, S = 1: {percent(base.accuracy)} "
-        f"({base.seeds} {_seeds(base.seeds)}), rate {run.recipe['learning_rate']:g}."
+        f"({seeds(base.seeds)}), rate {run.recipe['learning_rate']:g}."
     )
-
-
-def _seeds(count: int) -> str:
-    return "seed" if count == 1 else "seeds"
 
 
 def _table(
@@ -105,24 +101,9 @@ def _table(
     for method in kind.methods:
         keys = [(method, scale) for scale in scales]
         if any(key in found for key in keys):
-            cells = [_cell(found, key, measure, text) for key in keys]
+            cells = [cell(found, key, measure, text) for key in keys]
             rows.append([METHODS[method].label, *cells])
     return layout.markdown(rows)
-
-
-def _cell(
-    found: Found,
-    key: tuple[str, int],
-    measure: Measure,
-    text: Callable[[Outcome], str],
-) -> str:
-    if key not in found:
-        return ""
-    own = found[key]
-    shown = f"**{text(own)}**" if is_bold(found, key, measure) else text(own)
-    if own.seeds == found["base", 1].seeds:
-        return shown
-    return f"{shown} ({own.seeds} {_seeds(own.seeds)})"
 
 
 def _updates(own: Outcome) -> str:

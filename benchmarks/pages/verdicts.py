@@ -29,12 +29,17 @@ def speed(outcome: Outcome) -> np.ndarray:
 
 
 def best(found: Found, scale: int, measure: Measure) -> str | None:
-    """The method without re-tuning that is best at one S."""
-    values = {
-        method: measure(outcome)
+    """The method without re-tuning that is best at one S.
+
+    One of fewer seeds than the base run's is not, where there is another.
+    """
+    own = {
+        method: outcome
         for (method, of), outcome in found.items()
         if of == scale and method != "base" and not METHODS[method].rates
     }
+    whole = {m: one for m, one in own.items() if one.seeds >= found["base", 1].seeds}
+    values = {method: measure(outcome) for method, outcome in (whole or own).items()}
     return max(values, key=lambda method: values[method].mean()) if values else None
 
 
@@ -46,6 +51,8 @@ def is_bold(found: Found, key: Key, measure: Measure) -> bool:
     method, scale = key
     leader = best(found, scale, measure)
     if leader is None or METHODS[method].rates:
+        return False
+    if found[key].seeds < found[leader, scale].seeds:
         return False
     if measure is speed and not found[key].reached:
         return False

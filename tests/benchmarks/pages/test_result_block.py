@@ -98,9 +98,27 @@ def test_the_summary_puts_tasks_side_by_side():
     kept["text"] = task("sgd_tuned", 0.9)
     lines = summary_block.block(kept).splitlines()
     assert lines[1].startswith(
-        "|  | digits, S = 16 | digits, S = 64 | images, S = 16 |"
+        "|  | images, long, S = 32 | images, long, S = 64 | images, S = 16 |"
     )
     assert lines[3].startswith("| base run, S = 1 | 80.0 ± 0.0 | 80.0 ± 0.0 |")
-    linear = "| linear scaling | **75.0 ± 0.0** |  | **75.0 ± 0.0** |  |  |  |"
+    linear = "| linear scaling |  |  | **75.0 ± 0.0** |  |  |  | **75.0 ± 0.0** |  |"
     assert lines[4] == linear
-    assert "| momentum SGD, re-tuned |  |  |  |  | 90.0 ± 0.0 |  |" in lines
+    tuned = "| momentum SGD, re-tuned |  |  |  |  | 90.0 ± 0.0 |  |  |  |"
+    assert tuned in lines
+
+
+def test_a_single_seed_is_not_the_best_where_others_have_more():
+    runs, target = fake_table()[:-1], 0.795
+    alone = fake_run("lena", 4, 0, [0.9] * 4)
+    text = result_block.block("fake", [*runs, alone], target)
+    assert "| LENA | 90.0 (1 seed) |" in text
+    assert "| amplified LENA | **78.5 ± 0.5** |" in text
+
+
+def test_the_updates_of_the_base_run_over_the_scale_stand_first():
+    runs, target = fake_table()[:-1], 0.795
+    base = outcomes(runs, target)["base", 1]
+    perfect = f"{base.counted.mean() / 4:,.0f}"
+    text = result_block.block("fake", runs, target)
+    assert f"| *the base run's steps / S* | {perfect} |" in text
+    assert "steps / S* |" not in result_block.block("fake", runs, 0.95)
