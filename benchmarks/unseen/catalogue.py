@@ -12,4 +12,6 @@ TASKS: dict[str, Callable[[], Task]] = {
     "rare_heads": made.rare_heads,
     "adapters": made.adapters,
     "heavy_tails": made.heavy_tails,
+    "convnet": found.convnet,
+    "batch_norm": made.batch_norm,
 }

@@ -65,6 +65,57 @@ def words() -> Task:
     )
 
 
+def convnet() -> Task:
+    """Digits as images, by convolutions without any norm."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(7).permutation(len(labels))
+    x = (images.astype(np.float32) / 16).reshape(-1, 8, 8, 1)[order]
+    y = labels.astype(np.int32)[order]
+
+    def init(key):
+        first, second, third, out = jax.random.split(key, 4)
+        return {
+            "first": dense(first, 9, 16),
+            "second": dense(second, 9 * 16, 32),
+            "third": dense(third, 9 * 32, 32),
+            "out": dense(out, 4 * 32, 10, 1.0),
+        }
+
+    def predict(params, x):
+        x = jax.nn.relu(apply(params["first"], _patches(x)))
+        x = _halved(jax.nn.relu(apply(params["second"], _patches(x))))
+        x = _halved(jax.nn.relu(apply(params["third"], _patches(x))))
+        return apply(params["out"], x.reshape(len(x), -1))
+
+    return Task(
+        "convolutions without a norm",
+        0.05,
+        (0.0125, 0.025, 0.05, 0.1),
+        0.004,
+        None,
+        init,
+        lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
+        lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+        (x[:1300], y[:1300]),
+        (x[1300:], y[1300:]),
+    )
+
+
+def _patches(x: jax.Array) -> jax.Array:
+    """Every pixel with its eight neighbours, `[batch, height, width, 9 channels]`."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [(i, j) for i in range(3) for j in range(3)]
+    own = [padded[:, i : i + height, j : j + width] for i, j in shifts]
+    return jnp.concatenate(own, axis=-1)
+
+
+def _halved(x: jax.Array) -> jax.Array:
+    """Means over squares of two by two pixels."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+
 def autoencoder() -> Task:
     """Digits through a bottleneck of ten, in a network of six layers."""
     x = load_digits(return_X_y=True)[0].astype(np.float32) / 16

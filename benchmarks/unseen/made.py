@@ -158,3 +158,45 @@ def adapters() -> Task:
         (x[:TRAIN], labels[:TRAIN]),
         (x[TRAIN:], best[TRAIN:]),
     )
+
+
+def batch_norm() -> Task:
+    """A perceptron with a norm over each microbatch, on clusters that overlap."""
+    rng = np.random.default_rng(51)
+    centres = rng.normal(size=(40, 24))
+    of_class = rng.integers(10, size=40)
+    cluster = rng.integers(40, size=EXAMPLES)
+    x = (centres[cluster] + 1.5 * rng.normal(size=(EXAMPLES, 24))).astype(np.float32)
+    labels = of_class[cluster].astype(np.int32)
+
+    def init(key):
+        first, second, out = jax.random.split(key, 3)
+        return {
+            "first": _with_scale(dense(first, 24, 64)),
+            "second": _with_scale(dense(second, 64, 64)),
+            "out": dense(out, 64, 10, 1.0),
+        }
+
+    def predict(params, x):
+        for layer in (params["first"], params["second"]):
+            x = x @ layer["kernel"]
+            x = (x - x.mean(0, keepdims=True)) / (x.std(0, keepdims=True) + 1e-5)
+            x = jax.nn.relu(x * layer["scale"][None] + layer["bias"][None])
+        return apply(params["out"], x)
+
+    return Task(
+        "batch norm",
+        0.05,
+        (0.0125, 0.025, 0.05, 0.1),
+        0.008,
+        None,
+        init,
+        lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
+        lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+        (x[:TRAIN], labels[:TRAIN]),
+        (x[TRAIN:], labels[TRAIN:]),
+    )
+
+
+def _with_scale(layer: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {**layer, "scale": jnp.ones_like(layer["bias"])}
