@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from benchmarks.unseen.task import (
+    Params,
     Task,
     accuracy,
     apply,
@@ -67,7 +68,7 @@ def words() -> Task:
 
 def convnet() -> Task:
     """Digits as images, by convolutions without any norm."""
-    images, labels = load_digits(return_X_y=True)
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(7).permutation(len(labels))
     x = (images.astype(np.float32) / 16).reshape(-1, 8, 8, 1)[order]
     y = labels.astype(np.int32)[order]
@@ -82,9 +83,9 @@ def convnet() -> Task:
         }
 
     def predict(params, x):
-        x = jax.nn.relu(apply(params["first"], _patches(x)))
-        x = _halved(jax.nn.relu(apply(params["second"], _patches(x))))
-        x = _halved(jax.nn.relu(apply(params["third"], _patches(x))))
+        x = _convolved(params["first"], x)
+        x = _halved(_convolved(params["second"], x))
+        x = _halved(_convolved(params["third"], x))
         return apply(params["out"], x.reshape(len(x), -1))
 
     return Task(
@@ -101,13 +102,14 @@ def convnet() -> Task:
     )
 
 
-def _patches(x: jax.Array) -> jax.Array:
-    """Every pixel with its eight neighbours, `[batch, height, width, 9 channels]`."""
-    height, width = x.shape[1:3]
+def _convolved(layer: Params, x: jax.Array) -> jax.Array:
+    """A layer on every pixel and its eight neighbours, `[batch, height, width, ...]`."""
+    batch, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifts = [(i, j) for i in range(3) for j in range(3)]
     own = [padded[:, i : i + height, j : j + width] for i, j in shifts]
-    return jnp.concatenate(own, axis=-1)
+    patches = jnp.concatenate(own, axis=-1).reshape(batch * height * width, -1)
+    return jax.nn.relu(apply(layer, patches)).reshape(batch, height, width, -1)
 
 
 def _halved(x: jax.Array) -> jax.Array:
