@@ -103,7 +103,7 @@ def convnet() -> Task:
 
 
 def _convolved(layer: Params, x: jax.Array) -> jax.Array:
-    """A layer on every pixel and its eight neighbours, `[batch, height, width, ...]`."""
+    """A layer on every pixel and its eight neighbours."""
     batch, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifts = [(i, j) for i in range(3) for j in range(3)]
