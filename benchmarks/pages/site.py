@@ -13,6 +13,7 @@ from benchmarks.pages import (
     markers,
     ramp_block,
     ramp_figure,
+    rates_block,
     result_block,
     summary_block,
     transfer_block,
@@ -74,6 +75,8 @@ def filled() -> dict[Path, str]:
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
     fill(README, "results", summary_block.block(loaded | {"demo": demo}))
+    if rates := files.read_if_there(kept("text_rates"), Record):
+        fill(RESULT_PAGE, "text_rates", rates_block.block(loaded["text"][0], rates))
     for recipe, page in UNSEEN_PAGES.items():
         records = FAMILIES[recipe].records
         if scores := files.read_if_there(kept(records), Score):

@@ -1,0 +1,66 @@
+"""The block of the base rate: its grid, and what a neighbouring one says of methods."""
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.methods.registry import METHODS
+from benchmarks.pages import layout
+from benchmarks.pages.result_block import percent
+from benchmarks.records.record import Record, by_method
+
+Runs = dict[tuple[str, int], list[Record]]
+
+
+def block(table: Sequence[Record], others: Sequence[Record]) -> str:
+    """The grid on validation data, and methods at the table's rate and at another.
+
+    Args:
+      table: runs of the table, at the recipe's rate.
+      others: of the same task: the base run on validation data at every rate of the
+        grid, and methods at one other rate.
+    """
+    grid = [run for run in others if run.split == "validation"]
+    tested = by_method(run for run in others if run.split == "test")
+    own, rate = by_method(table), next(iter(tested.values()))[0].learning_rate
+    parts = [
+        "Validation accuracy (%) of the base run, mean ± standard error of "
+        f"{len(_at(grid, table[0].learning_rate))} seeds, by its rate:",
+        layout.markdown(_grid(grid)),
+        "Test accuracy (%) after equal examples, at the table's rate and at the other:",
+        layout.markdown(_beside(own, tested, rate)),
+        layout.recorded_on(
+            others[0].environment,
+            ", ".join(sorted({run.environment["commit"] for run in others})),
+            "python -m benchmarks.train text METHOD S --rate RATE",
+        ),
+    ]
+    return layout.block(parts)
+
+
+def _grid(runs: Sequence[Record]) -> list[list[str]]:
+    rates = sorted({run.learning_rate for run in runs})
+    cells = [percent(np.array(_at(runs, rate))) for rate in rates]
+    return [["rate", *(f"{rate:g}" for rate in rates)], ["base run", *cells]]
+
+
+def _at(runs: Sequence[Record], rate: float) -> list[float]:
+    return [run.final_accuracy for run in runs if run.learning_rate == rate]
+
+
+def _beside(own: Runs, other: Runs, rate: float) -> list[list[str]]:
+    """A row for each method and S, the highest mean of an S first."""
+    first = own["base", 1][0].learning_rate
+    rows = [["method", "S", f"rate {first:g}", f"rate {rate:g}"]]
+    keys = [key for key in other if key in own]
+    keys.sort(key=lambda key: (key[1], -statistics.mean(_equal(other[key]))))
+    for method, scale in keys:
+        pair = (own[method, scale], other[method, scale])
+        cells = [percent(np.array(_equal(runs))) for runs in pair]
+        rows.append([METHODS[method].label, str(scale), *cells])
+    return rows
+
+
+def _equal(runs: Sequence[Record]) -> list[float]:
+    return [run.accuracy_at_equal_examples for run in runs]
