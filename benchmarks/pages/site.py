@@ -23,7 +23,7 @@ from benchmarks.pages.result_figure import figure, has_figure
 from benchmarks.ramp.run import Run
 from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
-from benchmarks.records.record import Record
+from benchmarks.records.record import Record, one_per_seed
 from benchmarks.training.tables import TABLES
 from benchmarks.unseen.__main__ import FAMILIES
 from benchmarks.unseen.run import Score
@@ -74,7 +74,7 @@ def filled() -> dict[Path, str]:
         fill(RESULT_PAGE, name, block)
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
-    fill(README, "results", summary_block.block(loaded | {"demo": demo}))
+    fill(README, "results", summary_block.block(loaded | {"demo": demo}, _gpt()))
     if rates := files.read_if_there(kept("text_rates"), Record):
         fill(RESULT_PAGE, "text_rates", rates_block.block(loaded["text"][0], rates))
     for recipe, page in UNSEEN_PAGES.items():
@@ -96,6 +96,12 @@ def filled() -> dict[Path, str]:
         branch_block.block(files.read(kept("branch"), Branches), grown),
     )
     return pages
+
+
+def _gpt() -> list[Record]:
+    """The test runs with AdamW, one for each method, S and seed."""
+    runs = files.read_if_there(kept("gpt_transfer"), Record)
+    return one_per_seed(run for run in runs if run.split == "test")
 
 
 def draw() -> list[Path]:

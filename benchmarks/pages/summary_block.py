@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.methods.registry import METHODS
 from benchmarks.pages import layout
-from benchmarks.pages.outcomes import Outcome, outcomes
+from benchmarks.pages.outcomes import Outcome, gap, gap_error, outcomes
 from benchmarks.pages.result_block import cell, percent
 from benchmarks.pages.verdicts import Found, accuracy
 from benchmarks.records.record import Record
@@ -30,11 +30,14 @@ SHOWN = (
 )
 
 
-def block(kept: Mapping[str, tuple[Sequence[Record], float]]) -> str:
+def block(
+    kept: Mapping[str, tuple[Sequence[Record], float]], gpt: Sequence[Record]
+) -> str:
     """The table of README, and how to read it.
 
     Args:
       kept: by name, the runs of a task and its target.
+      gpt: test runs with AdamW, ours and the square root of S with our memories.
     """
     found = {name: outcomes(*kept[name]) for name in TASKS}
     head = [f"{label}, S = {s}" for label, scales in TASKS.values() for s in scales]
@@ -48,7 +51,7 @@ def block(kept: Mapping[str, tuple[Sequence[Record], float]]) -> str:
         "target, and the protocol."
     )
     text = " ".join([caption, *_headline(found[HEADLINE])])
-    return layout.block([layout.markdown(rows), text])
+    return layout.block([layout.markdown(rows), text, *_adamw(gpt)])
 
 
 def _base(found: Mapping[str, Found]) -> list[str]:
@@ -78,6 +81,27 @@ def _headline(found: Found) -> list[str]:
         f"`{OURS}` is within half a point of the base run after {ours} updates at S = "
         f"{' and '.join(map(str, scales))}. Updates that are each worth S of the base "
         f"run's would take {perfect}; AdaScale as the paper runs it takes {peer}."
+    ]
+
+
+def _adamw(runs: Sequence[Record]) -> list[str]:
+    """What gains add to the memories."""
+    found = outcomes(runs, target=1.0)
+    names = ("lena_adamw", "adamw_transferred")
+    scales = sorted({scale for _, scale in found} - {1})
+    added = []
+    for scale in scales:
+        if all((name, scale) in found for name in names):
+            ours, other = (100 * found[name, scale].accuracy for name in names)
+            if len(ours) == len(other) > 1:
+                points = round(-gap(ours, other), 1) + 0.0  # and not -0.0
+                by = f"{points:+.1f} ± {gap_error(ours, other):.1f}"
+                added.append(f"{by} points at S = {scale}")
+    if not added:
+        return []
+    return [
+        "With AdamW most of it is β1 and β2 that count examples: to √S with those, the "
+        f"gains of `lena_adamw` add {', '.join(added)} on [a small GPT](docs/adamw.md)."
     ]
 
 

@@ -96,7 +96,14 @@ def test_the_summary_puts_tasks_side_by_side():
 
     kept = {name: task("linear", 0.75) for name in summary_block.TASKS}
     kept["text"] = task("sgd_tuned", 0.9)
-    lines = summary_block.block(kept).splitlines()
+    gpt = [
+        record(method, 16, accuracy + seed / 100, seed=seed)
+        for method, accuracy in (("lena_adamw", 0.6), ("adamw_transferred", 0.58))
+        for seed in (0, 1)
+    ]
+    text = summary_block.block(kept, gpt)
+    assert "the gains of `lena_adamw` add +2.0 ± 0.7 points at S = 16 on" in text
+    lines = text.splitlines()
     assert lines[1].startswith(
         "|  | images, long, S = 32 | images, long, S = 64 | images, S = 16 |"
     )
