@@ -8,11 +8,21 @@ from typing import Any
 import optax
 
 import optax_lena
-from benchmarks.methods.adamw import memories
+from benchmarks.methods import adamw
 from benchmarks.methods.base import MUON_OPTIONS, muon
 from benchmarks.methods.makers import at_scale, fixed_warmup
 from benchmarks.methods.method import Make, Method
 from benchmarks.tasks.recipe import MUON, Recipe
+
+
+def memories(beta: float, batch_scale: int) -> dict[str, float]:
+    """What averages keep of themselves, Muon's and its Adam's, if they count examples."""
+    adam = adamw.memories(0.9, batch_scale)
+    return {
+        "beta": adamw.memories(beta, batch_scale)["b1"],
+        "adam_b1": adam["b1"],
+        "adam_b2": adam["b2"],
+    }
 
 
 def _at_rate(gain: Callable[[int], float], *, by_examples: bool = False) -> Make:
@@ -26,16 +36,12 @@ def _at_rate(gain: Callable[[int], float], *, by_examples: bool = False) -> Make
     def make(
         recipe: Recipe, batch_scale: int, base_steps: int
     ) -> optax.GradientTransformation:
-        options: dict[str, Any] = {"momentum": recipe.momentum}
+        options: dict[str, Any] = {"beta": recipe.momentum}
         if by_examples:
-            own = memories(recipe.momentum, batch_scale)
-            adam = memories(0.9, batch_scale)
-            options = {
-                "momentum": own["b1"],
-                "adam_b1": adam["b1"],
-                "adam_b2": adam["b2"],
-            }
-        return fixed_warmup(muon, gain, **options)(recipe, batch_scale, base_steps)
+            options = memories(recipe.momentum, batch_scale)
+        beta = options.pop("beta")
+        make = fixed_warmup(muon, gain, momentum=beta, **options)
+        return make(recipe, batch_scale, base_steps)
 
     return make
 

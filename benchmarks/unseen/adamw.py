@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import optax_lena
+from benchmarks.methods.adamw import memories
 from benchmarks.methods.rates import FIRST_NORMALISED
 from benchmarks.unseen.family import WARMUP, Family, Method
 
@@ -36,14 +36,6 @@ def at_rate(gain: Callable[[int], float], recipe: Recipe) -> Recipe:
     return make
 
 
-def memories(batch_scale: int) -> dict[str, Any]:
-    """What Adam remembers when its averages count examples."""
-    return {
-        "b1": float(optax_lena.decay_at(0.9, batch_scale, 0.8)),
-        "b2": float(optax_lena.decay_at(0.999, batch_scale, 0.9)),
-    }
-
-
 _adamw = functools.partial(optax.adamw, weight_decay=WEIGHT_DECAY)
 _lena_adamw = functools.partial(optax_lena.lena_adamw, weight_decay=WEIGHT_DECAY)
 
@@ -58,8 +50,7 @@ def _by_updates(
 def _by_examples(
     schedule: optax.Schedule, batch_scale: int
 ) -> optax.GradientTransformation:
-    eps = 1e-8 / math.sqrt(batch_scale)
-    return _adamw(schedule, eps=eps, **memories(batch_scale))
+    return _adamw(schedule, **memories(0.9, batch_scale))
 
 
 def _first(layers: optax_lena.Layers) -> Recipe:

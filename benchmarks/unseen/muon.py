@@ -8,7 +8,8 @@ import optax
 
 import optax_lena
 from benchmarks.methods.base import MUON_OPTIONS
-from benchmarks.unseen.adamw import GRID, WEIGHT_DECAY, at_rate, memories
+from benchmarks.methods.muon import memories
+from benchmarks.unseen.adamw import GRID, WEIGHT_DECAY, at_rate
 from benchmarks.unseen.family import Family, Method
 
 _DECAY: dict[str, Any] = {
@@ -30,9 +31,7 @@ def _by_updates(
 def _by_examples(
     schedule: optax.Schedule, batch_scale: int
 ) -> optax.GradientTransformation:
-    adam = {f"adam_{key}": value for key, value in memories(batch_scale).items()}
-    beta = float(optax_lena.decay_at(0.95, batch_scale, 0.8))
-    return _muon(schedule, beta=beta, **adam)
+    return _muon(schedule, **memories(0.95, batch_scale))
 
 
 MUON = Family(
