@@ -32,7 +32,7 @@ def _lena_adamw(
     return optax_lena.lena_adamw(learning_rate, batch_scale, b1=momentum, **options)
 
 
-def memories(b1: float, batch_scale: int) -> dict[str, float]:
+def memories(b1: float, batch_scale: int) -> dict[str, Any]:
     """What Adam's averages keep of themselves at S, if they count examples."""
     return {
         "b1": float(optax_lena.decay_at(b1, batch_scale, FLOORS["b1"])),

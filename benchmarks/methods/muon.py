@@ -15,8 +15,8 @@ from benchmarks.methods.method import Make, Method
 from benchmarks.tasks.recipe import MUON, Recipe
 
 
-def memories(beta: float, batch_scale: int) -> dict[str, float]:
-    """What averages keep of themselves, Muon's and its Adam's, if they count examples."""
+def memories(beta: float, batch_scale: int) -> dict[str, Any]:
+    """What Muon and its Adam keep of their averages, if these count examples."""
     adam = adamw.memories(0.9, batch_scale)
     return {
         "beta": adamw.memories(beta, batch_scale)["b1"],

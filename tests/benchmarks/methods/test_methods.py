@@ -11,8 +11,8 @@ import pytest
 import optax_lena
 from benchmarks.methods.makers import at_scale, composed
 from benchmarks.methods.rates import AMPLIFIED, LENA
-from benchmarks.methods.registry import METHODS, OF_ADAMW, OF_ADAMW_ABLATION
-from benchmarks.tasks.catalogue import CHARACTERS, DIGITS
+from benchmarks.methods.registry import METHODS, OF_ADAMW, OF_ADAMW_ABLATION, OF_MUON
+from benchmarks.tasks.catalogue import CHARACTERS, DIGITS, MUON_CHARACTERS
 from benchmarks.tasks.dataset import Dataset
 from benchmarks.tasks.gpt import GPT
 from benchmarks.tasks.recipe import CONSTANT, EXPONENTIAL, Workload
@@ -130,9 +130,23 @@ def test_adamw_with_memories_by_examples_has_the_floor_of_its_momentum():
 
 
 @pytest.mark.slow
+def test_the_methods_of_muon_differ_from_each_other():
+    # A gain for the model grows as those of layers do for the first updates.
+    left_out = ("base", "muon_tuned", "lena_muon_whole_model")
+    names = [name for name in OF_MUON if name not in left_out]
+    recipe = dataclasses.replace(MUON_CHARACTERS, schedule=EXPONENTIAL)
+    found = {n: updates_of(METHODS[n].make(recipe, 16, 640)) for n in names}
+    assert all(np.isfinite(values).all() for values in found.values())
+    pairs = itertools.combinations(found, 2)
+    assert [p for p in pairs if np.allclose(*map(found.get, p), 1e-5, 0)] == []
+    with pytest.raises(ValueError, match="recipes of 'muon', got one of 'adamw'"):
+        METHODS["lena_muon"].make(CHARACTERS, 4, 100)
+
+
+@pytest.mark.slow
 def test_the_methods_of_sgd_differ_from_each_other():
-    of_adamw = {*OF_ADAMW, *OF_ADAMW_ABLATION} - {"base"}
-    names = [name for name in METHODS if name not in of_adamw]
+    others = {*OF_ADAMW, *OF_ADAMW_ABLATION, *OF_MUON} - {"base"}
+    names = [name for name in METHODS if name not in others]
     # A schedule, since only then do clocks differ, and a warm-up that ends.
     recipe = dataclasses.replace(DIGITS, schedule=EXPONENTIAL)
     found = {name: updates_of(METHODS[name].make(recipe, 16, 640)) for name in names}
