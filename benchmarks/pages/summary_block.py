@@ -25,6 +25,7 @@ SHOWN = (
     "lena",
     "lena_amplified",
     "sgd_tuned",
+    "sgd_tuned_state_aware",
     "lars_tuned",
     "lamb_tuned",
 )
