@@ -24,6 +24,8 @@ def line():
         name="line",
         rate=0.02,
         rates=(0.02,),
+        adamw_rate=0.02,
+        muon_rate=None,
         init=lambda key: 0.1 * jax.random.normal(key, (4,)),
         loss=error,
         score=lambda w, batch: 100 * (1 - error(w, batch) / 4),
