@@ -5,6 +5,7 @@
 | 0 | the job is done | |
 | 2 | an option, a file or a disk is wrong; one line says which | a person must act |
 | 75 | stopped after saving, or another process was lost | start the same command |
+| 134 | the first process was lost, and JAX's own service saw it sooner | the same |
 
 75 is EX_TEMPFAIL of sysexits.h, "try again later". Not 143, which shells report for a
 program that SIGTERM has killed: that one may have saved nothing.

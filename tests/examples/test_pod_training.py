@@ -163,8 +163,13 @@ def test_of_two_processes_one_is_killed_and_the_job_resumes(killed, tmp_path):
     start = time.monotonic()
     told = lines_of([programs[1 - killed], programs[killed]])[0]
     assert time.monotonic() - start < 60
-    assert "another process of the job is gone" in told, told
-    assert programs[1 - killed].returncode == 75
+    code = programs[1 - killed].returncode
+    # The first process holds JAX's service, whose end may abort the other one sooner.
+    if killed == 0 and code == -signal.SIGABRT:
+        assert "JAX distributed service detected fatal errors" in told, told
+    else:
+        assert "another process of the job is gone" in told, told
+        assert code == 75
     before = steps(out)[-1]
     end = ("--recipe.base-steps", 8 * (before + 4), "--log-every", 1)
     again = together(out, *end)

@@ -11,7 +11,7 @@ while true; do
     code=0
     gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all \
         --command="cd optax_lena && python -m examples.pod_training $options" || code=$?
-    # 75: stopped after saving (maintenance), or a worker was lost.
-    [ "$code" -eq 75 ] || exit "$code"
+    # 75: stopped after saving (maintenance), or a worker was lost; 134: the first one was.
+    [ "$code" -eq 75 ] || [ "$code" -eq 134 ] || exit "$code"
     sleep 10
 done
