@@ -33,10 +33,8 @@ def linear(noise, signal, batch_scale):
 
 def normalised(noise, signal, batch_scale):
     worth = gain_ratio(8 * noise, signal, batch_scale)
-    ratio, root = (
-        worth / np.sqrt(gain_ratio(noise, signal, batch_scale)),
-        batch_scale**0.5,
-    )
+    ratio = worth / np.sqrt(gain_ratio(noise, signal, batch_scale))
+    root = np.sqrt(batch_scale)
     return np.clip(ratio, min(root, 1), max(root, 1))
 
 

@@ -110,12 +110,36 @@ def _first(
     recipe: Recipe, batch_scale: int, base_steps: int
 ) -> optax.GradientTransformation:
     """`lena_adamw` without limits on its ratios."""
-    schedule = recipe.rate(base_steps)
-    rate = dataclasses.replace(FIRST_NORMALISED, learning_rate=schedule)
+    return first_lena_adamw(
+        recipe.rate(base_steps),
+        batch_scale,
+        b1=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def first_lena_adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    batch_scale: int,
+    *,
+    weight_decay: float,
+    b1: float = 0.9,
+    layers: optax_lena.Layers = optax_lena.per_parameter,
+) -> optax.GradientTransformation:
+    """What `lena_adamw` was when its ratios had no limits.
+
+    Args:
+      learning_rate: as `lena_adamw` takes it.
+      batch_scale: likewise.
+      weight_decay: likewise.
+      b1: likewise.
+      layers: likewise.
+    """
+    rate = dataclasses.replace(FIRST_NORMALISED, learning_rate=learning_rate)
     return optax.chain(
-        optax_lena.scale_by_adam(batch_scale, b1=recipe.momentum, b2=B2),
-        optax.add_decayed_weights(recipe.weight_decay),
-        optax_lena.scale_by_layer_rate(rate, batch_scale),
+        optax_lena.scale_by_adam(batch_scale, b1=b1, b2=B2),
+        optax.add_decayed_weights(weight_decay),
+        optax_lena.scale_by_layer_rate(rate, batch_scale, layers=layers),
         optax.scale(-1.0),
     )
 

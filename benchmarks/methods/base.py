@@ -19,14 +19,11 @@ def momentum_sgd(
     )
 
 
-def adamw(
-    learning_rate: optax.ScalarOrSchedule,
-    weight_decay: float,
-    momentum: float,
-    **options: Any,
+def _adamw(
+    learning_rate: optax.ScalarOrSchedule, weight_decay: float, momentum: float
 ) -> optax.GradientTransformation:
     """AdamW, whose β1 the recipe calls momentum."""
-    return optax.adamw(learning_rate, momentum, weight_decay=weight_decay, **options)
+    return optax.adamw(learning_rate, momentum, weight_decay=weight_decay)
 
 
 def muon(
@@ -51,7 +48,7 @@ def muon(
 MUON_OPTIONS: Mapping[str, Any] = {"consistent_rms": 0.2}
 _OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
     SGD: momentum_sgd,
-    ADAMW: adamw,
+    ADAMW: _adamw,
     MUON: muon,
 }
 

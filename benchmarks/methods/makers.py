@@ -8,6 +8,7 @@ the rate that it is to have at S.
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -102,14 +103,27 @@ def fixed_warmup(
         recipe: Recipe, batch_scale: int, base_steps: int
     ) -> optax.GradientTransformation:
         rate, length = recipe.rate(base_steps), recipe.warmup_steps(base_steps)
-
-        def schedule(updates: jnp.ndarray) -> jnp.ndarray:
-            steps = batch_scale * updates
-            factor = jnp.minimum((steps + batch_scale) / length, 1)
-            return (
-                gain(batch_scale) * factor * (rate(steps) if callable(rate) else rate)
-            )
-
+        schedule = warmed_up(rate, batch_scale, gain(batch_scale), length)
         return factory(schedule, weight_decay=recipe.weight_decay, **options)
 
     return make
+
+
+def warmed_up(
+    rate: optax.ScalarOrSchedule, batch_scale: int, multiple: float, length: float
+) -> optax.Schedule:
+    """A multiple of a rate, over updates at S, after a fixed warm-up.
+
+    Args:
+      rate: at the base batch, or its schedule over base batches.
+      batch_scale: S.
+      multiple: of the rate.
+      length: of the warm-up, in base batches.
+    """
+
+    def schedule(updates: jax.typing.ArrayLike) -> jax.Array:
+        steps = batch_scale * jnp.asarray(updates)
+        factor = jnp.minimum((steps + batch_scale) / length, 1)
+        return multiple * factor * (rate(steps) if callable(rate) else rate)
+
+    return schedule

@@ -19,7 +19,7 @@ def memories(beta: float, batch_scale: int) -> dict[str, Any]:
     """What Muon and its Adam keep of their averages, if these count examples."""
     adam = adamw.memories(0.9, batch_scale)
     return {
-        "beta": adamw.memories(beta, batch_scale)["b1"],
+        "momentum": adamw.memories(beta, batch_scale)["b1"],
         "adam_b1": adam["b1"],
         "adam_b2": adam["b2"],
     }
@@ -36,11 +36,10 @@ def _at_rate(gain: Callable[[int], float], *, by_examples: bool = False) -> Make
     def make(
         recipe: Recipe, batch_scale: int, base_steps: int
     ) -> optax.GradientTransformation:
-        options: dict[str, Any] = {"beta": recipe.momentum}
+        options: dict[str, Any] = {"momentum": recipe.momentum}
         if by_examples:
             options = memories(recipe.momentum, batch_scale)
-        beta = options.pop("beta")
-        make = fixed_warmup(muon, gain, momentum=beta, **options)
+        make = fixed_warmup(muon, gain, **options)
         return make(recipe, batch_scale, base_steps)
 
     return make

@@ -3,7 +3,7 @@
 What counts as better was fixed in benchmarks/README.md before the tables were recorded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +62,9 @@ def block(
     parts = [
         _caption(runs[0], found["base", 1], target, kind),
         f"**{kind} accuracy after equal examples (%)**",
-        _matrix(found, head, accuracy, _accuracy_text),
+        matrix(found, head, accuracy, _accuracy_text),
         f"**Updates until {100 * target:.1f} %**",
-        _matrix(found, head, speed, _updates_text, _perfect(found)),
+        matrix(found, head, speed, updates_text, first=_perfect(found)),
         LEGEND,
         layout.bullets(verdicts(found, recommended)),
     ]
@@ -88,25 +88,37 @@ def _caption(first: Record, base: Outcome, target: float, kind: str) -> str:
     )
 
 
-def _scales(found: Found) -> list[int]:
+def scales_of(found: Found) -> list[int]:
+    """Every S that has an outcome, without the base run's."""
     return sorted({scale for _, scale in found} - {1})
 
 
 def _head(found: Found, base_batch: int) -> list[str]:
-    columns = [f"S = {scale} ({scale * base_batch:,})" for scale in _scales(found)]
+    columns = [f"S = {scale} ({scale * base_batch:,})" for scale in scales_of(found)]
     return ["method", *columns]
 
 
-def _matrix(
+def matrix(
     found: Found,
     head: list[str],
     measure: Measure,
     text: Callable[[Outcome], str],
+    *,
     first: Sequence[str] = (),
+    methods: Iterable[str] = METHODS,
 ) -> str:
-    """One measure, a row for each method and a column for each S."""
-    scales, rows = _scales(found), [head, *([first] if first else [])]
-    for method in METHODS:
+    """One measure, a row for each method and a column for each S.
+
+    Args:
+      found: outcomes by method and S.
+      head: of the columns.
+      measure: by which cells are judged.
+      text: of an outcome.
+      first: a row above the methods'; empty: none.
+      methods: in the order of the rows.
+    """
+    scales, rows = scales_of(found), [head, *([first] if first else [])]
+    for method in methods:
         keys = [(method, scale) for scale in scales]
         if any(key in found for key in keys):
             cells = [cell(found, key, measure, text) for key in keys]
@@ -120,7 +132,7 @@ def _perfect(found: Found) -> list[str]:
     if base.reached < base.seeds:
         return []
     steps = base.counted.mean()
-    cells = [f"{steps / scale:,.0f}" for scale in _scales(found)]
+    cells = [f"{steps / scale:,.0f}" for scale in scales_of(found)]
     return ["*the base run's steps / S*", *cells]
 
 
@@ -160,9 +172,15 @@ def _accuracy_text(outcome: Outcome) -> str:
     return percent(outcome.accuracy)
 
 
-def _updates_text(outcome: Outcome) -> str:
+def updates_text(outcome: Outcome, never: str = "never") -> str:
+    """Updates to the target, and how many seeds get there if not all do.
+
+    Args:
+      outcome: of one method at one S.
+      never: of one of which no seed does.
+    """
     if not outcome.reached:
-        return "never"
+        return never
     text = f"{outcome.counted.mean():,.0f}"
     if outcome.reached < outcome.seeds:
         text += f" ({outcome.reached}/{outcome.seeds})"

@@ -4,18 +4,24 @@ Both measures are taken within the base run's examples: most of these runs end t
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.methods.adamw import ADAMW_ABLATIONS, ADAMW_METHODS
 from benchmarks.methods.muon import MUON_METHODS
-from benchmarks.methods.registry import METHODS
 from benchmarks.pages import layout
 from benchmarks.pages.outcomes import Outcome, gap, outcomes
-from benchmarks.pages.result_block import cell, percent, seeds
-from benchmarks.pages.verdicts import Found, Measure, accuracy, speed
+from benchmarks.pages.result_block import (
+    matrix,
+    percent,
+    scales_of,
+    seeds,
+    updates_text,
+)
+from benchmarks.pages.verdicts import Found, accuracy, speed
 from benchmarks.records.record import Record, one_per_seed, target_accuracy
 from benchmarks.tasks.recipe import TARGET_DROP
 
@@ -56,11 +62,13 @@ def block(table: str, runs: Sequence[Record], kind: Kind) -> str:
     base = [one for one in tested if one.method == "base"]
     target = target_accuracy(base, TARGET_DROP)
     found = outcomes(tested, target)
+    head = ["method", *(f"S = {scale}" for scale in scales_of(found))]
+    table_of = functools.partial(matrix, found, head, methods=kind.methods)
     parts = [
         _caption(base[0], found["base", 1]),
-        _table(found, kind, accuracy, lambda own: percent(own.accuracy)),
+        table_of(accuracy, lambda own: percent(own.accuracy)),
         f"Updates until {100 * target:.1f} %, half a point below the base run:",
-        _table(found, kind, speed, _updates),
+        table_of(speed, functools.partial(updates_text, never="–")),
         LEGEND,
     ]
     if won_back := _won_back(found, kind):
@@ -91,26 +99,6 @@ def _caption(run: Record, base: Outcome) -> str:
         f"standard error. The base run, S = 1: {percent(base.accuracy)} "
         f"({seeds(base.seeds)}), rate {run.recipe['learning_rate']:g}."
     )
-
-
-def _table(
-    found: Found, kind: Kind, measure: Measure, text: Callable[[Outcome], str]
-) -> str:
-    scales = sorted({scale for _, scale in found} - {1})
-    rows = [["method", *(f"S = {scale}" for scale in scales)]]
-    for method in kind.methods:
-        keys = [(method, scale) for scale in scales]
-        if any(key in found for key in keys):
-            cells = [cell(found, key, measure, text) for key in keys]
-            rows.append([METHODS[method].label, *cells])
-    return layout.markdown(rows)
-
-
-def _updates(own: Outcome) -> str:
-    if not own.reached:
-        return "–"
-    text = f"{own.counted.mean():,.0f}"
-    return text if own.reached == own.seeds else f"{text} ({own.reached}/{own.seeds})"
 
 
 def _won_back(found: Found, kind: Kind) -> list[str]:

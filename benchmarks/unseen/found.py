@@ -13,9 +13,8 @@ from sklearn.datasets import load_digits
 from benchmarks.unseen.task import (
     Params,
     Task,
-    accuracy,
     apply,
-    cross_entropy,
+    classifier,
     dense,
     explained,
     outputs,
@@ -59,8 +58,7 @@ def words() -> Task:
         0.008,
         None,
         init,
-        lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
-        lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+        *classifier(predict),
         (x[:first], y[:first]),
         (x[-TESTED:], y[-TESTED:]),
     )
@@ -95,8 +93,7 @@ def convnet() -> Task:
         0.004,
         None,
         init,
-        lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
-        lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+        *classifier(predict),
         (x[:1300], y[:1300]),
         (x[1300:], y[1300:]),
     )

@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.unseen.task import (
     Task,
-    accuracy,
     apply,
+    classifier,
     cross_entropy,
     dense,
     explained,
@@ -153,8 +153,7 @@ def adapters() -> Task:
         0.008,
         0.008,
         init,
-        lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
-        lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+        *classifier(predict),
         (x[:TRAIN], labels[:TRAIN]),
         (x[TRAIN:], best[TRAIN:]),
     )
@@ -191,8 +190,7 @@ def batch_norm() -> Task:
         0.008,
         None,
         init,
-        lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
-        lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+        *classifier(predict),
         (x[:TRAIN], labels[:TRAIN]),
         (x[TRAIN:], labels[TRAIN:]),
     )

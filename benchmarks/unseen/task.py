@@ -80,6 +80,16 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return 100 * jnp.mean(logits.argmax(-1) == labels)
 
 
+def classifier(
+    predict: Callable[[Params, jax.Array], jax.Array],
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """The loss and the score of a task whose batches are inputs and labels."""
+    return (
+        lambda params, batch: cross_entropy(predict(params, batch[0]), batch[1]),
+        lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+    )
+
+
 def explained(predicted: jax.Array, desired: jax.Array) -> jax.Array:
     """The share of the variance that is explained, R squared in percent."""
     error = jnp.sum((predicted - desired) ** 2)
