@@ -32,22 +32,32 @@ def _lena_adamw(
     return optax_lena.lena_adamw(learning_rate, batch_scale, b1=momentum, **options)
 
 
-def memories(b1: float, batch_scale: int) -> dict[str, Any]:
+def memories(
+    b1: float, batch_scale: int, b1_floor: float = FLOORS["b1"]
+) -> dict[str, Any]:
     """What Adam's averages keep of themselves at S, if they count examples."""
     return {
-        "b1": float(optax_lena.decay_at(b1, batch_scale, FLOORS["b1"])),
+        "b1": float(optax_lena.decay_at(b1, batch_scale, b1_floor)),
         "b2": float(optax_lena.decay_at(B2, batch_scale, FLOORS["b2"])),
         "eps": EPS / math.sqrt(batch_scale),
     }
 
 
-def _transferred(gain: Callable[[int], float]) -> Make:
-    """Averages that count examples, at a multiple of the recipe's rate."""
+def _transferred(
+    gain: Callable[[int], float], b1_floor: float | None = FLOORS["b1"]
+) -> Make:
+    """Averages that count examples, at a multiple of the recipe's rate.
+
+    Args:
+      gain: the multiple at S.
+      b1_floor: of β1; None: β1 counts updates.
+    """
 
     def make(
         recipe: Recipe, batch_scale: int, base_steps: int
     ) -> optax.GradientTransformation:
-        own = memories(recipe.momentum, batch_scale)
+        floor = recipe.momentum if b1_floor is None else b1_floor
+        own = memories(recipe.momentum, batch_scale, floor)
         make = fixed_warmup(optax.adamw, gain, **own)
         return make(recipe, batch_scale, base_steps)
 
@@ -210,6 +220,18 @@ ADAMW_METHODS = {
     "adamw_transferred_tuned": Method(
         "AdamW, re-tuned, memories by examples",
         _transferred(lambda scale: 1.0),
+        needs_moments=False,
+        rates=(0.004, 0.008, 0.016, 0.032, 0.064),
+    ),
+    "adamw_b2_tuned": Method(
+        "AdamW, re-tuned, β2 by examples",
+        _transferred(lambda scale: 1.0, b1_floor=None),
+        needs_moments=False,
+        rates=(0.004, 0.008, 0.016, 0.032, 0.064),
+    ),
+    "adamw_low_b1_tuned": Method(
+        "AdamW, re-tuned, memories by examples, β1 down to 0.6",
+        _transferred(lambda scale: 1.0, b1_floor=0.6),
         needs_moments=False,
         rates=(0.004, 0.008, 0.016, 0.032, 0.064),
     ),

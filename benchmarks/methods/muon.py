@@ -15,30 +15,34 @@ from benchmarks.methods.method import Make, Method
 from benchmarks.tasks.recipe import MUON, Recipe
 
 
-def memories(beta: float, batch_scale: int) -> dict[str, Any]:
+# The floor of `lena_muon`.
+FLOOR = 0.9
+
+
+def memories(beta: float, batch_scale: int, floor: float = FLOOR) -> dict[str, Any]:
     """What Muon and its Adam keep of their averages, if these count examples."""
     adam = adamw.memories(0.9, batch_scale)
     return {
-        "momentum": adamw.memories(beta, batch_scale)["b1"],
+        "momentum": float(optax_lena.decay_at(beta, batch_scale, floor)),
         "adam_b1": adam["b1"],
         "adam_b2": adam["b2"],
     }
 
 
-def _at_rate(gain: Callable[[int], float], *, by_examples: bool = False) -> Make:
+def _at_rate(gain: Callable[[int], float], floor: float | None = None) -> Make:
     """Muon at a multiple of the recipe's rate.
 
     Args:
       gain: the multiple at S.
-      by_examples: whether its averages count examples, or updates.
+      floor: of the momentum, if averages count examples; None: they count updates.
     """
 
     def make(
         recipe: Recipe, batch_scale: int, base_steps: int
     ) -> optax.GradientTransformation:
         options: dict[str, Any] = {"momentum": recipe.momentum}
-        if by_examples:
-            options = memories(recipe.momentum, batch_scale)
+        if floor is not None:
+            options = memories(recipe.momentum, batch_scale, floor)
         make = fixed_warmup(muon, gain, **options)
         return make(recipe, batch_scale, base_steps)
 
@@ -74,7 +78,7 @@ MUON_METHODS = {
     "muon_linear": Method("Muon, linear scaling", _at_rate(float), needs_moments=False),
     "muon_transferred": Method(
         "Muon, square-root scaling, memories by examples",
-        _at_rate(math.sqrt, by_examples=True),
+        _at_rate(math.sqrt, FLOOR),
         needs_moments=False,
     ),
     "lena_muon": Method(
@@ -98,4 +102,19 @@ MUON_METHODS = {
         needs_moments=False,
         rates=(0.004, 0.008, 0.016, 0.032),
     ),
+    "muon_transferred_tuned": Method(
+        "Muon, re-tuned, memories by examples",
+        _at_rate(lambda scale: 1.0, FLOOR),
+        needs_moments=False,
+        rates=(0.004, 0.008, 0.016, 0.032),
+    ),
+}
+# With other floors under the momentum. The recipes' own is 0.95.
+MUON_ABLATIONS = {
+    f"muon_transferred_{100 * floor:.0f}": Method(
+        f"Muon, square-root scaling, memories by examples, momentum at least {floor}",
+        _at_rate(math.sqrt, floor),
+        needs_moments=False,
+    )
+    for floor in (0.8, 0.95)
 }

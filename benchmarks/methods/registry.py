@@ -6,11 +6,11 @@ then a choice of every program.
 
 from benchmarks.methods.ablations import ABLATIONS
 from benchmarks.methods.adamw import ADAMW_ABLATIONS, ADAMW_METHODS
-from benchmarks.methods.muon import MUON_METHODS
+from benchmarks.methods.muon import MUON_ABLATIONS, MUON_METHODS
 from benchmarks.methods.sgd import SGD_METHODS
 
 METHODS = SGD_METHODS | ADAMW_METHODS | MUON_METHODS
-METHODS = METHODS | ABLATIONS | ADAMW_ABLATIONS
+METHODS = METHODS | ABLATIONS | ADAMW_ABLATIONS | MUON_ABLATIONS
 
 # What a newcomer's demo compares.
 OF_DEMO = ("linear", "adascale", "lena", "lena_amplified")

@@ -65,7 +65,7 @@ def lena_muon(
         batches.
       batch_scale: S, the batch in base batches, above 0; None: one base batch a
         microbatch.
-      beta: β of the momentum at the base batch; β^S at another, though at least 0.8.
+      beta: β of the momentum at the base batch; β^S at another, though at least 0.9.
       eps: ε, of the orthogonalisation and of Adam.
       nesterov: whether both first averages look ahead.
       mu_dtype: of both first averages; None: that of the parameters.

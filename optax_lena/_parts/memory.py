@@ -21,7 +21,9 @@ from jax.typing import ArrayLike
 from optax_lena._checks import check_number
 
 FIRST_FLOOR = 0.8
-"""Of a momentum, and of Adam's first moment."""
+"""Of Adam's first moment."""
+MOMENTUM_FLOOR = 0.9
+"""Of Muon's momentum."""
 SECOND_FLOOR = 0.9
 """Of Adam's second moment, which without one lets single updates spike."""
 

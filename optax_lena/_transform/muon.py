@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from optax_lena._checks import check_batch_scale, check_beta, check_dtype, check_flag
 from optax_lena._measure.layout import PyTree
 from optax_lena._parts.clocks import Count
-from optax_lena._parts.memory import FIRST_FLOOR, Memory
+from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.scale_by_adam import average, scale_of, start_of_count
 
 
@@ -57,7 +57,8 @@ def momentum_of_examples(
     check_beta("beta", beta)
     check_flag("nesterov", nesterov)
     check_dtype("mu_dtype", mu_dtype)
-    options = _Options(Memory(beta, FIRST_FLOOR), nesterov, mu_dtype, batch_scale)
+    memory = Memory(beta, MOMENTUM_FLOOR)
+    options = _Options(memory, nesterov, mu_dtype, batch_scale)
     return optax.GradientTransformationExtraArgs(
         functools.partial(_init, options),  # pyrefly: ignore[bad-argument-type]
         functools.partial(_update, options),  # pyrefly: ignore[bad-argument-type]

@@ -82,7 +82,7 @@ def test_agrees_with_float64_where_the_batch_changes_in_mid_run():
         updates, state = step(state, stack, jnp.float32(scale))
         layer.at(scale)
         _, rate = layer.rate(stack.astype(np.float64))
-        beta, grad = oracle.forget(0.95, scale, 0.8), stack.astype(np.float64).mean(0)
+        beta, grad = oracle.forget(0.95, scale, 0.9), stack.astype(np.float64).mean(0)
         momentum = beta * momentum + (1 - beta) * grad
         left *= beta
         ahead = beta * momentum / (1 - left * beta) + (1 - beta) * grad / (1 - left)
