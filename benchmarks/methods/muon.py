@@ -14,7 +14,6 @@ from benchmarks.methods.makers import at_scale, fixed_warmup
 from benchmarks.methods.method import Make, Method
 from benchmarks.tasks.recipe import MUON, Recipe
 
-
 # The floor of `lena_muon`.
 FLOOR = 0.9
 

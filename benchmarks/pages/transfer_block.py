@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.methods.adamw import ADAMW_ABLATIONS, ADAMW_METHODS
 from benchmarks.methods.muon import MUON_METHODS
-from benchmarks.pages import layout
-from benchmarks.pages.outcomes import Outcome, gap, outcomes
+from benchmarks.methods.registry import METHODS
+from benchmarks.pages import layout, validation_block
+from benchmarks.pages.outcomes import Outcome, gap, gap_error, outcomes
 from benchmarks.pages.result_block import (
     matrix,
     percent,
@@ -33,15 +34,27 @@ class Kind(NamedTuple):
       methods: in the order of the rows.
       loses: the method whose points against the base run are lost.
       wins: the one that wins a share of them back.
+      ablations: methods that are compared on validation data.
     """
 
     methods: Sequence[str]
     loses: str
     wins: str
+    ablations: Sequence[str]
 
 
-ADAMW = Kind((*ADAMW_METHODS, "lamb_tuned"), "adamw_square_root", "lena_adamw")
-MUON = Kind(tuple(MUON_METHODS), "muon_square_root", "lena_muon")
+ADAMW = Kind(
+    (*ADAMW_METHODS, "lamb_tuned"),
+    loses="adamw_square_root",
+    wins="lena_adamw",
+    ablations=tuple(ADAMW_ABLATIONS),
+)
+MUON = Kind(
+    tuple(MUON_METHODS),
+    loses="muon_square_root",
+    wins="lena_muon",
+    ablations=("muon_transferred_80", "muon_transferred", "muon_transferred_95"),
+)
 LEGEND = (
     "Bold: the best without re-tuning, and those level with it. Empty: not recorded. "
     "–: not within the base run's examples; (1/3): by so many seeds, of which the "
@@ -50,7 +63,7 @@ LEGEND = (
 
 
 def block(table: str, runs: Sequence[Record], kind: Kind) -> str:
-    """The tables of both measures, what is won back, and the ablation.
+    """The tables of both measures, what is won back, and what validation data said.
 
     Args:
       table: of `benchmarks.training.tables`.
@@ -73,8 +86,8 @@ def block(table: str, runs: Sequence[Record], kind: Kind) -> str:
     ]
     if won_back := _won_back(found, kind):
         parts.append(layout.bullets(won_back))
-    if ablated := [one for one in runs if one.method in ADAMW_ABLATIONS]:
-        parts += _ablation(outcomes(one_per_seed(ablated), target=1.0))
+    validated = [one for one in runs if one.split == "validation"]
+    parts += validation_block.parts(validated, kind.ablations)
     commits = ", ".join(sorted({one.environment["commit"] for one in runs}))
     by = f"python -m benchmarks.train {table} METHOD S --seeds SEED --out FILE"
     parts.append(layout.recorded_on(base[0].environment, commits, by))
@@ -114,24 +127,28 @@ def _won_back(found: Found, kind: Kind) -> list[str]:
             if lost > left > 0:
                 share = 100 * (1 - left / lost)
                 text += f": {share:.0f} % of what that loses is won back"
-        sentences.append(f"{text}.")
+        sentences.append(f"{text}.{_beside_the_best_tuned(found, own)}")
     return sentences
+
+
+def _beside_the_best_tuned(found: Found, own: Outcome) -> str:
+    """How far the best re-tuned method is from the recommended one, at its S."""
+    scale = own.batch_scale
+    tuned = [
+        one
+        for (method, at), one in found.items()
+        if at == scale and METHODS[method].rates and one.seeds >= own.seeds
+    ]
+    if not tuned:
+        return ""
+    best = max(tuned, key=lambda one: one.accuracy.mean())
+    error = 100 * gap_error(own.accuracy, best.accuracy)
+    return (
+        f" The best re-tuned method, {best.label}, ends {_points(best, own)} "
+        f"{own.label}; the standard error of the difference is {error:.1f}."
+    )
 
 
 def _points(own: Outcome, base: Outcome) -> str:
     points = 100 * gap(own.accuracy, base.accuracy)
     return f"{abs(points):.1f} points {'below' if points >= 0 else 'above'}"
-
-
-def _ablation(found: Found) -> list[str]:
-    rows = [["what counts examples", "S", "validation accuracy (%)", "seeds"]]
-    for method in ADAMW_ABLATIONS:
-        for (name, scale), one in found.items():
-            if name == method:
-                label = one.label.removeprefix("by examples: ")
-                mean = f"{100 * one.accuracy.mean():.1f}"
-                rows.append([label, str(scale), mean, str(one.seeds)])
-    return [
-        "What of `lena_adamw` counts examples, and what updates, on validation data:",
-        layout.markdown(rows),
-    ]

@@ -1,0 +1,54 @@
+"""What validation data said: a grid of rates, and an ablation."""
+
+import dataclasses
+
+from benchmarks.pages import validation_block
+from tests.benchmarks.helpers import record
+
+
+def run(method, scale, accuracy, rate=0.01, seed=100):
+    made = record(
+        method,
+        scale,
+        None,
+        seed=seed,
+        base_steps=128,
+        updates=[128 // scale],
+        train_loss=[1.0],
+        test_accuracy=[accuracy],
+        layers={},
+        split="validation",
+    )
+    return dataclasses.replace(made, recipe=made.recipe | {"learning_rate": rate})
+
+
+def test_a_row_for_each_method_and_a_column_for_each_rate():
+    runs = [
+        run("base", 1, 0.9),
+        run("adamw_tuned", 16, 0.5, rate=0.01),
+        run("adamw_tuned", 16, 0.6, rate=0.02),
+        run("adamw_transferred_tuned", 16, 0.55, rate=0.02),
+    ]
+    said, table = validation_block.parts(runs, [])
+    assert "1 seed." in said
+    assert "| S | method | 0.01 | 0.02 |" in table
+    assert "| 16 | AdamW, re-tuned | 50.0 | **60.0** |" in table
+    assert "| 16 | AdamW, re-tuned, memories by examples |  | 55.0 |" in table
+
+
+def test_an_ablation_has_a_column_for_each_scale():
+    names = ["muon_transferred_80", "muon_transferred"]
+    runs = [
+        *(run(names[0], 16, 0.5 + s / 100, seed=100 + s) for s in (0, 1)),
+        run(names[1], 64, 0.4),
+    ]
+    said, table = validation_block.parts(runs, names)
+    assert "means of 1 to 2 seeds." in said
+    first, _, low, own = table.splitlines()
+    assert first == "| method | S = 16 | S = 64 |"
+    assert low.endswith("momentum at least 0.8 | 50.5 |  |")
+    assert own.endswith("|  | 40.0 |")
+
+
+def test_without_runs_it_says_nothing():
+    assert validation_block.parts([run("base", 1, 0.9)], ["muon_transferred"]) == []
