@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 
-from benchmarks.unseen import found, made
+from benchmarks.unseen import found, made, rare
 from benchmarks.unseen.task import Task
 
 TASKS: dict[str, Callable[[], Task]] = {
     "deep_regression": made.deep_regression,
     "words": found.words,
     "autoencoder": found.autoencoder,
-    "rare_heads": made.rare_heads,
-    "adapters": made.adapters,
+    "rare_heads": rare.rare_heads,
+    "adapters": rare.adapters,
     "heavy_tails": made.heavy_tails,
     "convnet": found.convnet,
     "batch_norm": made.batch_norm,
+    "residual_norm": made.residual_norm,
+    "experts": rare.experts,
+    "factorisation": rare.factorisation,
 }

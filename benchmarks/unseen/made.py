@@ -1,21 +1,21 @@
-"""Tasks whose data are made: teachers, noise, and networks to learn them."""
+"""Tasks whose data are made: regressions, and classes behind a norm."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.unseen.task import (
+    EXAMPLES,
+    TRAIN,
+    Params,
     Task,
     apply,
     classifier,
-    cross_entropy,
     dense,
     explained,
     outputs,
     perceptron,
 )
-
-EXAMPLES, TRAIN = 60_000, 50_000
 
 
 def deep_regression() -> Task:
@@ -75,90 +75,6 @@ def _regression(
     )
 
 
-def rare_heads() -> Task:
-    """Eight heads on one trunk; each is used half as often as the one before it."""
-    rng, heads = np.random.default_rng(21), 8
-    trunk = rng.normal(size=(24, 32)) * 1.8 / np.sqrt(24)
-    readouts = rng.normal(size=(heads, 32, 4))
-    x = rng.normal(size=(EXAMPLES, 24)).astype(np.float32)
-    share = 0.5 ** np.arange(heads)
-    head = rng.choice(heads, size=EXAMPLES, p=share / share.sum()).astype(np.int32)
-    logits = np.einsum("nd,ndc->nc", np.tanh(x @ trunk), readouts[head])
-    labels = (logits + 0.3 * rng.gumbel(size=logits.shape)).argmax(-1).astype(np.int32)
-    best = logits.argmax(-1).astype(np.int32)
-
-    def init(key):
-        first, second, *others = jax.random.split(key, 2 + heads)
-        own = {f"head{i}": dense(k, 64, 4, 1.0) for i, k in enumerate(others)}
-        return {"first": dense(first, 24, 64), "second": dense(second, 64, 64), **own}
-
-    def predict(params, x, head):
-        for layer in ("first", "second"):
-            x = jax.nn.relu(apply(params[layer], x))
-        every = [apply(params[f"head{i}"], x) for i in range(heads)]
-        return jnp.take_along_axis(jnp.stack(every, 1), head[:, None, None], 1)[:, 0]
-
-    def score(params, batch):
-        """The mean over heads, so that the rare ones count."""
-        x, head, labels = batch
-        is_right = predict(params, x, head).argmax(-1) == labels
-        own = jax.nn.one_hot(head, heads)
-        return 100 * jnp.mean(is_right @ own / jnp.maximum(own.sum(0), 1))
-
-    return Task(
-        "rarely active heads",
-        0.0125,
-        (0.00625, 0.0125, 0.025, 0.05),
-        0.002,
-        0.004,
-        init,
-        lambda params, b: cross_entropy(predict(params, b[0], b[1]), b[2]),
-        score,
-        (x[:TRAIN], head[:TRAIN], labels[:TRAIN]),
-        (x[TRAIN:], head[TRAIN:], best[TRAIN:]),
-    )
-
-
-def adapters() -> Task:
-    """A low-rank adapter of a frozen layer beside layers that are trained in full."""
-    rng = np.random.default_rng(31)
-    inner = (rng.normal(size=(32, 48)) * 1.5 / np.sqrt(32)).astype(np.float32)
-    middle = (rng.normal(size=(48, 48)) / np.sqrt(48)).astype(np.float32)
-    outer = rng.normal(size=(48, 8))
-    change = rng.normal(size=(48, 4)) @ rng.normal(size=(4, 48)) * 0.75 / np.sqrt(48)
-    x = rng.normal(size=(EXAMPLES, 32)).astype(np.float32)
-    logits = np.tanh(np.tanh(x @ inner) @ (middle + change) * 1.5) @ outer
-    noisy = logits + 0.5 * rng.gumbel(size=logits.shape)
-    labels, best = (z.argmax(-1).astype(np.int32) for z in (noisy, logits))
-
-    def init(key):
-        down, full, out = jax.random.split(key, 3)
-        return {
-            "down": jax.random.normal(down, (48, 4)) / np.sqrt(48),
-            "up": jnp.zeros((4, 48)),
-            "full": dense(full, 48, 48, 1.0),
-            "out": dense(out, 48, 8, 1.0),
-        }
-
-    def predict(params, x):
-        x = jnp.tanh(x @ inner)
-        adapted = x @ middle + x @ params["down"] @ params["up"]
-        x = jnp.tanh(1.5 * adapted)
-        return apply(params["out"], x + jnp.tanh(apply(params["full"], x)))
-
-    return Task(
-        "adapters and full layers",
-        0.02,
-        (0.005, 0.01, 0.02, 0.05),
-        0.008,
-        0.008,
-        init,
-        *classifier(predict),
-        (x[:TRAIN], labels[:TRAIN]),
-        (x[TRAIN:], best[TRAIN:]),
-    )
-
-
 def batch_norm() -> Task:
     """A perceptron with a norm over each microbatch, on clusters that overlap."""
     rng = np.random.default_rng(51)
@@ -198,3 +114,55 @@ def batch_norm() -> Task:
 
 def _with_scale(layer: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {**layer, "scale": jnp.ones_like(layer["bias"])}
+
+
+def residual_norm() -> Task:
+    """Four residual blocks behind a layer norm each, on clusters with wrong labels."""
+    rng, width = np.random.default_rng(1004), 48
+    centres = rng.normal(size=(60, 20))
+    cluster = rng.integers(60, size=EXAMPLES)
+    of_class = rng.integers(8, size=60)
+    x = (centres[cluster] + 1.1 * rng.normal(size=(EXAMPLES, 20))).astype(np.float32)
+    labels = of_class[cluster].astype(np.int32)
+    is_wrong = rng.random(EXAMPLES) < 0.2
+    wrong = rng.integers(8, size=EXAMPLES)
+    seen = np.where(is_wrong, wrong, labels).astype(np.int32)
+
+    def init(key):
+        first, out, *others = jax.random.split(key, 10)
+        pairs = zip(others[::2], others[1::2], strict=True)
+        blocks = [
+            {
+                "scale": jnp.ones(width),
+                "offset": jnp.zeros(width),
+                "up": dense(up, width, 96),
+                "down": dense(down, 96, width, 0.1),
+            }
+            for up, down in pairs
+        ]
+        ends = {"in": dense(first, 20, width, 1.0), "out": dense(out, width, 8, 1.0)}
+        return {**ends, "blocks": blocks}
+
+    def predict(params, x):
+        x = apply(params["in"], x)
+        for block in params["blocks"]:
+            hidden = jax.nn.gelu(apply(block["up"], _layer_norm(block, x)))
+            x = x + apply(block["down"], hidden)
+        return apply(params["out"], x)
+
+    return Task(
+        "residual blocks with layer norm",
+        0.05,
+        (0.01, 0.02, 0.05, 0.1),
+        0.004,
+        None,
+        init,
+        *classifier(predict),
+        (x[:TRAIN], seen[:TRAIN]),
+        (x[TRAIN:], labels[TRAIN:]),
+    )
+
+
+def _layer_norm(block: Params, x: jax.Array) -> jax.Array:
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * block["scale"][None] + block["offset"][None]

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Of tasks whose data are made.
+EXAMPLES, TRAIN = 60_000, 50_000
 Params = Any
 Batch = tuple[jax.Array, ...]
 

@@ -1,0 +1,177 @@
+"""Tasks with layers, experts or rows of an embedding that few examples reach."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.unseen.task import (
+    EXAMPLES,
+    TRAIN,
+    Task,
+    apply,
+    classifier,
+    cross_entropy,
+    dense,
+    explained,
+)
+
+
+def rare_heads() -> Task:
+    """Eight heads on one trunk; each is used half as often as the one before it."""
+    rng, heads = np.random.default_rng(21), 8
+    trunk = rng.normal(size=(24, 32)) * 1.8 / np.sqrt(24)
+    readouts = rng.normal(size=(heads, 32, 4))
+    x = rng.normal(size=(EXAMPLES, 24)).astype(np.float32)
+    share = 0.5 ** np.arange(heads)
+    head = rng.choice(heads, size=EXAMPLES, p=share / share.sum()).astype(np.int32)
+    logits = np.einsum("nd,ndc->nc", np.tanh(x @ trunk), readouts[head])
+    labels = (logits + 0.3 * rng.gumbel(size=logits.shape)).argmax(-1).astype(np.int32)
+    best = logits.argmax(-1).astype(np.int32)
+
+    def init(key):
+        first, second, *others = jax.random.split(key, 2 + heads)
+        own = {f"head{i}": dense(k, 64, 4, 1.0) for i, k in enumerate(others)}
+        return {"first": dense(first, 24, 64), "second": dense(second, 64, 64), **own}
+
+    def predict(params, x, head):
+        for layer in ("first", "second"):
+            x = jax.nn.relu(apply(params[layer], x))
+        every = [apply(params[f"head{i}"], x) for i in range(heads)]
+        return jnp.take_along_axis(jnp.stack(every, 1), head[:, None, None], 1)[:, 0]
+
+    def score(params, batch):
+        """The mean over heads, so that the rare ones count."""
+        x, head, labels = batch
+        is_right = predict(params, x, head).argmax(-1) == labels
+        own = jax.nn.one_hot(head, heads)
+        return 100 * jnp.mean(is_right @ own / jnp.maximum(own.sum(0), 1))
+
+    return Task(
+        "rarely active heads",
+        0.0125,
+        (0.00625, 0.0125, 0.025, 0.05),
+        0.002,
+        0.004,
+        init,
+        lambda params, b: cross_entropy(predict(params, b[0], b[1]), b[2]),
+        score,
+        (x[:TRAIN], head[:TRAIN], labels[:TRAIN]),
+        (x[TRAIN:], head[TRAIN:], best[TRAIN:]),
+    )
+
+
+def adapters() -> Task:
+    """A low-rank adapter of a frozen layer beside layers that are trained in full."""
+    rng = np.random.default_rng(31)
+    inner = (rng.normal(size=(32, 48)) * 1.5 / np.sqrt(32)).astype(np.float32)
+    middle = (rng.normal(size=(48, 48)) / np.sqrt(48)).astype(np.float32)
+    outer = rng.normal(size=(48, 8))
+    change = rng.normal(size=(48, 4)) @ rng.normal(size=(4, 48)) * 0.75 / np.sqrt(48)
+    x = rng.normal(size=(EXAMPLES, 32)).astype(np.float32)
+    logits = np.tanh(np.tanh(x @ inner) @ (middle + change) * 1.5) @ outer
+    noisy = logits + 0.5 * rng.gumbel(size=logits.shape)
+    labels, best = (z.argmax(-1).astype(np.int32) for z in (noisy, logits))
+
+    def init(key):
+        down, full, out = jax.random.split(key, 3)
+        return {
+            "down": jax.random.normal(down, (48, 4)) / np.sqrt(48),
+            "up": jnp.zeros((4, 48)),
+            "full": dense(full, 48, 48, 1.0),
+            "out": dense(out, 48, 8, 1.0),
+        }
+
+    def predict(params, x):
+        x = jnp.tanh(x @ inner)
+        adapted = x @ middle + x @ params["down"] @ params["up"]
+        x = jnp.tanh(1.5 * adapted)
+        return apply(params["out"], x + jnp.tanh(apply(params["full"], x)))
+
+    return Task(
+        "adapters and full layers",
+        0.02,
+        (0.005, 0.01, 0.02, 0.05),
+        0.008,
+        0.008,
+        init,
+        *classifier(predict),
+        (x[:TRAIN], labels[:TRAIN]),
+        (x[TRAIN:], best[TRAIN:]),
+    )
+
+
+def experts() -> Task:
+    """A gate sends each example to one of six experts, of which some are rare."""
+    rng, count = np.random.default_rng(1003), 6
+    centres = rng.normal(size=(count, 16))
+    share = np.array([0.5, 0.25, 0.12, 0.07, 0.04, 0.02])
+    group = rng.choice(count, size=EXAMPLES, p=share)
+    x = (1.2 * centres[group] + 0.8 * rng.normal(size=(EXAMPLES, 16))).astype("float32")
+    readouts = rng.normal(size=(count, 16, 6))
+    logits = np.einsum("nd,ndc->nc", x, readouts[group])
+    noisy = logits + rng.gumbel(size=logits.shape)
+    labels, best = (z.argmax(-1).astype(np.int32) for z in (noisy, logits))
+
+    def init(key):
+        gate, up, down = jax.random.split(key, 3)
+        return {
+            "gate": dense(gate, 16, count, 1.0),
+            "up": jax.random.normal(up, (count, 16, 32)) / 4,
+            "down": jax.random.normal(down, (count, 32, 6)) / 6,
+        }
+
+    def predict(params, x):
+        gate = jax.nn.softmax(apply(params["gate"], x))
+        chosen = gate * jax.nn.one_hot(gate.argmax(-1), count)
+        hidden = jax.nn.gelu(jnp.einsum("nd,edh->neh", x, params["up"]))
+        outputs = jnp.einsum("neh,ehc->nec", hidden, params["down"])
+        return jnp.einsum("nec,ne->nc", outputs, chosen)
+
+    return Task(
+        "rare experts",
+        0.02,
+        (0.01, 0.02, 0.05, 0.1),
+        0.004,
+        None,
+        init,
+        *classifier(predict),
+        (x[:TRAIN], labels[:TRAIN]),
+        (x[TRAIN:], best[TRAIN:]),
+    )
+
+
+def factorisation() -> Task:
+    """Ratings of items by users, most of them rare: a product of embeddings."""
+    rng, users, items = np.random.default_rng(1002), 800, 400
+    user = np.minimum(rng.zipf(1.3, size=EXAMPLES) - 1, users - 1).astype(np.int32)
+    item = np.minimum(rng.zipf(1.3, size=EXAMPLES) - 1, items - 1).astype(np.int32)
+    tastes, traits = rng.normal(size=(users, 5)), rng.normal(size=(items, 5))
+    true = ((tastes[user] * traits[item]).sum(1) / np.sqrt(5)).astype(np.float32)
+    noisy = (true + 0.5 * rng.normal(size=EXAMPLES)).astype(np.float32)
+
+    def init(key):
+        of_users, of_items = jax.random.split(key)
+        return {
+            "users": 0.3 * jax.random.normal(of_users, (users, 8)),
+            "items": 0.3 * jax.random.normal(of_items, (items, 8)),
+            "user_bias": jnp.zeros(users),
+            "item_bias": jnp.zeros(items),
+        }
+
+    def predict(params, batch):
+        user, item, _ = batch
+        product = (params["users"][user] * params["items"][item]).sum(-1)
+        return product + params["user_bias"][user] + params["item_bias"][item]
+
+    return Task(
+        "ratings with embeddings",
+        0.2,
+        (0.05, 0.1, 0.2, 0.4),
+        0.004,
+        None,
+        init,
+        lambda params, batch: jnp.mean((predict(params, batch) - batch[2]) ** 2) / 2,
+        lambda params, batch: explained(predict(params, batch), batch[2]),
+        (user[:TRAIN], item[:TRAIN], noisy[:TRAIN]),
+        (user[TRAIN:], item[TRAIN:], true[TRAIN:]),
+    )
