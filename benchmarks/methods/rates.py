@@ -22,7 +22,7 @@ AMPLIFIED = optax_lena.LayerRate(
     estimator=optax_lena.Averages(horizon=300.0, relative=True),
     rule=optax_lena.amplified_gain,
     warmup=optax_lena.FixedWarmup(0),
-    guard=optax_lena.SpikeLimit(2.0),
+    guard=optax_lena.SpikeLimit(2.0, floor=0.25),
 )
 
 
@@ -33,9 +33,11 @@ def noise_times(factor: float) -> optax_lena.Rule:
     )
 
 
-# What `lena_amplified` was until a deep regression was lost with it.
+# What `lena_amplified` was until residual blocks with layer norm were lost with it.
+SECOND_AMPLIFIED = dataclasses.replace(AMPLIFIED, guard=optax_lena.SpikeLimit(2.0))
+# What it was before, until a deep regression was.
 FIRST_AMPLIFIED = dataclasses.replace(
-    AMPLIFIED,
+    SECOND_AMPLIFIED,
     clock="rate_steps",
     estimator=optax_lena.Averages(relative=True),
     rule=noise_times(8),
