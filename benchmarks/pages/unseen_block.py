@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from benchmarks.pages import layout
-from benchmarks.unseen.__main__ import DEVELOPED, FAMILIES, SCALES, SEEDS
+from benchmarks.unseen.__main__ import FAMILIES, SCALES, SEEDS
 from benchmarks.unseen.catalogue import TASKS
 from benchmarks.unseen.family import Family
 from benchmarks.unseen.run import Score
@@ -67,8 +67,8 @@ BAR = (
 )
 
 
-def _name(task: str) -> str:
-    return task.replace("_", " ") + (" *" if task in DEVELOPED else "")
+def _name(family: Family, task: str) -> str:
+    return task.replace("_", " ") + (" *" if task in family.developed else "")
 
 
 def _recorded(family: Family, scores: Scores) -> list[tuple[str, int]]:
@@ -84,7 +84,7 @@ def _table(family: Family, scores: Scores) -> list[list[str]]:
         base = scores[task, "base", 1]
         own = [scores.get((task, method, scale)) for method in methods]
         cells = [_cell(one, own, _middle(base)) for one in own]
-        rows.append([_name(task), str(scale), _text(base), *cells])
+        rows.append([_name(family, task), str(scale), _text(base), *cells])
     return rows
 
 
@@ -121,7 +121,7 @@ def _beside_the_best(family: Family, scores: Scores) -> list[list[str]]:
             gained = [a - b for a, b in zip(own, whole[best], strict=True)]
             holds = mean(gained) >= -max(_error(gained), SHARE * base)
             cells = [_signed(gained), "holds" if holds else "missed"]
-        rows.append([_name(task), str(scale), rival, *cells])
+        rows.append([_name(family, task), str(scale), rival, *cells])
     return rows
 
 
@@ -136,7 +136,7 @@ def _layers(family: Family, scores: Scores) -> list[list[str]]:
                 is_whole = gained and all(map(math.isfinite, gained))
                 cells.append(_signed(gained) if is_whole else "")
         if any(cells):
-            rows.append([_name(task), *cells])
+            rows.append([_name(family, task), *cells])
     kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
     return [[row[i] for i in kept] for row in rows]
 

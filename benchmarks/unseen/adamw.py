@@ -79,6 +79,7 @@ ADAMW = Family(
         "lena_adamw_first",
         "lena_adamw_first_model",
     ),
+    developed=("deep_regression", "heavy_tails"),
     pairs={
         "LENA + AdamW": ("lena_adamw", "lena_adamw_model"),
         "first": ("lena_adamw_first", "lena_adamw_first_model"),

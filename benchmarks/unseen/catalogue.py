@@ -17,4 +17,6 @@ TASKS: dict[str, Callable[[], Task]] = {
     "residual_norm": made.residual_norm,
     "experts": rare.experts,
     "factorisation": rare.factorisation,
+    "recurrent": made.recurrent,
+    "modules": found.modules,
 }

@@ -47,6 +47,7 @@ class Family:
       methods: by name.
       recommended: the method that is held against all others.
       own: no rivals of the recommended one, but what it was or could be.
+      developed: tasks on which its rules may be chosen, with seeds of their own.
       pairs: by the label of a row, two methods: one gain for each layer, and one for
         the model.
       preconditioned: whether moments are those of the gradient as Adam divides it.
@@ -60,6 +61,7 @@ class Family:
     methods: Mapping[str, Method]
     recommended: str
     own: Sequence[str]
+    developed: Sequence[str]
     pairs: Mapping[str, tuple[str, str]]
     preconditioned: bool = True
 

@@ -64,6 +64,51 @@ def words() -> Task:
     )
 
 
+def modules() -> Task:
+    """Which of 40 modules a line of source text is from, by the mean of its words."""
+    library, length = Path(sysconfig.get_path("stdlib")), 16
+    sizes = {file.stat().st_size: file for file in sorted(library.glob("*.py"))}
+    files = [sizes[size] for size in sorted(sizes)[-40:]]
+    lines = [
+        (re.findall(r"[A-Za-z_]+|[^\sA-Za-z_]", line)[:length], number)
+        for number, file in enumerate(files)
+        for line in file.read_text(errors="ignore").splitlines()
+    ]
+    lines = [(words, number) for words, number in lines if len(words) > 2]
+    count = Counter(word for words, _ in lines for word in words)
+    index = {word: i for i, (word, _) in enumerate(count.most_common(WORDS - 1), 1)}
+    x = np.zeros((len(lines), length), np.int32)
+    for row, (words, _) in zip(x, lines, strict=True):
+        row[: len(words)] = [index.get(word, 0) for word in words]
+    y = np.array([number for _, number in lines], np.int32)
+    order = np.random.default_rng(13).permutation(len(lines))
+    x, y = x[order], y[order]
+
+    def init(key):
+        table, hidden, out = jax.random.split(key, 3)
+        return {
+            "embedding": 0.3 * jax.random.normal(table, (WORDS, 32)),
+            "hidden": dense(hidden, 32, 64),
+            "out": dense(out, 64, 40, 1.0),
+        }
+
+    def predict(params, x):
+        mean = params["embedding"][x].mean(1)
+        return apply(params["out"], jax.nn.relu(apply(params["hidden"], mean)))
+
+    return Task(
+        "modules by their lines",
+        0.1,
+        (0.025, 0.05, 0.1, 0.2),
+        None,
+        None,
+        init,
+        *classifier(predict),
+        (x[:-4000], y[:-4000]),
+        (x[-4000:], y[-4000:]),
+    )
+
+
 def convnet() -> Task:
     """Digits as images, by convolutions without any norm."""
     images, labels = map(np.asarray, load_digits(return_X_y=True))

@@ -116,6 +116,48 @@ def _with_scale(layer: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {**layer, "scale": jnp.ones_like(layer["bias"])}
 
 
+def recurrent() -> Task:
+    """A gated recurrent network that counts a symbol, with wrong labels."""
+    rng, length, width = np.random.default_rng(1001), 8, 24
+    x = rng.integers(0, 4, size=(EXAMPLES, length)).astype(np.int32)
+    labels = np.minimum((x == 1).sum(1), 4).astype(np.int32)
+    is_wrong = rng.random(EXAMPLES) < 0.1
+    wrong = rng.integers(5, size=EXAMPLES)
+    seen = np.where(is_wrong, wrong, labels).astype(np.int32)
+
+    def init(key):
+        table, inner, again, out = jax.random.split(key, 4)
+        return {
+            "embedding": 0.5 * jax.random.normal(table, (4, 8)),
+            "inner": dense(inner, 8, 3 * width, 1.0),
+            "again": dense(again, width, 3 * width, 1.0),
+            "out": dense(out, width, 5, 1.0),
+        }
+
+    def predict(params, x):
+        symbols = params["embedding"][x]
+        hidden = jnp.zeros((len(x), width))
+        for position in range(length):
+            new = jnp.split(apply(params["inner"], symbols[:, position]), 3, axis=1)
+            old = jnp.split(apply(params["again"], hidden), 3, axis=1)
+            keep = jax.nn.sigmoid(new[0] + old[0])
+            reset = jax.nn.sigmoid(new[1] + old[1])
+            hidden = keep * hidden + (1 - keep) * jnp.tanh(new[2] + reset * old[2])
+        return apply(params["out"], hidden)
+
+    return Task(
+        "recurrent network",
+        0.1,
+        (0.05, 0.1, 0.2, 0.4),
+        None,
+        None,
+        init,
+        *classifier(predict),
+        (x[:TRAIN], seen[:TRAIN]),
+        (x[TRAIN:], labels[TRAIN:]),
+    )
+
+
 def residual_norm() -> Task:
     """Four residual blocks behind a layer norm each, on clusters with wrong labels."""
     rng, width = np.random.default_rng(1004), 48
@@ -154,7 +196,7 @@ def residual_norm() -> Task:
         "residual blocks with layer norm",
         0.05,
         (0.01, 0.02, 0.05, 0.1),
-        0.004,
+        0.008,
         None,
         init,
         *classifier(predict),

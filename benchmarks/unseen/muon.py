@@ -33,5 +33,6 @@ MUON = Family(
     },
     recommended="lena_muon",
     own=("lena_muon", "lena_muon_model"),
+    developed=("deep_regression", "heavy_tails"),
     pairs={"LENA + Muon": ("lena_muon", "lena_muon_model")},
 )

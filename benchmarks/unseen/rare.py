@@ -167,7 +167,7 @@ def factorisation() -> Task:
         "ratings with embeddings",
         0.2,
         (0.05, 0.1, 0.2, 0.4),
-        0.004,
+        0.016,
         None,
         init,
         lambda params, batch: jnp.mean((predict(params, batch) - batch[2]) ** 2) / 2,

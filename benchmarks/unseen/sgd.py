@@ -85,6 +85,16 @@ SGD = Family(
         "amplified_first",
         "amplified_first_model",
     ),
+    developed=(
+        "deep_regression",
+        "words",
+        "autoencoder",
+        "adapters",
+        "heavy_tails",
+        "residual_norm",
+        "experts",
+        "factorisation",
+    ),
     pairs={
         "LENA": ("lena", "lena_model"),
         "amplified": ("lena_amplified", "amplified_model"),

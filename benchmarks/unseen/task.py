@@ -22,7 +22,7 @@ class Task:
       name: of the task, for people.
       rate: of momentum SGD's base recipe, the best of `rates` at S = 1.
       rates: the grid that it was chosen from, by two seeds that no table uses.
-      adamw_rate: likewise of AdamW's, from a grid that all tasks share.
+      adamw_rate: likewise of AdamW's, from a grid that all tasks share; None: not run.
       muon_rate: of Muon's; None: too slow for a small task.
       init: makes the parameters of a key.
       loss: a mean over a batch.
@@ -34,7 +34,7 @@ class Task:
     name: str
     rate: float
     rates: tuple[float, ...]
-    adamw_rate: float
+    adamw_rate: float | None
     muon_rate: float | None
     init: Callable[[jax.Array], Params]
     loss: Callable[[Params, Batch], jax.Array]

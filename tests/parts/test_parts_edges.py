@@ -11,6 +11,7 @@ from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.estimate import measure, not_measured
 from optax_lena._parts.warmup import ramp
+from tests import helpers
 
 MILD = {"a": jnp.array([1.0, -1.0, 2.0]), "b": jnp.array([1.0, 3.0, 2.0])}
 
