@@ -74,7 +74,9 @@ def filled() -> dict[Path, str]:
         fill(RESULT_PAGE, name, block)
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
-    fill(README, "results", summary_block.block(loaded | {"demo": demo}, _gpt()))
+    unseen = files.read(kept("unseen"), Score)
+    summary = summary_block.block(loaded | {"demo": demo}, _gpt(), unseen)
+    fill(README, "results", summary)
     if rates := files.read_if_there(kept("text_rates"), Record):
         fill(RESULT_PAGE, "text_rates", rates_block.block(loaded["text"][0], rates))
     for recipe, page in UNSEEN_PAGES.items():

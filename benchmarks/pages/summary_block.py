@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from benchmarks.methods.registry import METHODS
-from benchmarks.pages import layout
+from benchmarks.pages import layout, unseen_block
 from benchmarks.pages.outcomes import Outcome, gap, gap_error, outcomes
 from benchmarks.pages.result_block import cell, percent
 from benchmarks.pages.verdicts import Found, accuracy
 from benchmarks.records.record import Record
+from benchmarks.unseen.run import Score
 
 # By name of the records: what a reader who knows none of them calls the task, and S.
 TASKS = {
@@ -18,6 +19,7 @@ TASKS = {
 }
 # The length of the paper's runs, where enough updates are left; AdaScale as it has it.
 HEADLINE, OURS, PEER = "fashion_long", "lena_amplified", "adascale_warmup"
+SMALL = "docs/benchmarks.md#tasks-that-nothing-was-tuned-on"
 SHOWN = (
     "linear",
     "adascale",
@@ -32,13 +34,16 @@ SHOWN = (
 
 
 def block(
-    kept: Mapping[str, tuple[Sequence[Record], float]], gpt: Sequence[Record]
+    kept: Mapping[str, tuple[Sequence[Record], float]],
+    gpt: Sequence[Record],
+    unseen: Sequence[Score],
 ) -> str:
     """The table of README, and how to read it.
 
     Args:
       kept: by name, the runs of a task and its target.
       gpt: test runs with AdamW, ours and the square root of S with our memories.
+      unseen: of momentum SGD on the small tasks.
     """
     found = {name: outcomes(*kept[name]) for name in TASKS}
     head = [f"{label}, S = {s}" for label, scales in TASKS.values() for s in scales]
@@ -52,7 +57,10 @@ def block(
         "target, and the protocol."
     )
     text = " ".join([caption, *_headline(found[HEADLINE])])
-    return layout.block([layout.markdown(rows), text, *_adamw(gpt)])
+    small = unseen_block.sentence(unseen).replace(
+        "small tasks", f"[small tasks]({SMALL})", 1
+    )
+    return layout.block([layout.markdown(rows), text, small, *_adamw(gpt)])
 
 
 def _base(found: Mapping[str, Found]) -> list[str]:

@@ -24,14 +24,7 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
         base rates are left out.
       recipe: a key of `FAMILIES`.
     """
-    family = FAMILIES[recipe]
-    scores: Scores = {}
-    for one in recorded:
-        if one.seed in SEEDS:
-            key = one.task, one.method, one.batch_scale
-            score = math.nan if one.score is None else one.score
-            scores.setdefault(key, []).append(score)
-    scores = {key: own for key, own in scores.items() if len(own) == len(SEEDS)}
+    family, scores = FAMILIES[recipe], _scores(recorded)
     commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
     where = layout.recorded_on(
         recorded[0].environment,
@@ -51,6 +44,38 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
         title = "**One gain for each layer, less one for the whole model**"
         parts += [title, layout.markdown(layers), "Paired by seeds."]
     return layout.block([*parts, where])
+
+
+def sentence(recorded: Sequence[Score], recipe: str = "sgd") -> str:
+    """What the block says of the recommended optimizer, in short.
+
+    Args:
+      recorded: as the block takes it.
+      recipe: likewise.
+    """
+    family, scores = FAMILIES[recipe], _scores(recorded)
+    rows = _beside_the_best(family, scores)[1:]
+    unseen = [row for row in rows if not row[0].endswith("*")]
+    every, new = (len({row[0] for row in some}) for some in (rows, unseen))
+    held = [sum(row[-1] == "holds" for row in some) for some in (rows, unseen)]
+    lost = sum(row[3].endswith("lost") for row in rows)
+    return (
+        f"On {every} small tasks `{family.recommended}` loses runs in {lost or 'none'} "
+        f"of {len(rows)} rows, and in {held[0]} it is the best without re-tuning or "
+        f"close to it; on the {new} tasks that no rule was chosen on, in {held[1]} of "
+        f"{len(unseen)}."
+    )
+
+
+def _scores(recorded: Sequence[Score]) -> Scores:
+    """Of the table's seeds, as far as all of them have run."""
+    scores: Scores = {}
+    for one in recorded:
+        if one.seed in SEEDS:
+            key = one.task, one.method, one.batch_scale
+            score = math.nan if one.score is None else one.score
+            scores.setdefault(key, []).append(score)
+    return {key: own for key, own in scores.items() if len(own) == len(SEEDS)}
 
 
 LEGEND = (

@@ -1,5 +1,6 @@
 """The tasks that nothing was tuned on: what is recorded, and the block made of it."""
 
+import dataclasses
 import math
 
 import jax
@@ -137,3 +138,22 @@ def test_what_was_not_recorded_is_left_out():
         for seed in (0, 1, 2)
     ]
     assert "| words" not in unseen_block.block(recorded)
+
+
+def test_the_sentence_counts_rows_and_what_no_rule_was_chosen_on():
+    """The words are developed on, convolutions are not."""
+    values = {"base": 80.0, "lena": 70.0, "lena_amplified": 60.0}
+    words = [
+        score(method, 1 if method == "base" else 16, seed, value)
+        for method, value in values.items()
+        for seed in (0, 1, 2)
+    ]
+    level = {"lena": 80.0, "lena_amplified": 80.0, "base": 80.0}
+    others = [
+        dataclasses.replace(one, task="convnet", score=level[one.method])
+        for one in words
+    ]
+    said = unseen_block.sentence([*words, *others])
+    assert "On 2 small tasks `lena_amplified` loses runs in none of 2 rows" in said
+    assert "and in 1 it is the best" in said
+    assert said.endswith("on the 1 tasks that no rule was chosen on, in 1 of 1.")
