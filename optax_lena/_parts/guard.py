@@ -127,15 +127,20 @@ class SpikeLimit:
     ) -> AveragesState:
         """Moves toward this update's values, a spike's as far as it was cut."""
         seen = Estimate(*(factor**2 * x for x in model))
-        return state.move(seen, STEP, measured.is_usable[-1] & ~measured.overflows)
+        return state.move(seen, STEP, _is_remembered(measured))
 
     def share_after(
         self, state: SpikeState, factor: jax.Array, measured: Measured
     ) -> jax.Array:
         """Halves the noise's share after a spike, and else lets it grow back."""
         moved = jnp.where(factor < 1, SHRINK, GROWTH) * state.share
-        has_seen = measured.is_usable[-1] | measured.overflows
-        return jnp.where(has_seen, jnp.clip(moved, self.floor, 1), state.share)
+        moved = jnp.clip(moved, self.floor, 1)
+        return jnp.where(_is_remembered(measured), moved, state.share)
+
+
+def _is_remembered(measured: Measured) -> jax.Array:
+    """Not what overflows, which is as likely a bad batch or a loss scale."""
+    return measured.is_usable[-1] & ~measured.overflows
 
 
 def with_less_noise(
