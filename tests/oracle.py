@@ -67,7 +67,6 @@ class Recipe:
       clock: what the learning rate runs on.
       averages: "absolute", or "relative" to the model's squared norm.
       spike_limit: on the squared norm over the usual one; None: no guard.
-      spike_floor: the least share of the noise that spikes leave.
       rate_enters_buffer: whether the rate is in front of the momentum, or behind it.
     """
 
@@ -80,7 +79,6 @@ class Recipe:
     averages: str = "absolute"
     horizon: float = 1000
     spike_limit: float | None = None
-    spike_floor: float = 1.0
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -122,7 +120,7 @@ def replay(recipe, params, stacks, layers, weights=None):
     trace |= {field: [] for field in PER_UPDATE}
     trace["params"] = {p: [] for p in params}
     average = {layer: np.zeros(2) for layer in layers}
-    weight, spikes = 0.0, Spikes(recipe.spike_limit, recipe.spike_floor)
+    weight, spikes = 0.0, Spikes(recipe.spike_limit)
     clocks = dict.fromkeys(CLOCKS, 0.0)
     progress = dict.fromkeys(layers, 0.0)
 
@@ -142,7 +140,6 @@ def replay(recipe, params, stacks, layers, weights=None):
         for layer in layers:
             new = measured[layer] / (total if recipe.averages == "relative" else 1)
             average[layer] = (1 - step) * average[layer] + step * new
-        share = spikes.share
         cut = spikes.cut(sum(measured.values()), scale)
 
         for layer, members in layers.items():
@@ -150,7 +147,7 @@ def replay(recipe, params, stacks, layers, weights=None):
             gain = gain_ratio(noise, signal, scale)
             progress[layer] += {"state_aware": gain, "fixed": scale}[recipe.warmup]
             factor = warmup_factor(recipe, progress[layer])
-            trust_ratio = max(1, cut * recipe.rule(share * noise, signal, scale))
+            trust_ratio = max(1, cut * recipe.rule(noise, signal, scale))
             rate = schedule * trust_ratio * factor
             for p, index in members:
                 rates[p][index] = rate
@@ -164,8 +161,7 @@ def replay(recipe, params, stacks, layers, weights=None):
         clocks["base_steps"] += scale
         clocks["gain_steps"] += model_gain
         passed = clocks["base_steps" if recipe.warmup == "fixed" else "gain_steps"]
-        noise, signal = model
-        model_ratio = max(1, cut * recipe.rule(share * noise, signal, scale))
+        model_ratio = max(1, cut * recipe.rule(*model, scale))
         clocks["rate_steps"] += model_ratio * warmup_factor(recipe, passed)
         values = (model_gain, schedule, cut, *clocks.values())
         for field, value in zip(PER_UPDATE, values, strict=True):
@@ -206,9 +202,8 @@ def warmup_factor(recipe, progress):
 class Spikes:
     """Remembers what the whole model's noise and signal were of late."""
 
-    def __init__(self, limit, floor):
+    def __init__(self, limit):
         self.limit, self.recent, self.weight = limit, np.zeros(2), 0.0
-        self.floor, self.share = floor, 1.0
 
     def cut(self, whole, batch_scale):
         """Returns the factor that brings noise and signal back to the limit."""
@@ -220,8 +215,6 @@ class Spikes:
             factor = min(1, np.sqrt(self.limit * usual / seen))
         self.recent = 0.9 * self.recent + 0.1 * factor**2 * whole
         self.weight = 0.9 * self.weight + 0.1
-        self.share *= 0.5 if factor < 1 else 1.1
-        self.share = min(1, max(self.floor, self.share))
         return factor
 
 

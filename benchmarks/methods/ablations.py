@@ -15,9 +15,10 @@ import optax_lena
 from benchmarks.methods.makers import composed
 from benchmarks.methods.method import Method
 from benchmarks.methods.rates import (
+    AMPLIFIED,
     FIRST_AMPLIFIED,
     LENA,
-    SECOND_AMPLIFIED,
+    REMEMBERED_AMPLIFIED,
     noise_times,
 )
 
@@ -29,11 +30,9 @@ def _amplified(label: str, **parts: Any) -> Method:
 
 
 def _on_base_steps(label: str, factor: float, horizon: float) -> Method:
-    """The second version with another factor on the noise, and another horizon."""
+    """`lena_amplified` with another factor on the noise, and another horizon."""
     averages = optax_lena.Averages(horizon, relative=True)
-    rate = dataclasses.replace(
-        SECOND_AMPLIFIED, rule=noise_times(factor), estimator=averages
-    )
+    rate = dataclasses.replace(AMPLIFIED, rule=noise_times(factor), estimator=averages)
     return Method(label, composed(rate, enters_buffer=True))
 
 
@@ -67,9 +66,6 @@ _RELATIVE = optax_lena.Averages(relative=True)
 
 ABLATIONS = {
     "amplified_first": _amplified("first amplified LENA"),
-    "amplified_second": Method(
-        "second amplified LENA", composed(SECOND_AMPLIFIED, enters_buffer=True)
-    ),
     # Without one part each.
     "amplified_by_1": _amplified("noise not amplified", rule=optax_lena.capped_gain),
     "amplified_no_limit": _amplified("no spike limit", guard=None),
@@ -98,10 +94,15 @@ ABLATIONS = {
     "amplified_horizon_300": _amplified(
         "horizon 300", estimator=optax_lena.Averages(horizon=300.0, relative=True)
     ),
-    # Between the first version and the second.
+    # Between the first version and the present one.
     "amplified_by_4_1000": _on_base_steps("× 4, base steps, horizon 1,000", 4, 1000.0),
     "amplified_by_8_300": _on_base_steps("× 8, base steps, horizon 300", 8, 300.0),
     "amplified_by_8_100": _on_base_steps("× 8, base steps, horizon 100", 8, 100.0),
+    # After the present one.
+    "amplified_remembered": Method(
+        "amplified LENA, spikes remembered",
+        composed(REMEMBERED_AMPLIFIED, enters_buffer=True),
+    ),
     # Other rules.
     "amplified_shrunk": _amplified(
         "gains halfway to their mean", rule=optax_lena.Rule(_shrunk)

@@ -9,15 +9,17 @@ from benchmarks.methods.rates import (
     AMPLIFIED,
     FIRST_AMPLIFIED,
     LENA,
+    REMEMBERED_AMPLIFIED,
     ROOT_OF_SCALE,
-    SECOND_AMPLIFIED,
 )
 from benchmarks.unseen.family import WARMUP, Family, Method
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 _lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
 _amplified = dataclasses.replace(AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
-_second = dataclasses.replace(SECOND_AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
+_remembered = dataclasses.replace(
+    REMEMBERED_AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP)
+)
 _first = dataclasses.replace(FIRST_AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
 _adascale = dataclasses.replace(LENA, clock="gain_steps")
 _linear = dataclasses.replace(
@@ -62,14 +64,8 @@ SGD = Family(
             "amplified, one layer: the model", _amplified, _MODEL, enters_buffer=True
         ),
         "lena_amplified": _method("amplified LENA", _amplified, enters_buffer=True),
-        "amplified_second_model": _method(
-            "second amplified, one layer: the model",
-            _second,
-            _MODEL,
-            enters_buffer=True,
-        ),
-        "amplified_second": _method(
-            "second amplified LENA", _second, enters_buffer=True
+        "amplified_remembered": _method(
+            "amplified LENA, spikes remembered", _remembered, enters_buffer=True
         ),
         "amplified_first_model": _method(
             "first amplified, one layer: the model", _first, _MODEL, enters_buffer=True
@@ -80,25 +76,14 @@ SGD = Family(
     own=(
         "lena_amplified",
         "amplified_model",
-        "amplified_second",
-        "amplified_second_model",
+        "amplified_remembered",
         "amplified_first",
         "amplified_first_model",
     ),
-    developed=(
-        "deep_regression",
-        "words",
-        "autoencoder",
-        "adapters",
-        "heavy_tails",
-        "residual_norm",
-        "experts",
-        "factorisation",
-    ),
+    developed=("deep_regression", "words"),
     pairs={
         "LENA": ("lena", "lena_model"),
         "amplified": ("lena_amplified", "amplified_model"),
-        "second amplified": ("amplified_second", "amplified_second_model"),
         "first amplified": ("amplified_first", "amplified_first_model"),
     },
     preconditioned=False,

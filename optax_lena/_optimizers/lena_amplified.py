@@ -12,7 +12,7 @@ from optax_lena._optimizers import parts
 from optax_lena._parts.averages import Averages
 from optax_lena._parts.guard import SpikeLimit
 from optax_lena._parts.layer_rate import LayerRate
-from optax_lena._parts.rules import AMPLIFICATION, amplified_gain
+from optax_lena._parts.rules import amplified_gain
 from optax_lena._parts.warmup import FixedWarmup
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
@@ -21,7 +21,7 @@ HORIZON = 300.0
 _RATE = LayerRate(
     estimator=Averages(HORIZON, relative=True),
     rule=amplified_gain,
-    guard=SpikeLimit(2.0, floor=1 / AMPLIFICATION),
+    guard=SpikeLimit(2.0),
 )
 
 
@@ -47,12 +47,10 @@ def lena_amplified(
 
     It differs from `lena` in five ways, each of which docs/benchmarks.md measures. The
     gain is amplified, to at most S. A gradient that is far longer than the last ones
-    cuts the rate, by f (`SpikeLimit`), and is remembered: after it the gain is that of
-    half as much noise, of the noise itself after the next one, and the factor grows
-    back by a tenth in an update. The rate enters the momentum buffer: while it rises, a
-    gradient keeps the rate it was taken at. The warm-up counts base batches, so it
-    takes the same share of a run at every S. And the moving averages are short (300
-    base batches) and relative to the model's squared norm, so that large early
+    cuts the rate, by f (`SpikeLimit`). The rate enters the momentum buffer: while it
+    rises, a gradient keeps the rate it was taken at. The warm-up counts base batches,
+    so it takes the same share of a run at every S. And the moving averages are short
+    (300 base batches) and relative to the model's squared norm, so that large early
     gradients do not outlive their time.
 
     With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.

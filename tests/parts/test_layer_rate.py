@@ -52,7 +52,6 @@ AMPLIFIES = dict(
     averages="relative",
     horizon=300,
     spike_limit=2,
-    spike_floor=0.25,
     rate_enters_buffer=True,
 )
 COSINE = optax.cosine_decay_schedule(0.02, 3 * UPDATES)
@@ -175,17 +174,7 @@ CASES = {
             ),
             rate_enters_buffer=True,
         ),
-        AMPLIFIES | dict(spike_limit=1, spike_floor=1),
-    ),
-    "amplified, many spikes that are remembered": (
-        SGD,
-        4,
-        dict(
-            batch_scale=16,
-            rate=helpers.amplified_rate(guard=optax_lena.SpikeLimit(1, floor=0.1)),
-            rate_enters_buffer=True,
-        ),
-        AMPLIFIES | dict(spike_limit=1, spike_floor=0.1, warmup_steps=0),
+        AMPLIFIES | dict(spike_limit=1),
     ),
     "behind the momentum, many spikes": (
         SGD,

@@ -11,7 +11,6 @@ from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.estimate import measure, not_measured
 from optax_lena._parts.warmup import ramp
-from tests import helpers
 
 MILD = {"a": jnp.array([1.0, -1.0, 2.0]), "b": jnp.array([1.0, 3.0, 2.0])}
 
@@ -31,13 +30,12 @@ def guarded(*stacks):
 def test_the_guard_forgets_a_batch_without_a_finite_layer():
     none = {k: x + jnp.nan for k, x in MILD.items()}
     before, after = guarded(MILD, none)
-    helpers.assert_trees_equal(after, before)
-    assert np.isfinite(after.usual).all() and before.usual.weight > 0
+    np.testing.assert_array_equal(after, before)
+    assert np.isfinite(after).all() and before.weight > 0
 
 
 def test_the_guard_remembers_what_one_bad_layer_leaves():
     before, after = guarded(MILD, MILD | {"b": MILD["b"] + jnp.nan})
-    after, before = after.usual, before.usual
     assert after.weight > before.weight
     assert np.isfinite(after).all() and after.noise != before.noise
 
