@@ -83,13 +83,16 @@ def _headline(found: Found) -> list[str]:
     if not all(key in found and found[key].reached for key in keys):
         return []
     ours, peer = (_updates(found, method) for method in (OURS, PEER))
-    steps = found["base", 1].counted.mean()
+    steps, text = found["base", 1].counted.mean(), ""
+    if all(("linear", scale) in found for scale in scales):
+        linear = _updates(found, "linear")
+        text = f" Linear scaling, which this task bears, takes {linear}."
     perfect = " and ".join(f"{steps / scale:,.0f}" for scale in scales)
     return [
         f"In as many base steps as the paper trains (*{TASKS[HEADLINE][0]}*), "
         f"`{OURS}` is within half a point of the base run after {ours} updates at S = "
         f"{' and '.join(map(str, scales))}. Updates that are each worth S of the base "
-        f"run's would take {perfect}; AdaScale as the paper runs it takes {peer}."
+        f"run's would take {perfect}; AdaScale as the paper runs it takes {peer}.{text}"
     ]
 
 
