@@ -109,6 +109,7 @@ def batch_norm() -> Task:
         *classifier(predict),
         (x[:TRAIN], labels[:TRAIN]),
         (x[TRAIN:], labels[TRAIN:]),
+        mixes_examples=True,
     )
 
 

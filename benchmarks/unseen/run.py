@@ -90,7 +90,10 @@ def plain(
     task: Task, batch_scale: int, state: Any, params: Any, batch: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The gradient alone."""
-    del batch_scale, state
+    del state
+    if task.mixes_examples and batch_scale > 1:
+        grads, _ = _measured(task, batch_scale, params, batch)
+        return grads, {}
     return jax.grad(task.loss)(params, batch), {}
 
 

@@ -29,6 +29,8 @@ class Task:
       score: on the test set, in percent.
       train: arrays with an example per row.
       test: likewise.
+      mixes_examples: whether examples of one batch meet, so that every method has to
+        see base batches.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Task:
     score: Callable[[Params, Batch], jax.Array]
     train: tuple[np.ndarray, ...]
     test: tuple[np.ndarray, ...]
+    mixes_examples: bool = False
 
 
 def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 2.0) -> Params:

@@ -12,6 +12,7 @@ from benchmarks.unseen import __main__ as program
 from benchmarks.unseen import run
 from benchmarks.unseen.__main__ import FAMILIES
 from benchmarks.unseen.run import Score
+from tests import helpers
 
 RUN = ["--tasks", "autoencoder", "--methods", "lena", "lena_amplified"]
 SGD = FAMILIES["sgd"]
@@ -157,3 +158,14 @@ def test_the_sentence_counts_rows_and_what_no_rule_was_chosen_on():
     assert "On 2 small tasks `lena_amplified` loses runs in none of 2 rows" in said
     assert "and in 1 it is the best" in said
     assert said.endswith("on the 1 tasks that no rule was chosen on, in 1 of 1.")
+
+
+def test_where_examples_meet_every_method_sees_base_batches():
+    task = program.TASKS["batch_norm"]()
+    params = task.init(jax.random.key(0))
+    batch = jax.tree.map(lambda x: x[:64], task.train)
+    plain, _ = run.plain(task, 4, None, params, batch)
+    measured, _ = run.measured(task, 4, None, params, batch)
+    helpers.assert_trees_equal(plain, measured)
+    whole = jax.grad(task.loss)(params, batch)
+    assert abs(whole["first"]["kernel"] - plain["first"]["kernel"]).max() > 1e-3
