@@ -106,12 +106,12 @@ def test_the_summary_puts_tasks_side_by_side():
     assert "the gains of `lena_adamw` add +2.0 ± 0.7 points at S = 16 on" in text
     lines = text.splitlines()
     assert lines[1].startswith(
-        "|  | images, long, S = 32 | images, long, S = 64 | images, S = 16 |"
+        "|  | images, long, S = 32 | images, long, S = 64 | images, long, S = 128 | "
     )
     assert lines[3].startswith("| base run, S = 1 | 80.0 ± 0.0 | 80.0 ± 0.0 |")
-    linear = "| linear scaling |  |  | **75.0 ± 0.0** |  |  |  | **75.0 ± 0.0** |  |"
+    linear = "| linear scaling |  |  |  | **75.0 ± 0.0** |  |  |  | **75.0 ± 0.0** |  |"
     assert lines[4] == linear
-    tuned = "| momentum SGD, re-tuned |  |  |  |  | 90.0 ± 0.0 |  |  |  |"
+    tuned = "| momentum SGD, re-tuned |  |  |  |  |  | 90.0 ± 0.0 |  |  |  |"
     assert tuned in lines
 
 
