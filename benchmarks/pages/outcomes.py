@@ -28,7 +28,7 @@ class Outcome:
       accuracy: at equal examples.
       updates: of the whole run.
       to_target: updates until the target; NaN for a seed that never gets there.
-      allowed: updates that a run may take to get there.
+      given: updates that a seed had to get there.
       seconds: of the run.
     """
 
@@ -38,7 +38,7 @@ class Outcome:
     accuracy: np.ndarray
     updates: np.ndarray
     to_target: np.ndarray
-    allowed: int
+    given: np.ndarray
     seconds: np.ndarray
 
     @property
@@ -68,8 +68,8 @@ class Outcome:
 
     @property
     def counted(self) -> np.ndarray:
-        """Updates until the target, or all that were allowed where none reaches it."""
-        return np.where(np.isnan(self.to_target), self.allowed, self.to_target)
+        """Updates until the target, or all that a seed had if it does not get there."""
+        return np.where(np.isnan(self.to_target), self.given, self.to_target)
 
 
 def outcomes(runs: Iterable[Record], target: float) -> dict[Key, Outcome]:
@@ -91,9 +91,21 @@ def _outcome(runs: Sequence[Record], target: float) -> Outcome:
         accuracy=np.array([run.accuracy_at_equal_examples for run in runs]),
         updates=np.array([run.updates[-1] for run in runs]),
         to_target=np.array([math.nan if n is None else n for n in reached], float),
-        allowed=round(MAX_BUDGET * first.base_updates),
+        given=np.array([_given(run, target) for run in runs]),
         seconds=np.array([run.seconds for run in runs]),
     )
+
+
+def _given(run: Record, target: float) -> int:
+    """All updates of a run that ended with the base run's examples, and could go on.
+
+    Others are let on for a multiple of these examples; one that has failed by then is
+    not, and counts as if it had been.
+    """
+    failed = run.final_accuracy < target / 2
+    if run.updates[-1] == run.base_updates and not failed:
+        return run.base_updates
+    return round(MAX_BUDGET * run.base_updates)
 
 
 def standard_error(values: np.ndarray) -> float:

@@ -27,7 +27,7 @@ FIGURES = "benchmarks"
 LEGEND = (
     "Bold: the best method without re-tuning, and those level with it. (2/3): so "
     "many seeds reach the target within 2.5 times the base run's examples; those "
-    "that do not count with all the updates they were allowed. The first row is what "
+    "that do not count with all the updates they were given. The first row is what "
     "updates that are each worth S of the base run's would take. Re-tuned methods: "
     "the rate is tuned again at every S, on validation data."
 )

@@ -58,7 +58,7 @@ MUON = Kind(
 LEGEND = (
     "Bold: the best without re-tuning, and those level with it. Empty: not recorded. "
     "–: not within the base run's examples; (1/3): by so many seeds, of which the "
-    "others count with 2.5 times its updates."
+    "others count with all of its updates."
 )
 
 
