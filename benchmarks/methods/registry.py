@@ -21,6 +21,7 @@ OF_SGD = tuple(SGD_METHODS)
 OF_ADAMW = ("base", *ADAMW_METHODS, "lamb_tuned")
 OF_MUON = ("base", *MUON_METHODS)
 OF_ADAMW_ABLATION = tuple(ADAMW_ABLATIONS)
+OF_MUON_ABLATION = tuple(MUON_ABLATIONS)
 # The rows of an ablation; where a row takes minutes, only those that matter most.
 OF_ABLATION = (
     "base",

@@ -11,7 +11,13 @@ import pytest
 import optax_lena
 from benchmarks.methods.makers import at_scale, composed
 from benchmarks.methods.rates import AMPLIFIED, LENA
-from benchmarks.methods.registry import METHODS, OF_ADAMW, OF_ADAMW_ABLATION, OF_MUON
+from benchmarks.methods.registry import (
+    METHODS,
+    OF_ADAMW,
+    OF_ADAMW_ABLATION,
+    OF_MUON,
+    OF_MUON_ABLATION,
+)
 from benchmarks.tasks.catalogue import CHARACTERS, DIGITS, MUON_CHARACTERS
 from benchmarks.tasks.dataset import Dataset
 from benchmarks.tasks.gpt import GPT
@@ -145,7 +151,8 @@ def test_the_methods_of_muon_differ_from_each_other():
 
 @pytest.mark.slow
 def test_the_methods_of_sgd_differ_from_each_other():
-    others = {*OF_ADAMW, *OF_ADAMW_ABLATION, *OF_MUON} - {"base"}
+    muon = {*OF_MUON, *OF_MUON_ABLATION}
+    others = {*OF_ADAMW, *OF_ADAMW_ABLATION, *muon} - {"base"}
     names = [name for name in METHODS if name not in others]
     # A schedule, since only then do clocks differ, and a warm-up that ends.
     recipe = dataclasses.replace(DIGITS, schedule=EXPONENTIAL)
