@@ -74,15 +74,14 @@ def filled() -> dict[Path, str]:
         fill(RESULT_PAGE, name, block)
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
-    unseen = files.read(kept("unseen"), Score)
-    summary = summary_block.block(loaded | {"demo": demo}, _gpt(), unseen)
+    small = {recipe: _small(recipe) for recipe in UNSEEN_PAGES}
+    summary = summary_block.block(loaded | {"demo": demo}, _gpt(), small["sgd"])
     fill(README, "results", summary)
     if rates := files.read_if_there(kept("text_rates"), Record):
         fill(RESULT_PAGE, "text_rates", rates_block.block(loaded["text"][0], rates))
     for recipe, page in UNSEEN_PAGES.items():
-        records = FAMILIES[recipe].records
-        if scores := files.read_if_there(kept(records), Score):
-            fill(page, records, unseen_block.block(scores, recipe))
+        if scores := small[recipe]:
+            fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))
     for name, (table, kind) in TRANSFERRED.items():
         if runs := _transferred(name, table):
             fill(ADAMW_PAGE, name, transfer_block.block(table, runs, kind))
@@ -98,6 +97,11 @@ def filled() -> dict[Path, str]:
         branch_block.block(files.read(kept("branch"), Branches), grown),
     )
     return pages
+
+
+def _small(recipe: str) -> list[Score]:
+    """The runs of the small tasks; none where nothing was recorded."""
+    return files.read_if_there(kept(FAMILIES[recipe].records), Score)
 
 
 def _gpt() -> list[Record]:

@@ -1,4 +1,4 @@
-"""README's block: the tasks side by side, at two S, by the first measure."""
+"""README's block: the tasks side by side, at two or three S, by the first measure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -59,9 +59,7 @@ def block(
         "target, and the protocol."
     )
     text = " ".join([caption, *_headline(found[HEADLINE])])
-    small = unseen_block.sentence(unseen).replace(
-        "small tasks", f"[small tasks]({SMALL})", 1
-    )
+    small = unseen_block.sentence(unseen, tasks=f"[small tasks]({SMALL})")
     return layout.block([layout.markdown(rows), text, small, *_adamw(gpt)])
 
 

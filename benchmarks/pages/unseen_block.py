@@ -46,12 +46,15 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     return layout.block([*parts, where])
 
 
-def sentence(recorded: Sequence[Score], recipe: str = "sgd") -> str:
+def sentence(
+    recorded: Sequence[Score], recipe: str = "sgd", tasks: str = "small tasks"
+) -> str:
     """What the block says of the recommended optimizer, in short.
 
     Args:
       recorded: as the block takes it.
       recipe: likewise.
+      tasks: what they are called, or a link with that name.
     """
     family, scores = FAMILIES[recipe], _scores(recorded)
     rows = _beside_the_best(family, scores)[1:]
@@ -60,7 +63,7 @@ def sentence(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     held = [sum(row[-1] == "holds" for row in some) for some in (rows, unseen)]
     lost = sum(row[3].endswith("lost") for row in rows)
     return (
-        f"On {every} small tasks `{family.recommended}` loses runs in {lost or 'none'} "
+        f"On {every} {tasks} `{family.recommended}` loses runs in {lost or 'none'} "
         f"of {len(rows)} rows, and in {held[0]} it is the best without re-tuning or "
         f"close to it; on the {new} tasks that no rule was chosen on, in {held[1]} of "
         f"{len(unseen)}."

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.methods.registry import METHODS
 from benchmarks.pages import layout
+from benchmarks.pages.result_block import seeds
 from benchmarks.records.record import Record
 from benchmarks.training import rows
 
@@ -42,9 +43,13 @@ def _seeds(runs: Sequence[Record]) -> str:
         key = run.method, run.batch_scale, run.learning_rate
         cells.setdefault(key, set()).add(run.seed)
     least, most = (f(len(own) for own in cells.values()) for f in (min, max))
-    if least == most:
-        return f"{least} seed" if least == 1 else f"means of {least} seeds"
-    return f"means of {least} to {most} seeds"
+    if most == 1:
+        return seeds(most)
+    return (
+        f"means of {seeds(most)}"
+        if least == most
+        else f"means of {least} to {seeds(most)}"
+    )
 
 
 def _mean(runs: Iterable[Record]) -> float | None:

@@ -105,3 +105,22 @@ def errors_of(program, arguments, capsys):
     lines = printed.err.splitlines()
     assert len(lines) == 1, (arguments, printed.err)
     return lines[0], code
+
+
+def run_of_base_examples(method, scale, accuracy, seed=0, split="test", rate=None):
+    """A run of 128 base steps, looked at once: where it ends."""
+    run = record(
+        method,
+        scale,
+        None,
+        seed=seed,
+        base_steps=128,
+        updates=[128 // scale],
+        train_loss=[1.0],
+        test_accuracy=[accuracy],
+        layers={},
+        split=split,
+    )
+    if rate is None:
+        return run
+    return dataclasses.replace(run, recipe=run.recipe | {"learning_rate": rate})

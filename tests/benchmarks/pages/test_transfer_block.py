@@ -5,23 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.pages import transfer_block
-from tests.benchmarks.helpers import record
-
-
-def run(method, scale, accuracy, seed=0, split="test"):
-    return record(
-        method,
-        scale,
-        None,
-        seed=seed,
-        base_steps=128,
-        updates=[128 // scale],
-        train_loss=[1.0],
-        test_accuracy=[accuracy],
-        layers={},
-        split=split,
-    )
-
+from tests.benchmarks.helpers import run_of_base_examples as run
 
 BASE = [run("base", 1, 0.60, seed) for seed in (0, 1)]
 ROOT = [run("adamw_square_root", 64, 0.50 + seed / 100, seed) for seed in (0, 1)]

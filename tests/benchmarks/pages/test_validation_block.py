@@ -1,25 +1,11 @@
 """What validation data said: a grid of rates, and an ablation."""
 
-import dataclasses
-
 from benchmarks.pages import validation_block
-from tests.benchmarks.helpers import record
+from tests.benchmarks.helpers import run_of_base_examples
 
 
 def run(method, scale, accuracy, rate=0.01, seed=100):
-    made = record(
-        method,
-        scale,
-        None,
-        seed=seed,
-        base_steps=128,
-        updates=[128 // scale],
-        train_loss=[1.0],
-        test_accuracy=[accuracy],
-        layers={},
-        split="validation",
-    )
-    return dataclasses.replace(made, recipe=made.recipe | {"learning_rate": rate})
+    return run_of_base_examples(method, scale, accuracy, seed, "validation", rate)
 
 
 def test_a_row_for_each_method_and_a_column_for_each_rate():
