@@ -10,17 +10,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import optax_lena
 from benchmarks.methods.makers import composed
-from benchmarks.methods.method import Method
+from benchmarks.methods.method import Make, Method
 from benchmarks.methods.rates import (
     AMPLIFIED,
     FIRST_AMPLIFIED,
     LENA,
     REMEMBERED_AMPLIFIED,
+    WARMUP_UPDATES,
     noise_times,
 )
+from benchmarks.tasks.recipe import Recipe
 
 
 def _amplified(label: str, **parts: Any) -> Method:
@@ -34,6 +37,27 @@ def _on_base_steps(label: str, factor: float, horizon: float) -> Method:
     averages = optax_lena.Averages(horizon, relative=True)
     rate = dataclasses.replace(AMPLIFIED, rule=noise_times(factor), estimator=averages)
     return Method(label, composed(rate, enters_buffer=True))
+
+
+def _present(label: str, **parts: Any) -> Method:
+    """`lena_amplified` with these parts in place of its own."""
+    rate = dataclasses.replace(AMPLIFIED, **parts)
+    return Method(f"amplified LENA, {label}", composed(rate, enters_buffer=True))
+
+
+def _present_as(label: str, **options: Any) -> Method:
+    """`lena_amplified`, chained otherwise."""
+    return Method(f"amplified LENA, {label}", composed(AMPLIFIED, **options))
+
+
+def _with_longer_warmup(
+    recipe: Recipe, batch_scale: int, base_steps: int
+) -> optax.GradientTransformation:
+    """`lena_amplified` with a warm-up of so many updates at least."""
+    share = max(recipe.warmup_share, WARMUP_UPDATES * batch_scale / base_steps)
+    make: Make = composed(AMPLIFIED, enters_buffer=True)
+    longer = dataclasses.replace(recipe, warmup_share=share)
+    return make(longer, batch_scale, base_steps)
 
 
 def _lena(label: str, **parts: Any) -> Method:
@@ -102,6 +126,21 @@ ABLATIONS = {
     "amplified_remembered": Method(
         "amplified LENA, spikes remembered",
         composed(REMEMBERED_AMPLIFIED, enters_buffer=True),
+    ),
+    "present_by_2": _present("noise × 2", rule=noise_times(2)),
+    "present_by_3": _present("noise × 3", rule=noise_times(3)),
+    "present_no_limit": _present("no spike limit", guard=None),
+    "present_absolute": _present(
+        "absolute averages", estimator=optax_lena.Averages(horizon=300.0)
+    ),
+    "present_behind": _present_as("rate behind the momentum"),
+    "present_no_warmup": _present_as("no warm-up", enters_buffer=True, warms_up=False),
+    "present_whole_model": _present_as(
+        "one layer: the model", layers=optax_lena.whole_model, enters_buffer=True
+    ),
+    "present_longer_warmup": Method(
+        f"amplified LENA, warm-up of {WARMUP_UPDATES} updates or more",
+        _with_longer_warmup,
     ),
     # Other rules.
     "amplified_shrunk": _amplified(

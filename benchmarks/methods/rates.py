@@ -34,6 +34,8 @@ def noise_times(factor: float) -> optax_lena.Rule:
     )
 
 
+# A warm-up of so many updates was tried where the recipe's is shorter at S.
+WARMUP_UPDATES = 20
 # Tried on residual blocks with layer norm, and not taken.
 REMEMBERED_AMPLIFIED = dataclasses.replace(AMPLIFIED, guard=RememberedSpikes())
 # What `lena_amplified` was until a deep regression was lost with it.

@@ -40,6 +40,9 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
         layout.markdown(beside, left=3),
         f"{BAR} It holds in {held} rows of {len(beside) - 1}.",
     ]
+    if len(tried := _tried(family, scores)) > 1:
+        title = f"**What {family.methods[family.recommended].label} was or could be**"
+        parts += [title, layout.markdown(tried, left=2), PAIRED]
     if len(layers := _layers(family, scores)) > 1:
         title = "**One gain for each layer, less one for the whole model**"
         parts += [title, layout.markdown(layers), "Paired by seeds."]
@@ -93,6 +96,7 @@ BAR = (
     "others loses none, and the mean is within a standard error of the best, or "
     f"within {100 * SHARE:g} % of the base run's score of it."
 )
+PAIRED = "Its score less that of the recommended one, paired by seeds."
 
 
 def _name(family: Family, task: str) -> str:
@@ -105,8 +109,40 @@ def _recorded(family: Family, scores: Scores) -> list[tuple[str, int]]:
     return [(t, s) for t, s in pairs if (t, family.recommended, s) in scores]
 
 
+def _run(family: Family, scores: Scores) -> list[str]:
+    """The methods that have run on some task."""
+    return [m for m in family.methods if any(method == m for _, method, _ in scores)]
+
+
+def _tried(family: Family, scores: Scores) -> list[list[str]]:
+    """What the recommended optimizer was or could be, less what it is."""
+    others = set(family.own) - {family.recommended}
+    methods = [m for m in _run(family, scores) if m in others]
+    rows = [["task", "S", *(family.methods[m].label for m in methods)]]
+    for task, scale in _recorded(family, scores):
+        present = scores[task, family.recommended, scale]
+        base = _middle(scores[task, "base", 1])
+        cells = [
+            _gained(scores.get((task, method, scale)), present, base)
+            for method in methods
+        ]
+        if any(cells):
+            rows.append([_name(family, task), str(scale), *cells])
+    return rows
+
+
+def _gained(one: list[float] | None, present: list[float], base: float) -> str:
+    if one is None:
+        return ""
+    if lost := _lost(one, base):
+        return f"{lost} of {len(one)} lost"
+    gained = [a - b for a, b in zip(one, present, strict=True)]
+    return _signed(gained) if all(map(math.isfinite, gained)) else ""
+
+
 def _table(family: Family, scores: Scores) -> list[list[str]]:
-    methods = [m for m in family.methods if any(method == m for _, method, _ in scores)]
+    others = set(family.own) - {family.recommended}
+    methods = [m for m in _run(family, scores) if m not in others]
     rows = [["task", "S", "base run", *(family.methods[m].label for m in methods)]]
     for task, scale in _recorded(family, scores):
         base = scores[task, "base", 1]

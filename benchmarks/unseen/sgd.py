@@ -11,6 +11,8 @@ from benchmarks.methods.rates import (
     LENA,
     REMEMBERED_AMPLIFIED,
     ROOT_OF_SCALE,
+    WARMUP_UPDATES,
+    noise_times,
 )
 from benchmarks.unseen.family import WARMUP, Family, Method
 
@@ -34,17 +36,37 @@ def _method(
     layers: optax_lena.Layers = _LAYERS,
     *,
     enters_buffer: bool = False,
+    warmup_updates: int = 0,
 ) -> Method:
+    """Momentum SGD at a rate per layer.
+
+    Args:
+      label: for people.
+      rate: all but its schedule.
+      layers: what one layer is.
+      enters_buffer: whether the rate stands before the momentum, or behind it.
+      warmup_updates: of a longer warm-up than the rate's; 0: as it is.
+    """
+
     def make(
         schedule: optax.Schedule, batch_scale: int
     ) -> optax.GradientTransformation:
         own = dataclasses.replace(rate, learning_rate=schedule)
+        if warmup_updates:
+            length = max(WARMUP, float(warmup_updates * batch_scale))
+            own = dataclasses.replace(own, warmup=optax_lena.FixedWarmup(length))
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
         buffer = optax.trace(0.9)
         links = (scale, buffer) if enters_buffer else (buffer, scale)
         return optax.chain(*links, optax.scale(-1.0))
 
     return Method(label, make)
+
+
+def _noise_times(factor: float) -> Method:
+    """`lena_amplified` with another factor on the noise."""
+    rate = dataclasses.replace(_amplified, rule=noise_times(factor))
+    return _method(f"amplified LENA, noise × {factor:g}", rate, enters_buffer=True)
 
 
 SGD = Family(
@@ -67,6 +89,14 @@ SGD = Family(
         "amplified_remembered": _method(
             "amplified LENA, spikes remembered", _remembered, enters_buffer=True
         ),
+        "amplified_longer_warmup": _method(
+            f"amplified LENA, warm-up of {WARMUP_UPDATES} updates or more",
+            _amplified,
+            enters_buffer=True,
+            warmup_updates=WARMUP_UPDATES,
+        ),
+        "amplified_by_3": _noise_times(3),
+        "amplified_by_2": _noise_times(2),
         "amplified_first_model": _method(
             "first amplified, one layer: the model", _first, _MODEL, enters_buffer=True
         ),
@@ -77,6 +107,9 @@ SGD = Family(
         "lena_amplified",
         "amplified_model",
         "amplified_remembered",
+        "amplified_longer_warmup",
+        "amplified_by_3",
+        "amplified_by_2",
         "amplified_first",
         "amplified_first_model",
     ),

@@ -94,19 +94,21 @@ def score(method, scale, seed, value):
 
 def test_the_block_marks_the_best_and_what_was_lost():
     values = dict.fromkeys(SGD.methods, 60.0)
-    values |= {"base": 80.0, "lena": 70.0, "linear": None}
+    values |= {"base": 80.0, "lena": 70.0, "linear": None, "amplified_by_2": 61.5}
+    values |= {"amplified_first": None}
     recorded = [
         score(method, 1 if method == "base" else 16, seed, value and value + seed / 10)
         for method, value in values.items()
         for seed in (0, 1, 2, 100)
     ]
     text = unseen_block.block(recorded)
-    row, verdict = (
+    row, verdict, tried = (
         line for line in text.splitlines() if line.startswith("| words * | 16")
     )
     assert "| 80.1 ± 0.1 |" in row and "**70.1 ± 0.1**" in row
     assert "| 60.1 ± 0.1 |" in row and "3 of 3 lost" in row
     assert verdict.endswith("| LENA, 70.1 ± 0.1 | -10.0 ± 0.0 | missed |")
+    assert "| +1.5 ± 0.0 |" in tried and "3 of 3 lost" in tried
 
 
 @pytest.mark.parametrize(
