@@ -38,6 +38,7 @@ TRANSFERRED = {
     "gpt_transfer": ("gpt", transfer_block.ADAMW),
     "molecules": ("molecules", transfer_block.ADAMW),
     "gpt_muon": ("gpt_muon", transfer_block.MUON),
+    "gpt_muon_twice": ("gpt_muon_twice", transfer_block.MUON),
 }
 UNSEEN_PAGES = {"sgd": RESULT_PAGE, "adamw": ADAMW_PAGE, "muon": ADAMW_PAGE}
 

@@ -14,13 +14,15 @@ from benchmarks.unseen.run import Score
 
 # By name of the records: what a reader who knows none of them calls the task, and S.
 TASKS = {
-    "fashion_long": ("images, long", (32, 64, 128)),
+    "fashion_long": ("images, long", (32, 64, 128, 256)),
     "fashion_batchnorm": ("images", (16, 64)),
     "text": ("text", (16, 64)),
     "demo": ("digits", (16, 64)),
 }
 # The length of the paper's runs, where enough updates are left; AdaScale as it has it.
 HEADLINE, OURS, PEER = "fashion_long", "lena_amplified", "adascale_warmup"
+# Where a run that keeps the accuracy is to be expected, and updates can be counted.
+COUNTED = (32, 64, 128)
 SMALL = "docs/benchmarks.md#tasks-that-nothing-was-tuned-on"
 SHOWN = (
     "linear",
@@ -78,20 +80,19 @@ def _row(found: Mapping[str, Found], method: str) -> list[str]:
 
 def _headline(found: Found) -> list[str]:
     """How many updates to the target are left, beside the best that could be."""
-    scales = TASKS[HEADLINE][1]
-    keys = [(method, scale) for method in (OURS, PEER) for scale in scales]
+    keys = [(method, scale) for method in (OURS, PEER) for scale in COUNTED]
     if not all(key in found and found[key].reached for key in keys):
         return []
     ours, peer = (_updates(found, method) for method in (OURS, PEER))
     steps, text = found["base", 1].counted.mean(), ""
-    if all(("linear", scale) in found for scale in scales):
+    if all(("linear", scale) in found for scale in COUNTED):
         linear = _updates(found, "linear")
         text = f" Linear scaling takes {linear}."
-    perfect = _listed(f"{steps / scale:,.0f}" for scale in scales)
+    perfect = _listed(f"{steps / scale:,.0f}" for scale in COUNTED)
     return [
         f"In as many base steps as the paper trains (*{TASKS[HEADLINE][0]}*), "
         f"`{OURS}` is within half a point of the base run after {ours} updates at S = "
-        f"{_listed(scales)}. Updates that are each worth S of the base "
+        f"{_listed(COUNTED)}. Updates that are each worth S of the base "
         f"run's would take {perfect}; AdaScale as the paper runs it takes {peer}.{text}"
     ]
 
@@ -118,8 +119,7 @@ def _adamw(runs: Sequence[Record]) -> list[str]:
 
 
 def _updates(found: Found, method: str) -> str:
-    scales = TASKS[HEADLINE][1]
-    return _listed(_mean_updates(found[method, s]) for s in scales)
+    return _listed(_mean_updates(found[method, s]) for s in COUNTED)
 
 
 def _mean_updates(own: Outcome) -> str:

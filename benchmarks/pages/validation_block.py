@@ -7,7 +7,6 @@ from benchmarks.methods.registry import METHODS
 from benchmarks.pages import layout
 from benchmarks.pages.result_block import seeds
 from benchmarks.records.record import Record
-from benchmarks.training import rows
 
 
 def parts(runs: Iterable[Record], ablations: Sequence[str]) -> list[str]:
@@ -18,12 +17,12 @@ def parts(runs: Iterable[Record], ablations: Sequence[str]) -> list[str]:
       ablations: the methods of the ablation.
     """
     at_scale = [run for run in runs if run.batch_scale > 1]
-    tuned = [run for run in at_scale if rows.grid(run.method)]
+    tuned = [run for run in at_scale if run.method not in ablations]
     ablated = [run for run in at_scale if run.method in ablations]
     found = []
     if tuned:
         found += [
-            "Re-tuned, by the rate: validation accuracy (%) after the base run's "
+            "By the rate: validation accuracy (%) after the base run's "
             f"examples, {_seeds(tuned)}. Bold: the best at this S.",
             layout.markdown(_grid(tuned), left=2),
         ]

@@ -138,6 +138,8 @@ CHARACTERS = Recipe(
 MUON_CHARACTERS = dataclasses.replace(
     CHARACTERS, learning_rate=0.002, momentum=0.95, optimizer=MUON
 )
+# Twice the rate is level with it at S = 1, and not at large S.
+MUON_CHARACTERS_TWICE = dataclasses.replace(MUON_CHARACTERS, learning_rate=0.004)
 
 
 def gpt(*, validation: bool = False, recipe: Recipe = CHARACTERS) -> Workload:

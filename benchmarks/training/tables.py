@@ -82,7 +82,7 @@ TABLES = {
         ),
         registry.OF_LONG,
         needs_folder=True,
-        scales=(16, 32, 64, 128),
+        scales=(16, 32, 64, 128, 256),
     ),
     "fashion_groupnorm": _of_folder(functools.partial(catalogue.resnet, norm="group")),
     "text": Table(catalogue.text),
@@ -108,6 +108,11 @@ TABLES = {
     ),
     "gpt_muon": Table(
         functools.partial(catalogue.gpt, recipe=catalogue.MUON_CHARACTERS),
+        registry.OF_MUON,
+        recommended="lena_muon",
+    ),
+    "gpt_muon_twice": Table(
+        functools.partial(catalogue.gpt, recipe=catalogue.MUON_CHARACTERS_TWICE),
         registry.OF_MUON,
         recommended="lena_muon",
     ),
