@@ -6,6 +6,7 @@ version's, of which they made the present one.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import optax_lena
-from benchmarks.methods.makers import composed
+from benchmarks.methods.makers import at_scale, composed
 from benchmarks.methods.method import Make, Method
 from benchmarks.methods.rates import (
     AMPLIFIED,
@@ -50,14 +51,40 @@ def _present_as(label: str, **options: Any) -> Method:
     return Method(f"amplified LENA, {label}", composed(AMPLIFIED, **options))
 
 
-def _with_longer_warmup(
-    recipe: Recipe, batch_scale: int, base_steps: int
-) -> optax.GradientTransformation:
-    """`lena_amplified` with a warm-up of so many updates at least."""
-    share = max(recipe.warmup_share, WARMUP_UPDATES * batch_scale / base_steps)
-    make: Make = composed(AMPLIFIED, enters_buffer=True)
-    longer = dataclasses.replace(recipe, warmup_share=share)
-    return make(longer, batch_scale, base_steps)
+def _longer_warmup(recipe: Recipe, batch_scale: int, base_steps: int) -> Recipe:
+    """The recipe with a warm-up of so many updates at least."""
+    share = WARMUP_UPDATES * batch_scale / base_steps
+    return dataclasses.replace(recipe, warmup_share=max(recipe.warmup_share, share))
+
+
+def _counting_momentum(recipe: Recipe, batch_scale: int, base_steps: int) -> Recipe:
+    """The recipe with a momentum that counts examples, and as long a step in all."""
+    momentum = float(optax_lena.decay_at(recipe.momentum, batch_scale, 0.8))
+    rate = recipe.learning_rate * (1 - momentum) / (1 - recipe.momentum)
+    return dataclasses.replace(recipe, momentum=momentum, learning_rate=rate)
+
+
+def _with_recipe(
+    change: Callable[[Recipe, int, int], Recipe],
+    optimizer: Callable[..., optax.GradientTransformation],
+    *,
+    warms_up: bool = True,
+) -> Make:
+    """An optimizer of another recipe.
+
+    Args:
+      change: makes it of the workload's.
+      optimizer: of the library, for momentum SGD.
+      warms_up: whether it takes a warm-up.
+    """
+
+    def make(
+        recipe: Recipe, batch_scale: int, base_steps: int
+    ) -> optax.GradientTransformation:
+        other = change(recipe, batch_scale, base_steps)
+        return at_scale(optimizer, warms_up=warms_up)(other, batch_scale, base_steps)
+
+    return make
 
 
 def _lena(label: str, **parts: Any) -> Method:
@@ -140,7 +167,20 @@ ABLATIONS = {
     ),
     "present_longer_warmup": Method(
         f"amplified LENA, warm-up of {WARMUP_UPDATES} updates or more",
-        _with_longer_warmup,
+        _with_recipe(_longer_warmup, optax_lena.lena_amplified),
+    ),
+    "present_counting_momentum": Method(
+        "amplified LENA, momentum by examples",
+        _with_recipe(_counting_momentum, optax_lena.lena_amplified),
+    ),
+    "lena_counting_momentum": Method(
+        "LENA, momentum by examples",
+        _with_recipe(_counting_momentum, optax_lena.lena),
+    ),
+    "adascale_counting_momentum": Method(
+        "AdaScale, momentum by examples",
+        _with_recipe(_counting_momentum, optax_lena.adascale, warms_up=False),
+        own_clock=True,
     ),
     # Other rules.
     "amplified_shrunk": _amplified(
