@@ -1,5 +1,6 @@
 """The tasks by name."""
 
+import functools
 from collections.abc import Callable
 
 from benchmarks.unseen import found, made, rare
@@ -16,6 +17,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "batch_norm": made.batch_norm,
     "residual_norm": made.residual_norm,
     "experts": rare.experts,
+    "experts_apart": functools.partial(rare.experts, apart=True),
     "factorisation": rare.factorisation,
     "recurrent": made.recurrent,
     "modules": found.modules,

@@ -100,8 +100,12 @@ def adapters() -> Task:
     )
 
 
-def experts() -> Task:
-    """A gate sends each example to one of six experts, of which some are rare."""
+def experts(*, apart: bool = False) -> Task:
+    """A gate sends each example to one of six experts, of which some are rare.
+
+    Args:
+      apart: whether each expert has arrays of its own, or all are slices of two.
+    """
     rng, count = np.random.default_rng(1003), 6
     centres = rng.normal(size=(count, 16))
     share = np.array([0.5, 0.25, 0.12, 0.07, 0.04, 0.02])
@@ -114,21 +118,23 @@ def experts() -> Task:
 
     def init(key):
         gate, up, down = jax.random.split(key, 3)
+        kept = list if apart else jnp.asarray
         return {
             "gate": dense(gate, 16, count, 1.0),
-            "up": jax.random.normal(up, (count, 16, 32)) / 4,
-            "down": jax.random.normal(down, (count, 32, 6)) / 6,
+            "up": kept(jax.random.normal(up, (count, 16, 32)) / 4),
+            "down": kept(jax.random.normal(down, (count, 32, 6)) / 6),
         }
 
     def predict(params, x):
         gate = jax.nn.softmax(apply(params["gate"], x))
         chosen = gate * jax.nn.one_hot(gate.argmax(-1), count)
-        hidden = jax.nn.gelu(jnp.einsum("nd,edh->neh", x, params["up"]))
-        outputs = jnp.einsum("neh,ehc->nec", hidden, params["down"])
+        up, down = (jnp.asarray(params[name]) for name in ("up", "down"))
+        hidden = jax.nn.gelu(jnp.einsum("nd,edh->neh", x, up))
+        outputs = jnp.einsum("neh,ehc->nec", hidden, down)
         return jnp.einsum("nec,ne->nc", outputs, chosen)
 
     return Task(
-        "rare experts",
+        "rare experts, apart" if apart else "rare experts",
         0.02,
         (0.01, 0.02, 0.05, 0.1),
         0.004,
