@@ -25,7 +25,7 @@ from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
 from benchmarks.records.record import Record, one_per_seed
 from benchmarks.training.tables import TABLES
-from benchmarks.unseen.__main__ import FAMILIES
+from benchmarks.unseen.__main__ import FAMILIES, rates_file
 from benchmarks.unseen.run import Score
 from benchmarks.watch import Watched
 
@@ -83,6 +83,9 @@ def filled() -> dict[Path, str]:
     for recipe, page in UNSEEN_PAGES.items():
         if scores := small[recipe]:
             fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))
+    if others := files.read_if_there(kept(rates_file(FAMILIES["sgd"])), Score):
+        name = rates_file(FAMILIES["sgd"])
+        fill(RESULT_PAGE, name, unseen_block.at_other_rates(others))
     for name, (table, kind) in TRANSFERRED.items():
         if runs := _transferred(name, table):
             fill(ADAMW_PAGE, name, transfer_block.block(table, runs, kind))

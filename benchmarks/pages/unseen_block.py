@@ -73,6 +73,34 @@ def sentence(
     )
 
 
+def at_other_rates(recorded: Sequence[Score], recipe: str = "sgd") -> str:
+    """Scores where the base rate is not the task's.
+
+    Args:
+      recorded: runs of `python -m benchmarks.unseen --rate RATE`.
+      recipe: a key of `FAMILIES`.
+    """
+    family = FAMILIES[recipe]
+    ran = {one.method for one in recorded}
+    methods = [method for method in family.methods if method in ran]
+    labels = (family.methods[method].label for method in methods)
+    rows = [["task", "base rate", "S", "base run", *labels]]
+    for task, rate in dict.fromkeys((one.task, one.rate) for one in recorded):
+        scores = _scores(
+            [one for one in recorded if (one.task, one.rate) == (task, rate)]
+        )
+        base = scores[task, "base", 1]
+        for scale in SCALES:
+            own = [scores.get((task, method, scale)) for method in methods]
+            cells = [_cell(one, own, _middle(base)) for one in own]
+            row = [_name(family, task), f"{rate:g}", str(scale), _text(base)]
+            rows.append([*row, *cells])
+    commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
+    command = f"python -m benchmarks.unseen --recipe {recipe} --rate RATE"
+    where = layout.recorded_on(recorded[0].environment, commits, command)
+    return layout.block([layout.markdown(rows, left=1), where])
+
+
 def _scores(recorded: Sequence[Score]) -> Scores:
     """Of the table's seeds, as far as all of them have run."""
     scores: Scores = {}

@@ -8,9 +8,11 @@ chosen on it from then on, by seeds of `DEVELOPMENT_SEEDS`, together with the va
 data of text, digits and images: each family names such tasks as `developed`. The other
 tasks stay unseen until a rule is fixed, and new ones are added when one is.
 A cosine over 8,192 base steps of 16 examples, and warm-ups of 5 %. Scores are taken
-when a run has seen the base run's examples.
+when a run has seen the base run's examples. `--rate` takes
+another one, for records in a file of their own, `results/unseen_rates.jsonl`.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -31,11 +33,21 @@ SCALES, SEEDS, TUNING_SEEDS = (16, 32, 64), (0, 1, 2), (100, 101)
 DEVELOPMENT_SEEDS = (200, 201, 202)
 
 
+def rates_file(family: Family) -> str:
+    """The name of the records at other base rates than the tasks' own."""
+    return f"{family.records}_rates"
+
+
 def _rows(
-    family: Family, task: Task, methods: Sequence[str], tunes: bool
+    family: Family,
+    task: Task,
+    methods: Sequence[str],
+    tunes: bool,
+    rate: float | None,
 ) -> Iterator[tuple[str, int, float]]:
     """Method, S and rate of every row."""
-    rate = family.rate(task)
+    if rate is None:
+        rate = family.rate(task)
     if rate is None:
         return
     for one in family.grid(task) if tunes else (rate,):
@@ -51,12 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     family = FAMILIES[options.recipe]
     with command.checking("argument --methods"):
         methods = _methods(family, options.methods)
-    path = kept(family.records)
+    path = kept(family.records if options.rate is None else rates_file(family))
     done = {one.key for one in files.read_if_there(path, Score)}
     seeds = TUNING_SEEDS if options.tune else SEEDS
     for name in options.tasks:
         task = TASKS[name]()
-        for method, scale, rate in _rows(family, task, methods, options.tune):
+        rows_of = functools.partial(_rows, family, task, methods, options.tune)
+        for method, scale, rate in rows_of(options.rate):
             left = [s for s in seeds if (name, method, scale, s, rate) not in done]
             if left:
                 tx = family.optimizer(method, rate, scale)
@@ -99,7 +112,9 @@ def _parser() -> command.Parser:
         help=", ".join(TASKS),
     )
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all")
-    parser.add_argument(
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument("--rate", type=command.rate, help="default: of the task")
+    rates.add_argument(
         "--tune", action="store_true", help="the base runs that chose the rates"
     )
     return parser

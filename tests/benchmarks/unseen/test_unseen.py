@@ -59,6 +59,16 @@ def test_what_is_unknown_is_one_line(option, short, capsys):
 
 
 @pytest.mark.slow
+def test_another_rate_has_a_file_of_its_own(short, monkeypatch, tmp_path):
+    monkeypatch.setattr(program, "kept", lambda name: tmp_path / name)
+    program.main([*RUN, "--rate", "0.03"])
+    scores = files.read(tmp_path / "unseen_rates", Score)
+    assert {one.rate for one in scores} == {0.03}
+    text = unseen_block.at_other_rates(scores)
+    assert "| autoencoder | 0.03 | 16 |" in text and "| LENA |" in text
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["adamw", "muon"])
 def test_every_method_of_other_recipes_trains(recipe, short, monkeypatch):
     monkeypatch.setattr(program, "SEEDS", (0,))
@@ -131,6 +141,19 @@ def test_the_recommended_optimizer_beside_the_best(own, expected):
     assert expected in text
     held = 1 if "| holds |" in expected else 0
     assert f"It holds in {held} rows of 1." in text
+
+
+def test_scores_at_another_rate():
+    values = {"base": 80.0, "lena": 70.0, "lena_amplified": None}
+    recorded = [
+        score(method, 1 if method == "base" else 16, seed, value)
+        for method, value in values.items()
+        for seed in (0, 1, 2)
+    ]
+    text = unseen_block.at_other_rates(recorded)
+    row = next(line for line in text.splitlines() if line.startswith("| words"))
+    assert row.startswith("| words * | 0.1 | 16 | 80.0 ± 0.0 | **70.0 ± 0.0** |")
+    assert row.endswith("| 3 of 3 lost |")
 
 
 def test_what_was_not_recorded_is_left_out():
