@@ -109,9 +109,11 @@ def test_the_summary_puts_tasks_side_by_side():
         "|  | images, long, S = 32 | images, long, S = 64 | images, long, S = 128 | "
     )
     assert lines[3].startswith("| base run, S = 1 | 80.0 ± 0.0 | 80.0 ± 0.0 |")
-    linear = "| linear scaling |  |  |  | **75.0 ± 0.0** |  |  |  | **75.0 ± 0.0** |  |"
+    linear = (
+        "| linear scaling |  |  |  |  | **75.0 ± 0.0** |  |  |  | **75.0 ± 0.0** |  |"
+    )
     assert lines[4] == linear
-    tuned = "| momentum SGD, re-tuned |  |  |  |  |  | 90.0 ± 0.0 |  |  |  |"
+    tuned = "| momentum SGD, re-tuned |  |  |  |  |  |  | 90.0 ± 0.0 |  |  |  |"
     assert tuned in lines
 
 
