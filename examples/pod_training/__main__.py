@@ -3,10 +3,12 @@
 python -m examples.pod_training --out runs/first
 """
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
-from absl import logging
+from absl import logging as absl_logging
 
 from examples.pod_training import processes
 from examples.pod_training.config import Config, parse
@@ -42,9 +44,12 @@ def be_quiet() -> None:
     """Leaves what goes wrong to the one line that `main` prints.
 
     orbax logs a traceback of what it raises, and where a checkpoint cannot be read or
-    written, every array that was under way prints one from a thread of tensorstore's.
+    written, every array that was under way prints one, from a thread of tensorstore's
+    or from asyncio at exit, which also warns of those that had not begun.
     """
-    logging.set_verbosity(logging.FATAL)
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine", RuntimeWarning)
     sys.unraisablehook = lambda told: None
 
 
