@@ -83,9 +83,9 @@ def filled() -> dict[Path, str]:
     for recipe, page in UNSEEN_PAGES.items():
         if scores := small[recipe]:
             fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))
-    if others := files.read_if_there(kept(rates_file(FAMILIES["sgd"])), Score):
-        name = rates_file(FAMILIES["sgd"])
-        fill(RESULT_PAGE, name, unseen_block.at_other_rates(others))
+    at_rates = rates_file(FAMILIES["sgd"])
+    if others := files.read_if_there(kept(at_rates), Score):
+        fill(RESULT_PAGE, at_rates, unseen_block.at_other_rates(others))
     for name, (table, kind) in TRANSFERRED.items():
         if runs := _transferred(name, table):
             fill(ADAMW_PAGE, name, transfer_block.block(table, runs, kind))

@@ -1,4 +1,4 @@
-"""README's block: the tasks side by side, at two or three S, by the first measure."""
+"""README's block: the tasks side by side, at two to four S, by the first measure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

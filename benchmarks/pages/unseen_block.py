@@ -25,12 +25,7 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
       recipe: a key of `FAMILIES`.
     """
     family, scores = FAMILIES[recipe], _scores(recorded)
-    commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
-    where = layout.recorded_on(
-        recorded[0].environment,
-        commits,
-        f"python -m benchmarks.unseen --recipe {recipe}",
-    )
+    where = _where(recorded, f"python -m benchmarks.unseen --recipe {recipe}")
     beside = _beside_the_best(family, scores)
     held = sum(row[-1] == "holds" for row in beside)
     parts = [
@@ -95,10 +90,14 @@ def at_other_rates(recorded: Sequence[Score], recipe: str = "sgd") -> str:
             cells = [_cell(one, own, _middle(base)) for one in own]
             row = [_name(family, task), f"{rate:g}", str(scale), _text(base)]
             rows.append([*row, *cells])
-    commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
     command = f"python -m benchmarks.unseen --recipe {recipe} --rate RATE"
-    where = layout.recorded_on(recorded[0].environment, commits, command)
+    where = _where(recorded, command)
     return layout.block([layout.markdown(rows, left=1), where])
+
+
+def _where(recorded: Sequence[Score], command: str) -> str:
+    commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
+    return layout.recorded_on(recorded[0].environment, commits, command)
 
 
 def _scores(recorded: Sequence[Score]) -> Scores:
@@ -137,15 +136,22 @@ def _recorded(family: Family, scores: Scores) -> list[tuple[str, int]]:
     return [(t, s) for t, s in pairs if (t, family.recommended, s) in scores]
 
 
-def _run(family: Family, scores: Scores) -> list[str]:
-    """The methods that have run on some task."""
-    return [m for m in family.methods if any(method == m for _, method, _ in scores)]
+def _run(family: Family, scores: Scores, *, tried: bool) -> list[str]:
+    """The methods that have run on some task.
+
+    Args:
+      family: of the methods.
+      scores: of the runs.
+      tried: those that the recommended one was or could be, or all others and itself.
+    """
+    others = set(family.own) - {family.recommended}
+    ran = {method for _, method, _ in scores}
+    return [m for m in family.methods if m in ran and (m in others) == tried]
 
 
 def _tried(family: Family, scores: Scores) -> list[list[str]]:
     """What the recommended optimizer was or could be, less what it is."""
-    others = set(family.own) - {family.recommended}
-    methods = [m for m in _run(family, scores) if m in others]
+    methods = _run(family, scores, tried=True)
     rows = [["task", "S", *(family.methods[m].label for m in methods)]]
     for task, scale in _recorded(family, scores):
         present = scores[task, family.recommended, scale]
@@ -169,8 +175,7 @@ def _gained(one: list[float] | None, present: list[float], base: float) -> str:
 
 
 def _table(family: Family, scores: Scores) -> list[list[str]]:
-    others = set(family.own) - {family.recommended}
-    methods = [m for m in _run(family, scores) if m not in others]
+    methods = _run(family, scores, tried=False)
     rows = [["task", "S", "base run", *(family.methods[m].label for m in methods)]]
     for task, scale in _recorded(family, scores):
         base = scores[task, "base", 1]

@@ -12,7 +12,6 @@ when a run has seen the base run's examples. `--rate` takes
 another one, for records in a file of their own, `results/unseen_rates.jsonl`.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -41,13 +40,11 @@ def rates_file(family: Family) -> str:
 def _rows(
     family: Family,
     task: Task,
+    rate: float | None,
     methods: Sequence[str],
     tunes: bool,
-    rate: float | None,
 ) -> Iterator[tuple[str, int, float]]:
     """Method, S and rate of every row."""
-    if rate is None:
-        rate = family.rate(task)
     if rate is None:
         return
     for one in family.grid(task) if tunes else (rate,):
@@ -68,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds = TUNING_SEEDS if options.tune else SEEDS
     for name in options.tasks:
         task = TASKS[name]()
-        rows_of = functools.partial(_rows, family, task, methods, options.tune)
-        for method, scale, rate in rows_of(options.rate):
+        own = options.rate or family.rate(task)
+        for method, scale, rate in _rows(family, task, own, methods, options.tune):
             left = [s for s in seeds if (name, method, scale, s, rate) not in done]
             if left:
                 tx = family.optimizer(method, rate, scale)
