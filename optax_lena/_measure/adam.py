@@ -32,7 +32,7 @@ class AdamState(NamedTuple):
       mu_steps: how many base-batch steps `mu` has forgotten.
       nu_steps: likewise, of `nu`.
       nu_weight: float32 `()`, the weight that `nu` has gathered, in [0, 1).
-      eps: float32 `()`, ε of the last update.
+      scaled_eps: float32 `()`, ε / √S of the last update.
     """
 
     count: jax.Array
@@ -41,7 +41,7 @@ class AdamState(NamedTuple):
     mu_steps: Count
     nu_steps: Count
     nu_weight: jax.Array
-    eps: jax.Array
+    scaled_eps: jax.Array
 
 
 def adam_preconditioner(
@@ -146,7 +146,7 @@ def _count_weight_eps(
     """Returns the updates so far, the weight that ν has gathered in them, and ε."""
     (count,) = jax.tree.leaves(state.count)  # nnx.Optimizer keeps it in a variable
     if isinstance(state, AdamState):
-        return count, *jax.tree.leaves((state.nu_weight, state.eps))
+        return count, *jax.tree.leaves((state.nu_weight, state.scaled_eps))
     return count, 1 - jnp.asarray(b2, jnp.float32) ** count, eps
 
 

@@ -35,13 +35,13 @@ class LenaLarsState(NamedTuple):
     Attributes:
       decay: of the weight decay.
       lars: of LARS's ratio: masks and no arrays.
-      momentum: the buffer, of gradients that have LARS's ratio and the rate.
+      buffer: of gradients that have LARS's ratio and the rate.
       lena: the `ScaleByLenaState`, after the buffer.
     """
 
     decay: Any
     lars: Any
-    momentum: Any
+    buffer: Any
     lena: Any
 
 
@@ -148,9 +148,9 @@ def _update(
     updates, decay = links.decay.update(updates, state.decay, params)
     updates, lars = links.lars.update(updates, state.lars, params)
     updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
-    updates, momentum = links.momentum.update(updates, state.momentum)
+    updates, buffer = links.buffer.update(updates, state.buffer)
     updates, lena = links.lena.update(updates, state.lena, params, **extra_args)
-    return updates, LenaLarsState(decay, lars, momentum, lena)
+    return updates, LenaLarsState(decay, lars, buffer, lena)
 
 
 def scale_by_lars_ratio(

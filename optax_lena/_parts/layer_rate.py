@@ -113,7 +113,7 @@ class LayerRate:
           measured: what this update's moments say.
 
         Returns:
-          The new state; the rates are its `applied.learning_rate`, `[rows]`.
+          The new state; the rates are its `applied.layer_rate`, `[rows]`.
         """
         scale, is_finite = measured.batch_scale, measured.is_finite
         averages = self.estimator.update(state.averages, measured)
@@ -145,10 +145,10 @@ class LayerRate:
                 gain=gain,
                 trust_ratio=ratio,
                 warmup_factor=factor,
-                learning_rate=schedule * ratio * factor,
+                layer_rate=schedule * ratio * factor,
                 schedule=schedule,
                 spike_factor=spike_factor,
-                batch_scale=scale,
+                base_batches=scale,
             ),
         )
 

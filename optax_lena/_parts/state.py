@@ -15,16 +15,20 @@ from optax_lena._parts.clocks import Clocks, Count
 class Applied(NamedTuple):
     """What the last update did, for people and reports; no update reads it.
 
+    No field has the name of a hyperparameter: `optax.tree.get` and `optax.tree.set`
+    look for `learning_rate` and `batch_scale` in the whole state, and have to find
+    those of `optax.inject_hyperparams` alone.
+
     Attributes:
       noise: float32 `[rows]`, the estimate that the gain is computed from.
       signal: float32 `[rows]`, likewise.
       gain: float32 `[rows]`, in base-batch steps.
       trust_ratio: float32 `[rows]`, what the rule made of the estimate, once guarded.
       warmup_factor: float32 `[rows]`, in [0, 1].
-      learning_rate: float32 `[rows]`, the product of the schedule and the two above.
+      layer_rate: float32 `[rows]`, the product of the schedule and the two above.
       schedule: float32 `()`, the learning rate at its own clock.
       spike_factor: float32 `()`, in [0, 1], by which a spike cut the trust ratios.
-      batch_scale: float32 `()`, S.
+      base_batches: float32 `()`, S.
     """
 
     noise: jax.Array
@@ -32,10 +36,10 @@ class Applied(NamedTuple):
     gain: jax.Array
     trust_ratio: jax.Array
     warmup_factor: jax.Array
-    learning_rate: jax.Array
+    layer_rate: jax.Array
     schedule: jax.Array
     spike_factor: jax.Array
-    batch_scale: jax.Array
+    base_batches: jax.Array
 
     @classmethod
     def nothing(cls, num_rows: int, warmup_factor: jax.Array) -> "Applied":
@@ -47,10 +51,10 @@ class Applied(NamedTuple):
             gain=jnp.ones(num_rows),
             trust_ratio=jnp.ones(num_rows),
             warmup_factor=warmup_factor.astype(jnp.float32),
-            learning_rate=jnp.zeros(num_rows),
+            layer_rate=jnp.zeros(num_rows),
             schedule=jnp.zeros(()),
             spike_factor=jnp.ones(()),
-            batch_scale=jnp.ones(()),
+            base_batches=jnp.ones(()),
         )
 
 

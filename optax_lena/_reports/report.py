@@ -111,7 +111,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     for label, state in lena_states(opt_state).items():
         _check_is_one(state)
         columns = jax.device_get(_columns(state))
-        _warn_of_summed_gradients(columns, float(state.applied.batch_scale))
+        _warn_of_summed_gradients(columns, float(state.applied.base_batches))
         for i, name in enumerate(state.names):
             row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
@@ -177,7 +177,7 @@ def _plain(state: ScaleByLenaState) -> ScaleByLenaState:
 
 def _check_is_one(state: ScaleByLenaState) -> None:
     """Tells of states that are stacked: replicated for pmap, or of an ensemble."""
-    axes = jnp.shape(state.applied.batch_scale)
+    axes = jnp.shape(state.applied.base_batches)
     if axes:
         raise ValueError(
             f"`opt_state` must be one state, got a stack of shape {axes}: take one, "
@@ -216,6 +216,7 @@ def _columns(state: ScaleByLenaState) -> dict[str, jax.Array]:
     applied = state.applied
     columns = {
         **applied._asdict(),
+        "learning_rate": applied.layer_rate,
         "progress": state.progress.read(),
         "warmup_end": state.warmup_end,
         "noise_scale": Estimate(applied.noise, applied.signal).noise_scale(),
@@ -231,7 +232,7 @@ def _model(state: ScaleByLenaState) -> dict[str, jax.Array]:
         **{field: columns[field][..., -1] for field in fields},
         "schedule": applied.schedule,
         "spike_factor": applied.spike_factor,
-        "batch_scale": applied.batch_scale,
+        "batch_scale": applied.base_batches,
         **{name: clock.read() for name, clock in state.clocks._asdict().items()},
         "warming_up": _share_below_one(factor),
         "min_warmup_factor": jnp.min(factor, axis=-1, initial=1),

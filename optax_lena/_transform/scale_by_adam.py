@@ -116,7 +116,7 @@ def _init(options: _Options, params: PyTree) -> AdamState:
         mu_steps=start_of_count(),
         nu_steps=start_of_count(),
         nu_weight=jnp.zeros((), jnp.float32),
-        eps=_as_float32(options.eps),
+        scaled_eps=_as_float32(options.eps),
     )
 
 
@@ -150,7 +150,7 @@ def _update(
         mu_steps=mu_steps,
         nu_steps=nu_steps,
         nu_weight=_as_float32(weight),
-        eps=eps,
+        scaled_eps=eps,
     )
 
 

@@ -197,7 +197,7 @@ def update(
     layout = layout_of(layers, updates)
     rows = follow_names(rate, state, layout.names)
     rows = rate.update(rows, _measure(moments, updates, layout, batch_scale))
-    factors = layout.scatter(rows.applied.learning_rate[:-1])
+    factors = layout.scatter(rows.applied.layer_rate[:-1])
     return scale_leaves(updates, factors, layout), named(rows, layout.names)
 
 

@@ -7,6 +7,7 @@ follow their layers through any checkpoint, also one that restores by position.
 
 import hashlib
 from collections import namedtuple
+from collections.abc import Iterable
 from typing import Any, Self
 
 import jax
@@ -37,8 +38,8 @@ class ScaleByLenaState(_Leaves):
     """State of `scale_by_lena`: a few numbers per layer.
 
     A named tuple of arrays, and beside it the layers' names, which are structure: no
-    leaf for JAX, and no item for programs that walk through tuples by hand. Vectors
-    have a row for each layer and, last, one for the whole model.
+    leaf for JAX, nor for programs that walk through tuples by hand. Vectors have a row
+    for each layer and, last, one for the whole model.
 
     Attributes:
       averages: of the estimator: noise, signal and their weight, `[rows]` each.
@@ -49,7 +50,7 @@ class ScaleByLenaState(_Leaves):
         `Count` that `read()` turns into one number.
       applied: what the last update did.
       row_ids: uint32 `[2 * layers]`, two for each layer: a digest of its name.
-      names: the layers' names, in the order of the rows.
+      names: the layers' names, in the order of the rows, as keys of nothing.
     """
 
     averages: Any
@@ -59,8 +60,9 @@ class ScaleByLenaState(_Leaves):
     clocks: Clocks
     applied: Applied
     row_ids: jax.Array
-    names: tuple[str, ...]
-    # flax saves and restores what stands here, attribute by attribute.
+    # Strings would be leaves to optax.tree.set, which walks through what `_fields` says;
+    # flax saves and restores that, attribute by attribute.
+    names: dict[str, None]
     _fields = (*_Leaves._fields, "names")
 
     def __new__(
@@ -72,12 +74,12 @@ class ScaleByLenaState(_Leaves):
         clocks: Clocks,
         applied: Applied,
         row_ids: jax.Array,
-        names: tuple[str, ...] = (),
+        names: Iterable[str] = (),
     ) -> Self:
         """Makes the state of its fields."""
         leaves = averages, guard, progress, warmup_end, clocks, applied, row_ids
         state = super().__new__(cls, *leaves)
-        state.names = tuple(names)
+        state.names = dict.fromkeys(names)
         return state
 
     def _replace(self, **kwargs: Any) -> Self:
@@ -87,7 +89,7 @@ class ScaleByLenaState(_Leaves):
 
     def layer_names(self) -> tuple[str, ...]:
         """Returns the layers' names, in the order of the rows."""
-        return self.names
+        return tuple(self.names)
 
     def rows(self) -> LayerRateState:
         """Returns the state without names."""
@@ -127,12 +129,12 @@ class _Names:
 
 
 def _flatten(state: ScaleByLenaState) -> tuple[tuple[Any, ...], _Names]:
-    return tuple(state), _Names(state.names)
+    return tuple(state), _Names(state.layer_names())
 
 
 def _flatten_with_keys(state: ScaleByLenaState) -> tuple[Any, _Names]:
     keys = map(GetAttrKey, _Leaves._fields)
-    return tuple(zip(keys, state, strict=True)), _Names(state.names)
+    return tuple(zip(keys, state, strict=True)), _Names(state.layer_names())
 
 
 def _unflatten(names: _Names, leaves: Any) -> ScaleByLenaState:
@@ -227,4 +229,4 @@ def follows(state: ScaleByLenaState) -> bool:
     """Says whether the rows stand in the order of the names; true where not known."""
     if isinstance(state.row_ids, jax.core.Tracer) or state.row_ids.ndim != 1:
         return True
-    return np.array_equal(np.asarray(state.row_ids), row_ids(state.names))
+    return np.array_equal(np.asarray(state.row_ids), row_ids(state.layer_names()))

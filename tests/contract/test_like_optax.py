@@ -200,6 +200,29 @@ def test_an_injected_batch_scale_changes_without_compiling(name):
     assert step._cache_size() == 1
 
 
+@pytest.mark.parametrize("name", [*INJECTED, "lena_adamw", "lena_muon"])
+def test_injected_hyperparameters_are_found_and_set_by_their_names(name):
+    """In the whole state, where no field of ours may have the name of one."""
+    tx = optax.inject_hyperparams(getattr(optax_lena, name))(0.01, batch_scale=2.0)
+    state = tx.init(PARAMS)
+    hyperparams = {k: jnp.asarray(x) for k, x in state.hyperparams.items()}
+    assert {"learning_rate", "batch_scale"} <= set(hyperparams)
+    for field, value in hyperparams.items():
+        assert optax.tree.get(state, field) == value
+        after = optax.tree.set(state, **{field: value + 1})
+        assert after.hyperparams == state.hyperparams | {field: value + 1}
+        helpers.assert_trees_equal(after.inner_state, state.inner_state)
+
+
+@every_optimizer
+def test_what_optax_finds_in_a_state_it_can_set(name):
+    _, state = trained(name)
+    spike = optax.tree.get(state, "spike_factor")
+    after = optax.tree.set(state, spike_factor=spike / 2)
+    assert optax_lena.metrics(after)["model/spike_factor"] == spike / 2
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
 @every_optimizer
 def test_abstract_parameters_are_enough_to_initialise(name):
     tx = build(name)

@@ -29,7 +29,7 @@ def test_batch_scale_may_change_between_updates():
             _, state = update(grads, state, moments=moments)
         assert not compiled
         after = state.inner_state
-        assert after.applied.batch_scale == batch_scale
+        assert after.applied.base_batches == batch_scale
         base_steps = float(before.clocks.base_steps)
         assert float(after.clocks.base_steps) == base_steps + batch_scale
         step = after.progress.read() - before.progress.read()
