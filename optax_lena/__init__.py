@@ -33,6 +33,7 @@ from optax_lena._parts.rules import capped_gain as capped_gain
 from optax_lena._parts.rules import linear as linear
 from optax_lena._parts.rules import square_root_gain as square_root_gain
 from optax_lena._parts.normalised import normalised_gain as normalised_gain
+from optax_lena._parts.loss_limit import LossLimit as LossLimit
 from optax_lena._parts.guard import GrowthLimit as GrowthLimit
 from optax_lena._parts.guard import SpikeLimit as SpikeLimit
 from optax_lena._parts.warmup import FixedWarmup as FixedWarmup

@@ -56,6 +56,18 @@ def check_number(
         raise ValueError(f"`{name}` must be {allowed}, got {value!r}: it is {meaning}.")
 
 
+def check_loss(value: Any) -> None:
+    """Raises a `ValueError` unless `value` can be the loss of a batch."""
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    is_real = dtype.kind not in "cmMOSU"
+    if np.shape(value) or not is_real:
+        got = f"shape {np.shape(value)}" if np.shape(value) else repr(value)
+        raise ValueError(
+            "`value` must be the loss of the whole batch, a real number of shape (), "
+            f"got {got}: take its mean over the examples, and over the devices."
+        )
+
+
 def known_number(value: Any) -> float | None:
     """Returns a number as a float; None for what is none, or not known yet."""
     number = _known(value)

@@ -17,9 +17,9 @@ import optax_lena
 from benchmarks.methods.makers import at_scale, composed
 from benchmarks.methods.method import Make, Method
 from benchmarks.methods.rates import (
-    AMPLIFIED,
     FIRST_AMPLIFIED,
     LENA,
+    NO_LOSS_LIMIT,
     REMEMBERED_AMPLIFIED,
     WARMUP_UPDATES,
     noise_times,
@@ -36,19 +36,20 @@ def _amplified(label: str, **parts: Any) -> Method:
 def _on_base_steps(label: str, factor: float, horizon: float) -> Method:
     """`lena_amplified` with another factor on the noise, and another horizon."""
     averages = optax_lena.Averages(horizon, relative=True)
-    rate = dataclasses.replace(AMPLIFIED, rule=noise_times(factor), estimator=averages)
+    rule = noise_times(factor)
+    rate = dataclasses.replace(NO_LOSS_LIMIT, rule=rule, estimator=averages)
     return Method(label, composed(rate, enters_buffer=True))
 
 
 def _present(label: str, **parts: Any) -> Method:
     """`lena_amplified` with these parts in place of its own."""
-    rate = dataclasses.replace(AMPLIFIED, **parts)
+    rate = dataclasses.replace(NO_LOSS_LIMIT, **parts)
     return Method(f"amplified LENA, {label}", composed(rate, enters_buffer=True))
 
 
 def _present_as(label: str, **options: Any) -> Method:
     """`lena_amplified`, chained otherwise."""
-    return Method(f"amplified LENA, {label}", composed(AMPLIFIED, **options))
+    return Method(f"amplified LENA, {label}", composed(NO_LOSS_LIMIT, **options))
 
 
 def _longer_warmup(recipe: Recipe, batch_scale: int, base_steps: int) -> Recipe:
@@ -64,25 +65,19 @@ def _counting_momentum(recipe: Recipe, batch_scale: int, base_steps: int) -> Rec
     return dataclasses.replace(recipe, momentum=momentum, learning_rate=rate)
 
 
-def _with_recipe(
-    change: Callable[[Recipe, int, int], Recipe],
-    optimizer: Callable[..., optax.GradientTransformation],
-    *,
-    warms_up: bool = True,
-) -> Make:
+def _with_recipe(change: Callable[[Recipe, int, int], Recipe], make_of: Make) -> Make:
     """An optimizer of another recipe.
 
     Args:
       change: makes it of the workload's.
-      optimizer: of the library, for momentum SGD.
-      warms_up: whether it takes a warm-up.
+      make_of: makes the optimizer of it.
     """
 
     def make(
         recipe: Recipe, batch_scale: int, base_steps: int
     ) -> optax.GradientTransformation:
         other = change(recipe, batch_scale, base_steps)
-        return at_scale(optimizer, warms_up=warms_up)(other, batch_scale, base_steps)
+        return make_of(other, batch_scale, base_steps)
 
     return make
 
@@ -114,6 +109,7 @@ _GEOMETRIC = optax_lena.Rule(
     lambda estimate, scale: jnp.sqrt(estimate.gain(scale) * scale)
 )
 _RELATIVE = optax_lena.Averages(relative=True)
+_PRESENT = composed(NO_LOSS_LIMIT, enters_buffer=True)
 
 ABLATIONS = {
     "amplified_first": _amplified("first amplified LENA"),
@@ -154,6 +150,7 @@ ABLATIONS = {
         "amplified LENA, spikes remembered",
         composed(REMEMBERED_AMPLIFIED, enters_buffer=True),
     ),
+    "present_no_loss_limit": _present("no limit on the loss"),
     "present_by_2": _present("noise × 2", rule=noise_times(2)),
     "present_by_3": _present("noise × 3", rule=noise_times(3)),
     "present_no_limit": _present("no spike limit", guard=None),
@@ -167,19 +164,19 @@ ABLATIONS = {
     ),
     "present_longer_warmup": Method(
         f"amplified LENA, warm-up of {WARMUP_UPDATES} updates or more",
-        _with_recipe(_longer_warmup, optax_lena.lena_amplified),
+        _with_recipe(_longer_warmup, _PRESENT),
     ),
     "present_counting_momentum": Method(
         "amplified LENA, momentum by examples",
-        _with_recipe(_counting_momentum, optax_lena.lena_amplified),
+        _with_recipe(_counting_momentum, _PRESENT),
     ),
     "lena_counting_momentum": Method(
         "LENA, momentum by examples",
-        _with_recipe(_counting_momentum, optax_lena.lena),
+        _with_recipe(_counting_momentum, at_scale(optax_lena.lena)),
     ),
     "adascale_counting_momentum": Method(
         "AdaScale, momentum by examples",
-        _with_recipe(_counting_momentum, optax_lena.adascale, warms_up=False),
+        _with_recipe(_counting_momentum, at_scale(optax_lena.adascale, warms_up=False)),
         own_clock=True,
     ),
     # Other rules.

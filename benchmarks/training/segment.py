@@ -70,7 +70,7 @@ def make_update(
             preconditioner = optax_lena.adam_preconditioner(state.opt_state, params)
         gather = optax_lena.value_and_grad(loss, num_microbatches)
         value, grads, moments = gather(params, batch, preconditioner=preconditioner)
-        return value, grads, {"moments": moments}
+        return value, grads, {"moments": moments, "value": value}
 
     def update(state: TrainState, batch: Any) -> tuple[TrainState, jax.Array]:
         value, grads, extra = gradient(state, batch)

@@ -100,7 +100,7 @@ def plain(
 def measured(
     task: Task, batch_scale: int, state: Any, params: Any, batch: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """The gradient with its moments."""
+    """The gradient with its moments, and the loss."""
     del state
     return _measured(task, batch_scale, params, batch)
 
@@ -117,8 +117,8 @@ def _measured(
     task: Task, batch_scale: int, *args: Any, **options: Any
 ) -> tuple[Any, dict[str, Any]]:
     gather = optax_lena.value_and_grad(task.loss, batch_scale)
-    _, grads, moments = gather(*args, **options)
-    return grads, {"moments": moments}
+    value, grads, moments = gather(*args, **options)
+    return grads, {"moments": moments, "value": value}
 
 
 def _order(count: int, batch_scale: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from benchmarks.methods.rates import (
     AMPLIFIED,
     FIRST_AMPLIFIED,
     LENA,
+    NO_LOSS_LIMIT,
     REMEMBERED_AMPLIFIED,
     ROOT_OF_SCALE,
     WARMUP_UPDATES,
@@ -19,6 +20,9 @@ from benchmarks.unseen.family import WARMUP, Family, Method
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 _lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
 _amplified = dataclasses.replace(AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
+_no_loss_limit = dataclasses.replace(
+    NO_LOSS_LIMIT, warmup=optax_lena.FixedWarmup(WARMUP)
+)
 _remembered = dataclasses.replace(
     REMEMBERED_AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP)
 )
@@ -65,7 +69,7 @@ def _method(
 
 def _noise_times(factor: float) -> Method:
     """`lena_amplified` with another factor on the noise."""
-    rate = dataclasses.replace(_amplified, rule=noise_times(factor))
+    rate = dataclasses.replace(_no_loss_limit, rule=noise_times(factor))
     return _method(f"amplified LENA, noise × {factor:g}", rate, enters_buffer=True)
 
 
@@ -86,12 +90,21 @@ SGD = Family(
             "amplified, one layer: the model", _amplified, _MODEL, enters_buffer=True
         ),
         "lena_amplified": _method("amplified LENA", _amplified, enters_buffer=True),
+        "amplified_no_loss_limit": _method(
+            "amplified LENA, no limit on the loss", _no_loss_limit, enters_buffer=True
+        ),
+        "amplified_no_loss_limit_model": _method(
+            "amplified, no limit on the loss, one layer: the model",
+            _no_loss_limit,
+            _MODEL,
+            enters_buffer=True,
+        ),
         "amplified_remembered": _method(
             "amplified LENA, spikes remembered", _remembered, enters_buffer=True
         ),
         "amplified_longer_warmup": _method(
             f"amplified LENA, warm-up of {WARMUP_UPDATES} updates or more",
-            _amplified,
+            _no_loss_limit,
             enters_buffer=True,
             warmup_updates=WARMUP_UPDATES,
         ),
@@ -106,6 +119,8 @@ SGD = Family(
     own=(
         "lena_amplified",
         "amplified_model",
+        "amplified_no_loss_limit",
+        "amplified_no_loss_limit_model",
         "amplified_remembered",
         "amplified_longer_warmup",
         "amplified_by_3",
@@ -113,7 +128,13 @@ SGD = Family(
         "amplified_first",
         "amplified_first_model",
     ),
-    developed=("deep_regression", "words"),
+    developed=(
+        "deep_regression",
+        "words",
+        "heavy_tails",
+        "residual_norm",
+        "factorisation",
+    ),
     pairs={
         "LENA": ("lena", "lena_model"),
         "amplified": ("lena_amplified", "amplified_model"),

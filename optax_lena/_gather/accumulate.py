@@ -14,13 +14,19 @@ import optax
 
 from optax_lena._checks import (
     check_callable,
+    check_loss,
     check_number,
     check_optimizer,
 )
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments, check_weights
-from optax_lena._measure.sums import IncrementalMoments, MomentSums
+from optax_lena._measure.sums import (
+    IncrementalMoments,
+    MomentSums,
+    divide,
+    weigh,
+)
 
 # A function of the wrapped optimizer's state and a pytree like the parameters.
 Preconditioner = Callable[[optax.OptState, PyTree], PyTree] | None
@@ -33,6 +39,7 @@ class AccumulateState(NamedTuple):
     Attributes:
       inner_state: the wrapped optimizer's state.
       sums: of the gradients so far, and of their squared norms.
+      losses: `()` float32, of the losses so far, weighted likewise.
       calls: `()` int32, calls that made the sums.
       updates: `()` int32, updates that the wrapped optimizer has made.
       skipped: `()` int32, calls left out because their gradient or weight was not
@@ -41,6 +48,7 @@ class AccumulateState(NamedTuple):
 
     inner_state: optax.OptState
     sums: MomentSums
+    losses: jax.Array
     calls: jax.Array
     updates: jax.Array
     skipped: jax.Array
@@ -73,11 +81,12 @@ def accumulate(
         of which the norms are taken. None: the gradients' own norms.
 
     Returns:
-      The optimizer. Its `update` takes two optional keyword arguments: `moments`, if
+      The optimizer. Its `update` takes three optional keyword arguments: `moments`, if
       every call's gradient is itself a mean over several devices (k calls times d
-      devices are n microbatches; if there is a preconditioner, made with it), and
-      `weight`, `()`, what the call's mean was taken over (tokens). Other keyword
-      arguments of the k-th call go to `tx`.
+      devices are n microbatches; if there is a preconditioner, made with it); `weight`,
+      `()`, what the call's mean was taken over (tokens); and `value`, `()`, the call's
+      loss, of which `tx` gets the mean. Other keyword arguments of the k-th call go to
+      `tx`.
 
     Raises:
       ValueError: if `every_k` is no integer of at least 1, or another option is not
@@ -125,7 +134,8 @@ def _init(
         return jnp.zeros((), jnp.int32)
 
     sums = IncrementalMoments(layers).init(params)
-    return AccumulateState(tx.init(params), sums, zero(), zero(), zero())
+    losses = jnp.zeros(())
+    return AccumulateState(tx.init(params), sums, losses, zero(), zero(), zero())
 
 
 def _update(
@@ -139,21 +149,23 @@ def _update(
     *,
     moments: GradMoments | None = None,
     weight: jax.typing.ArrayLike = 1.0,
+    value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, AccumulateState]:
     multipliers = None
     if preconditioner is not None:
         multipliers = preconditioner(state.inner_state, grads)
     incremental = IncrementalMoments(layers, multipliers)
-    added = _add(incremental, state, grads, moments, weight)
+    added = _add(incremental, state, grads, moments, weight, value)
     k = every_k(state.updates) if callable(every_k) else every_k
     check_number("every_k", k, "what the function returned", at_least=1, integer=True)
 
     def emit(state: AccumulateState) -> tuple[PyTree, AccumulateState]:
         mean, all_moments = incremental.finish(state.sums, grads)
-        updates, inner_state = tx.update(
-            mean, state.inner_state, params, moments=all_moments, **extra_args
-        )
+        given = extra_args | {"moments": all_moments}
+        if value is not None:
+            given["value"] = divide(state.losses, state.sums.weight)
+        updates, inner_state = tx.update(mean, state.inner_state, params, **given)
         empty = jax.tree.map(jnp.zeros_like, state)
         return updates, empty._replace(
             inner_state=inner_state,
@@ -175,17 +187,21 @@ def _add(
     grads: PyTree,
     moments: GradMoments | None,
     weight: jax.typing.ArrayLike,
+    value: jax.typing.ArrayLike | None,
 ) -> AccumulateState:
     """Adds a call's gradient, unless that, its moments or its weight are not finite."""
     weight = check_weights(weight, (), equal=1, name="weight")
     added = incremental.add(state.sums, grads, weight=1, moments=moments)
     is_finite = jnp.all(jnp.isfinite(added.micro_sq_norm)) & jnp.isfinite(weight)
     is_finite &= weight >= 0
-    sums = incremental.add(
-        state.sums, grads, weight=jnp.where(is_finite, weight, 0), moments=moments
-    )
+    used = jnp.where(is_finite, weight, 0)
+    losses = state.losses
+    if value is not None:
+        check_loss(value)
+        losses = losses + weigh(used, jnp.asarray(value, jnp.float32))
     return state._replace(
-        sums=sums,
+        sums=incremental.add(state.sums, grads, weight=used, moments=moments),
+        losses=losses,
         calls=state.calls + is_finite,
         skipped=state.skipped + ~is_finite,
     )

@@ -12,6 +12,7 @@ from optax_lena._optimizers import parts
 from optax_lena._parts.averages import Averages
 from optax_lena._parts.guard import SpikeLimit
 from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._parts.loss_limit import LossLimit
 from optax_lena._parts.rules import amplified_gain
 from optax_lena._parts.warmup import FixedWarmup
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
@@ -22,6 +23,7 @@ _RATE = LayerRate(
     estimator=Averages(HORIZON, relative=True),
     rule=amplified_gain,
     guard=SpikeLimit(2.0),
+    loss_limit=LossLimit(1.02),
 )
 
 
@@ -45,9 +47,10 @@ def lena_amplified(
         \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
       w_k \leftarrow w_k - m_k$$
 
-    It differs from `lena` in five ways, each of which docs/benchmarks.md measures. The
+    It differs from `lena` in six ways, each of which docs/benchmarks.md measures. The
     gain is amplified, to at most S. A gradient that is far longer than the last ones
-    cuts the rate, by f (`SpikeLimit`). The rate enters the momentum buffer: while it
+    cuts the rate, by f (`SpikeLimit`). After a loss above the first one noise counts
+    for less (`LossLimit`), where the loop gives the loss. The rate enters the momentum buffer: while it
     rises, a gradient keeps the rate it was taken at. The warm-up counts base batches,
     so it takes the same share of a run at every S. And the moving averages are short
     (300 base batches) and relative to the model's squared norm, so that large early
@@ -71,7 +74,8 @@ def lena_amplified(
         returns one: where λ applies. None: everywhere.
 
     Returns:
-      An optimizer that needs the moments of the gradient: `update(..., moments=...)`.
+      An optimizer that needs the moments of the gradient, and is safer with the loss of
+      the whole batch: `update(..., moments=moments, value=loss)`.
 
     Raises:
       ValueError: if S is not positive, or a rate, momentum or decay is impossible.

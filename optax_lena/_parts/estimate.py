@@ -100,6 +100,17 @@ class Estimate(NamedTuple):
         scale = jnp.where(self.noise > _LARGE, 1 / factor, 1)
         return Estimate(factor * (scale * self.noise), scale * self.signal)
 
+    def with_noise(self, share: ArrayLike) -> "Estimate":
+        """Returns one with a share of the noise.
+
+        Args:
+          share: `()`, in [0, 1].
+
+        Returns:
+          `Estimate(share * noise, signal)`.
+        """
+        return Estimate(share * self.noise, self.signal)
+
     def noise_scale(self) -> jax.Array:
         """Returns noise / signal: the batch at which half of the squared norm is noise.
 
@@ -125,6 +136,7 @@ class Measured(NamedTuple):
       overflows: bool `()`; whether a squared norm, or the noise that it says there is,
         is too large for float32.
       batch_scale: float32 `()`, S.
+      loss: `()`, of the batch; None where the loop does not give it.
     """
 
     estimate: Estimate
@@ -132,6 +144,7 @@ class Measured(NamedTuple):
     is_usable: jax.Array
     overflows: jax.Array
     batch_scale: jax.Array
+    loss: jax.Array | None = None
 
 
 def measure(

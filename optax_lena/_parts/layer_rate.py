@@ -4,14 +4,15 @@ In: what each update measured. Out: the factor on every layer's update,
 
 $$\eta(\text{clock}) \cdot \text{rule}(\text{estimate}_k, S) \cdot \text{warmup}_k$$
 
-Six choices are independent of each other: the learning rate and the clock it runs on,
-the estimator, the rule, the warm-up, and the guard. Every vector has a row for each
+Seven choices are independent of each other: the learning rate and the clock it runs on,
+the estimator, the rule, the warm-up, the guard and the loss limit. Every vector has a row for each
 layer and, last, one for the whole model.
 """
 
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from optax_lena._checks import check_number, check_rate
@@ -19,6 +20,7 @@ from optax_lena._parts.averages import Averages
 from optax_lena._parts.clocks import Clocks, Count, check_clock
 from optax_lena._parts.estimate import Measured
 from optax_lena._parts.guard import SpikeLimit
+from optax_lena._parts.loss_limit import LossLimit
 from optax_lena._parts.rules import Rule, capped_gain, check_rule
 from optax_lena._parts.state import Applied, LayerRateState
 from optax_lena._parts.warmup import StateAwareWarmup, Worth
@@ -43,6 +45,8 @@ class LayerRate:
       rule: what makes a trust ratio out of the estimate.
       warmup: what multiplies the rate at first.
       guard: what cuts the trust ratios when something goes wrong; None: nothing.
+      loss_limit: what says how much of the noise the rule sees, where updates are given
+        the loss; None: all of it.
 
     Raises:
       ValueError: where a part is not what its place takes.
@@ -66,6 +70,7 @@ class LayerRate:
     rule: Rule = capped_gain
     warmup: Any = StateAwareWarmup()
     guard: Any = None
+    loss_limit: Any = None
 
     def __post_init__(self) -> None:
         """Checks the parts."""
@@ -76,6 +81,9 @@ class LayerRate:
         _check_part("warmup", self.warmup, StateAwareWarmup(), ("init", "update"))
         if self.guard is not None:
             _check_part("guard", self.guard, SpikeLimit(), ("init", "update"))
+        if self.loss_limit is not None:
+            methods = "init", "update", "read"
+            _check_part("loss_limit", self.loss_limit, LossLimit(), methods)
 
     @property
     def needs_moments(self) -> bool:
@@ -98,6 +106,7 @@ class LayerRate:
         """
         return LayerRateState(
             averages=self.estimator.init(num_rows),
+            loss_limit=() if self.loss_limit is None else self.loss_limit.init(),
             guard=() if self.guard is None else self.guard.init(num_rows),
             progress=Count.zeros(num_rows),
             warmup_end=-jnp.ones(num_rows),
@@ -119,7 +128,8 @@ class LayerRate:
         averages = self.estimator.update(state.averages, measured)
         estimate = self.estimator.read(averages)
         gain = estimate.gain(scale)
-        ratio = self.rule.trust_ratio(estimate, scale)
+        loss_limit, noise_share = self._limit(state.loss_limit, measured.loss)
+        ratio = self.rule.trust_ratio(estimate.with_noise(noise_share), scale)
         guard, spike_factor = state.guard, jnp.ones(())
         if self.guard is not None:
             ratio, guard, spike_factor = self.guard.update(guard, ratio, measured)
@@ -135,6 +145,7 @@ class LayerRate:
         has_ended = (state.warmup_end < 0) & (factor >= 1)
         return LayerRateState(
             averages,
+            loss_limit,
             guard,
             progress,
             jnp.where(has_ended, clocks.base_steps.read(), state.warmup_end),
@@ -142,6 +153,7 @@ class LayerRate:
             Applied(
                 noise=estimate.noise,
                 signal=estimate.signal,
+                noise_share=noise_share,
                 gain=gain,
                 trust_ratio=ratio,
                 warmup_factor=factor,
@@ -151,6 +163,13 @@ class LayerRate:
                 base_batches=scale,
             ),
         )
+
+    def _limit(self, state: Any, loss: jax.Array | None) -> tuple[Any, jax.Array]:
+        if self.loss_limit is None:
+            return state, jnp.ones(())
+        if loss is not None:
+            state = self.loss_limit.update(state, loss)
+        return state, self.loss_limit.read(state)
 
 
 def evaluate(learning_rate: Any, clock: Count) -> Any:

@@ -22,6 +22,7 @@ class Applied(NamedTuple):
     Attributes:
       noise: float32 `[rows]`, the estimate that the gain is computed from.
       signal: float32 `[rows]`, likewise.
+      noise_share: float32 `()`, in (0, 1], how much of the noise the rule saw.
       gain: float32 `[rows]`, in base-batch steps.
       trust_ratio: float32 `[rows]`, what the rule made of the estimate, once guarded.
       warmup_factor: float32 `[rows]`, in [0, 1].
@@ -33,6 +34,7 @@ class Applied(NamedTuple):
 
     noise: jax.Array
     signal: jax.Array
+    noise_share: jax.Array
     gain: jax.Array
     trust_ratio: jax.Array
     warmup_factor: jax.Array
@@ -48,6 +50,7 @@ class Applied(NamedTuple):
         return cls(
             noise=jnp.zeros(num_rows),
             signal=jnp.zeros(num_rows),
+            noise_share=jnp.ones(()),
             gain=jnp.ones(num_rows),
             trust_ratio=jnp.ones(num_rows),
             warmup_factor=warmup_factor.astype(jnp.float32),
@@ -63,6 +66,7 @@ class LayerRateState(NamedTuple):
 
     Attributes:
       averages: of the estimator.
+      loss_limit: of the loss limit; `()` without one.
       guard: of the guard; `()` without one.
       progress: `[rows]`, of the warm-ups, in base-batch steps.
       warmup_end: float32 `[rows]`, the base-batch step at which each ended; -1 before.
@@ -71,6 +75,7 @@ class LayerRateState(NamedTuple):
     """
 
     averages: Any
+    loss_limit: Any
     guard: Any
     progress: Count
     warmup_end: jax.Array

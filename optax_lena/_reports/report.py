@@ -135,7 +135,8 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
 
     Returns:
       float32 scalars: `model/...` with the whole model's gain, noise scale and clocks,
-      how far a spike cut the rate, the share of layers still warming up and the
+      how far a spike cut the rate, how much of the noise counts after a loss above
+      the first one, the share of layers still warming up and the
       extremes over layers; then `<field>/<layer>` for each field of `layer_report`
       (there, a `warmup_end` of -1 stands for "not yet").
 
@@ -232,6 +233,7 @@ def _model(state: ScaleByLenaState) -> dict[str, jax.Array]:
         **{field: columns[field][..., -1] for field in fields},
         "schedule": applied.schedule,
         "spike_factor": applied.spike_factor,
+        "noise_share": applied.noise_share,
         "batch_scale": applied.base_batches,
         **{name: clock.read() for name, clock in state.clocks._asdict().items()},
         "warming_up": _share_below_one(factor),

@@ -15,6 +15,7 @@ from optax_lena._checks import (
     check_flag,
     check_given,
     check_is,
+    check_loss,
     check_rate,
     check_steps,
 )
@@ -139,7 +140,8 @@ def scale_by_layer_rate(
 
     Returns:
       The transformation, whose `update` takes the keyword argument `moments`, and needs
-      it unless `rate.needs_moments` is false and `batch_scale` is given.
+      it unless `rate.needs_moments` is false and `batch_scale` is given. It also takes
+      `value`, the loss of the whole batch, which a `LossLimit` reads.
 
     Raises:
       ValueError: where an argument is out of its range.
@@ -183,6 +185,7 @@ def update(
     params: PyTree | None = None,
     *,
     moments: GradMoments | None = None,
+    value: jax.typing.ArrayLike | None = None,
     is_half: bool = False,
     **extra_args: Any,
 ) -> tuple[PyTree, ScaleByLenaState]:
@@ -196,7 +199,11 @@ def update(
     check_inexact("updates", updates)
     layout = layout_of(layers, updates)
     rows = follow_names(rate, state, layout.names)
-    rows = rate.update(rows, _measure(moments, updates, layout, batch_scale))
+    measured = _measure(moments, updates, layout, batch_scale)
+    if rate.loss_limit is not None and value is not None:
+        check_loss(value)
+        measured = measured._replace(loss=jnp.asarray(value))
+    rows = rate.update(rows, measured)
     factors = layout.scatter(rows.applied.layer_rate[:-1])
     return scale_leaves(updates, factors, layout), named(rows, layout.names)
 

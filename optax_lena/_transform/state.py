@@ -24,6 +24,7 @@ _Leaves: Any = namedtuple(
     "_Leaves",
     [
         "averages",
+        "loss_limit",
         "guard",
         "progress",
         "warmup_end",
@@ -43,6 +44,7 @@ class ScaleByLenaState(_Leaves):
 
     Attributes:
       averages: of the estimator: noise, signal and their weight, `[rows]` each.
+      loss_limit: of the loss limit; `()` without one.
       guard: of the guard; `()` without one.
       progress: `[rows]`, warm-up progress in base-batch steps.
       warmup_end: float32 `[rows]`, the base-batch step at which it ended; -1 before.
@@ -54,6 +56,7 @@ class ScaleByLenaState(_Leaves):
     """
 
     averages: Any
+    loss_limit: Any
     guard: Any
     progress: Count
     warmup_end: jax.Array
@@ -68,6 +71,7 @@ class ScaleByLenaState(_Leaves):
     def __new__(
         cls,
         averages: Any,
+        loss_limit: Any,
         guard: Any,
         progress: Count,
         warmup_end: jax.Array,
@@ -77,8 +81,8 @@ class ScaleByLenaState(_Leaves):
         names: Iterable[str] = (),
     ) -> Self:
         """Makes the state of its fields."""
-        leaves = averages, guard, progress, warmup_end, clocks, applied, row_ids
-        state = super().__new__(cls, *leaves)
+        rows = averages, loss_limit, guard, progress, warmup_end, clocks, applied
+        state = super().__new__(cls, *rows, row_ids)
         state.names = dict.fromkeys(names)
         return state
 
@@ -94,12 +98,7 @@ class ScaleByLenaState(_Leaves):
     def rows(self) -> LayerRateState:
         """Returns the state without names."""
         return LayerRateState(
-            self.averages,
-            self.guard,
-            self.progress,
-            self.warmup_end,
-            self.clocks,
-            self.applied,
+            **{name: getattr(self, name) for name in LayerRateState._fields}
         )
 
 

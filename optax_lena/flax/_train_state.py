@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import jax
 import optax
 from flax.training import train_state
 
@@ -32,7 +33,12 @@ class TrainState(train_state.TrainState):
     """
 
     def apply_gradients(
-        self, *, grads: PyTree, moments: GradMoments | None = None, **kwargs: Any
+        self,
+        *,
+        grads: PyTree,
+        moments: GradMoments | None = None,
+        value: jax.Array | None = None,
+        **kwargs: Any,
     ) -> "TrainState":
         """Makes one update of the parameters.
 
@@ -40,15 +46,19 @@ class TrainState(train_state.TrainState):
           grads: the gradients, a pytree like the parameters.
           moments: their moments; None for optimizers that need none
             (`optax_lena.accumulate`).
+          value: the loss of the whole batch, for optimizers that read it
+            (`optax_lena.lena_amplified`); None: not given.
           **kwargs: other fields of the state to replace, such as batch statistics.
 
         Returns:
           The state with new `params`, `opt_state` and `step`.
         """
-        if moments is None:
+        given = {"moments": moments, "value": value}
+        given = {name: x for name, x in given.items() if x is not None}
+        if not given:
             return super().apply_gradients(grads=grads, **kwargs)
         tx = optax.with_extra_args_support(self.tx)
-        update = functools.partial(tx.update, moments=moments)
+        update = functools.partial(tx.update, **given)
         bound = optax.GradientTransformation(self.tx.init, update)
         state = super(TrainState, self.replace(tx=bound))
         return state.apply_gradients(grads=grads, **kwargs).replace(tx=self.tx)
