@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from benchmarks.unseen import found, made, rare
+from benchmarks.unseen import found, later, made, rare
 from benchmarks.unseen.task import Task
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -21,4 +21,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "factorisation": rare.factorisation,
     "recurrent": made.recurrent,
     "modules": found.modules,
+    "attention": later.attention,
+    "residual_plain": later.residual_plain,
+    "density": later.density,
 }

@@ -7,12 +7,12 @@ import numpy as np
 from benchmarks.unseen.task import (
     EXAMPLES,
     TRAIN,
-    Params,
     Task,
     apply,
     classifier,
     dense,
     explained,
+    layer_norm,
     outputs,
     perceptron,
 )
@@ -189,7 +189,7 @@ def residual_norm() -> Task:
     def predict(params, x):
         x = apply(params["in"], x)
         for block in params["blocks"]:
-            hidden = jax.nn.gelu(apply(block["up"], _layer_norm(block, x)))
+            hidden = jax.nn.gelu(apply(block["up"], layer_norm(block, x)))
             x = x + apply(block["down"], hidden)
         return apply(params["out"], x)
 
@@ -204,8 +204,3 @@ def residual_norm() -> Task:
         (x[:TRAIN], seen[:TRAIN]),
         (x[TRAIN:], labels[TRAIN:]),
     )
-
-
-def _layer_norm(block: Params, x: jax.Array) -> jax.Array:
-    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    return x * block["scale"][None] + block["offset"][None]

@@ -57,6 +57,12 @@ def apply(layer: Params, x: jax.Array) -> jax.Array:
     return x @ layer["kernel"] + layer["bias"][None]
 
 
+def layer_norm(norm: Params, x: jax.Array) -> jax.Array:
+    """Without the mean and over the deviation of the last axis, scaled and offset."""
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * norm["scale"][None] + norm["offset"][None]
+
+
 def perceptron(key: jax.Array, sizes: tuple[int, ...]) -> list[Params]:
     """Layers of these sizes, the last for outputs of variance one."""
     keys = jax.random.split(key, len(sizes) - 1)

@@ -50,11 +50,11 @@ def lena_amplified(
     It differs from `lena` in six ways, each of which docs/benchmarks.md measures. The
     gain is amplified, to at most S. A gradient that is far longer than the last ones
     cuts the rate, by f (`SpikeLimit`). After a loss above the first one noise counts
-    for less (`LossLimit`), where the loop gives the loss. The rate enters the momentum buffer: while it
-    rises, a gradient keeps the rate it was taken at. The warm-up counts base batches,
-    so it takes the same share of a run at every S. And the moving averages are short
-    (300 base batches) and relative to the model's squared norm, so that large early
-    gradients do not outlive their time.
+    for less, where updates are given the loss (`LossLimit`). The rate enters the
+    momentum buffer: while it rises, a gradient keeps the rate it was taken at. The
+    warm-up counts base batches, so it takes the same share of a run at every S. And the
+    moving averages are short (300 base batches) and relative to the model's squared
+    norm, so that large early gradients do not outlive their time.
 
     With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
 

@@ -5,8 +5,8 @@ In: what each update measured. Out: the factor on every layer's update,
 $$\eta(\text{clock}) \cdot \text{rule}(\text{estimate}_k, S) \cdot \text{warmup}_k$$
 
 Seven choices are independent of each other: the learning rate and the clock it runs on,
-the estimator, the rule, the warm-up, the guard and the loss limit. Every vector has a row for each
-layer and, last, one for the whole model.
+the estimator, the rule, the warm-up, the guard and the loss limit. Every vector has a
+row for each layer and, last, one for the whole model.
 """
 
 import dataclasses

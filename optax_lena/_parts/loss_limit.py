@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from optax_lena._checks import check_number
 
 # What a loss above the limit leaves of the share, how the share grows back with every
-# other one, and the least of it: of four times the noise, a quarter of the plain gain's.
+# other one, and the least of it, with which four times the noise is a quarter of it.
 # Chosen on three of the small tasks of docs/benchmarks.md.
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
 

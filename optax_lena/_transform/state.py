@@ -63,8 +63,8 @@ class ScaleByLenaState(_Leaves):
     clocks: Clocks
     applied: Applied
     row_ids: jax.Array
-    # Strings would be leaves to optax.tree.set, which walks through what `_fields` says;
-    # flax saves and restores that, attribute by attribute.
+    # Strings would be leaves to optax.tree.set, which walks through what `_fields`
+    # says; flax saves and restores that, attribute by attribute.
     names: dict[str, None]
     _fields = (*_Leaves._fields, "names")
 
