@@ -100,17 +100,6 @@ class Estimate(NamedTuple):
         scale = jnp.where(self.noise > _LARGE, 1 / factor, 1)
         return Estimate(factor * (scale * self.noise), scale * self.signal)
 
-    def with_noise(self, share: ArrayLike) -> "Estimate":
-        """Returns one with a share of the noise.
-
-        Args:
-          share: `()`, in [0, 1].
-
-        Returns:
-          `Estimate(share * noise, signal)`.
-        """
-        return Estimate(share * self.noise, self.signal)
-
     def noise_scale(self) -> jax.Array:
         """Returns noise / signal: the batch at which half of the squared norm is noise.
 

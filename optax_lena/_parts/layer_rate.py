@@ -128,8 +128,8 @@ class LayerRate:
         averages = self.estimator.update(state.averages, measured)
         estimate = self.estimator.read(averages)
         gain = estimate.gain(scale)
-        loss_limit, noise_share = self._limit(state.loss_limit, measured.loss)
-        ratio = self.rule.trust_ratio(estimate.with_noise(noise_share), scale)
+        loss_limit, seen, noise_share = self._limit(state, estimate, measured.loss)
+        ratio = self.rule.trust_ratio(seen, scale)
         guard, spike_factor = state.guard, jnp.ones(())
         if self.guard is not None:
             ratio, guard, spike_factor = self.guard.update(guard, ratio, measured)
@@ -164,12 +164,17 @@ class LayerRate:
             ),
         )
 
-    def _limit(self, state: Any, loss: jax.Array | None) -> tuple[Any, jax.Array]:
+    def _limit(
+        self, state: LayerRateState, estimate: Any, loss: jax.Array | None
+    ) -> tuple[Any, Any, jax.Array]:
+        """Returns the limit's state, the estimate that the rule sees, and the share."""
+        limit = state.loss_limit
         if self.loss_limit is None:
-            return state, jnp.ones(())
+            return limit, estimate, jnp.ones(())
         if loss is not None:
-            state = self.loss_limit.update(state, loss)
-        return state, self.loss_limit.read(state)
+            limit = self.loss_limit.update(limit, loss)
+        share = self.loss_limit.read(limit)
+        return limit, estimate._replace(noise=share * estimate.noise), share
 
 
 def evaluate(learning_rate: Any, clock: Count) -> Any:

@@ -25,7 +25,7 @@ class LossLimitState(NamedTuple):
 
     Attributes:
       start: float32 `()`, the first loss that was finite; 0 before.
-      has_started: bool `()`, whether there was one.
+      has_started: int32 `()`, 1 if there was one.
       noise_share: float32 `()`, in (0, 1], of the noise that counts.
     """
 
@@ -75,13 +75,14 @@ class LossLimit:
 
     def init(self) -> LossLimitState:
         """Returns the state before the first update."""
-        return LossLimitState(jnp.zeros(()), jnp.zeros((), bool), jnp.ones(()))
+        return LossLimitState(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.ones(()))
 
     def update(self, state: LossLimitState, loss: ArrayLike) -> LossLimitState:
         """Moves the share by one update's loss, `()`."""
         loss = jnp.asarray(loss, jnp.float32)
         is_finite = jnp.isfinite(loss)
-        start = jnp.where(is_finite & ~state.has_started, loss, state.start)
+        is_first = is_finite & (state.has_started == 0)
+        start = jnp.where(is_first, loss, state.start)
         is_above = loss > start + (self.limit - 1) * jnp.abs(start)
         moved = jnp.where(
             is_above,
@@ -90,7 +91,7 @@ class LossLimit:
         )
         return LossLimitState(
             start,
-            state.has_started | is_finite,
+            state.has_started + is_first,
             jnp.where(is_finite, moved, state.noise_share),
         )
 

@@ -211,6 +211,7 @@ NUMBERS = [
     ),
     Number("Averages", "horizon", ol.Averages, FROM_ONE, 100, arrays(-1, 0.5)),
     Number("SpikeLimit", "limit", ol.SpikeLimit, FROM_ONE, 2, arrays(-1, 0.5)),
+    Number("LossLimit", "limit", ol.LossLimit, FROM_ONE, 2, arrays(-1, 0.5)),
     Number("GrowthLimit", "growth", ol.GrowthLimit, FROM_ONE, 1.2, arrays(-1, 0.5)),
     Number("GradMoments", "factor", MOMENTS.rescale, "a finite number", 0.5, []),
     Number(

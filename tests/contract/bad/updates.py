@@ -196,6 +196,15 @@ OF_UPDATES = [
         2.0,
         ol.SpikeLimit,
     ),
+    *bad(
+        "LayerRate",
+        "loss_limit",
+        lambda x: ol.LayerRate(loss_limit=x),
+        "LossLimit(",
+        2.0,
+        ol.LossLimit,
+        LIMIT,
+    ),
     *bad("Rule", "trust_ratio", ol.Rule, "a function", 2.0, None, "linear"),
     *bad("Rule", "needs_moments", lambda x: ol.Rule(max, needs_moments=x), FLAG, "no"),
     *bad(

@@ -1,0 +1,140 @@
+"""The share of the noise that counts, while the loss is above its start."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_lena
+from tests import helpers
+
+STACK = {"w": jnp.array([[1.0, 0], [0, 1], [1, 1], [2, 1]])}
+GRADS, MOMENTS = optax_lena.moments_from_stack(STACK)
+NAN, INF = float("nan"), float("inf")
+
+
+def shares(losses, limit=1.02):
+    """The share after each loss."""
+    part = optax_lena.LossLimit(limit)
+    state, found = part.init(), []
+    for loss in losses:
+        state = part.update(state, loss)
+        found.append(float(part.read(state)))
+    return found
+
+
+def oracle(losses, limit=1.02):
+    """In Python's own floats."""
+    start = next((x for x in losses if np.isfinite(x)), None)
+    share, found = 1.0, []
+    for loss in losses:
+        if np.isfinite(loss):
+            is_above = loss > start + (limit - 1) * abs(start)
+            share = max(share / 2, 1 / 16) if is_above else min(1.02 * share, 1)
+        found.append(share)
+    return found
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [2.0, 1.0, 3.0, 3.0, 1.0, 1.0],
+        [2.0] + 9 * [5.0] + 30 * [1.0],
+        [NAN, 2.0, INF, 2.03, NAN, 2.05, -INF, 1.0],
+        [-1.0, -0.99, -0.97, -2.0],
+        [0.0, 0.0, 1e-9, -1.0],
+    ],
+)
+def test_shares_are_the_formula(losses):
+    np.testing.assert_allclose(shares(losses), oracle(losses), rtol=1e-6)
+
+
+def test_a_limit_of_its_own():
+    losses = [1.0, 1.4, 1.6, 1.4]
+    np.testing.assert_allclose(shares(losses, 1.5), oracle(losses, 1.5), rtol=1e-6)
+    assert shares(losses, 1.5) != shares(losses)
+
+
+def train(losses, **options):
+    tx = optax_lena.lena_amplified(0.1, batch_scale=4, **options)
+    state = tx.init(GRADS)
+    for loss in losses:
+        given = {} if loss is None else {"value": loss}
+        updates, state = tx.update(GRADS, state, GRADS, moments=MOMENTS, **given)
+    return updates, state
+
+
+def test_the_rule_sees_that_share_of_the_noise():
+    _, state = train([1.0, 2.0, 2.0])
+    numbers = optax_lena.metrics(state)
+    assert numbers["model/noise_share"] == 0.25
+    estimate = optax_lena.Estimate(numbers["model/noise"], numbers["model/signal"])
+    # A quarter of four times the noise: the gain itself.
+    expected = estimate.gain(4)
+    np.testing.assert_allclose(numbers["model/trust_ratio"], expected, rtol=1e-6)
+    np.testing.assert_allclose(numbers["model/gain"], expected, rtol=1e-6)
+
+
+def test_a_loss_that_does_not_rise_changes_nothing():
+    helpers.assert_trees_equal(train([2.0, 1.0, 2.0])[0], train(3 * [None])[0])
+
+
+@pytest.mark.parametrize("loss", [None, NAN, INF])
+def test_a_loss_that_is_not_there_leaves_the_share(loss):
+    _, before = train([1.0, 2.0])
+    _, after = train([1.0, 2.0, loss])
+    limits = [helpers.lena_state(s).loss_limit for s in (before, after)]
+    helpers.assert_trees_equal(*limits)
+    assert optax_lena.metrics(after)["model/noise_share"] == 0.5
+
+
+def test_other_optimizers_take_a_loss_and_leave_it():
+    for make in (optax_lena.lena, optax_lena.adascale, optax_lena.lena_adamw):
+        tx = make(0.1, batch_scale=4)
+        state = tx.init(GRADS)
+        one = tx.update(GRADS, state, GRADS, moments=MOMENTS, value=1.0)
+        other = tx.update(GRADS, state, GRADS, moments=MOMENTS)
+        helpers.assert_trees_equal(one, other)
+        assert optax_lena.metrics(one[1])["model/noise_share"] == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.int32])
+def test_losses_of_any_dtype_in_one_program(dtype):
+    tx = optax_lena.lena_amplified(0.1, batch_scale=4)
+
+    @helpers.jit
+    def step(state, loss):
+        return tx.update(GRADS, state, GRADS, moments=MOMENTS, value=loss)[1]
+
+    state = tx.init(GRADS)
+    signature = helpers.signature(state)
+    for loss in (1, 3, 1):
+        state = step(state, jnp.asarray(loss, dtype))
+    assert helpers.signature(state) == signature
+    assert step._cache_size() == 1
+    assert optax_lena.metrics(state)["model/noise_share"] == pytest.approx(0.51)
+
+
+def test_accumulated_calls_give_the_mean_of_their_losses():
+    """Weighted as the gradients are, and without the calls that are left out."""
+    tx = optax_lena.accumulate(optax_lena.lena_amplified(0.1, batch_scale=4), 2)
+    state = tx.init(GRADS)
+    broken = jax.tree.map(lambda g: g * NAN, GRADS)
+    calls = [
+        (GRADS, 1.0, 1.0),
+        (broken, 50.0, 1.0),
+        (GRADS, 4.0, 2.0),  # the first update's loss: (1 + 2 * 4) / 3
+        (GRADS, 4.0, 1.0),
+        (GRADS, 4.0, 1.0),  # the second's: 4
+    ]
+    for grads, value, weight in calls:
+        _, state = tx.update(grads, state, GRADS, value=value, weight=weight)
+    limit = helpers.lena_state(state).loss_limit
+    assert limit.start == pytest.approx(3)
+    assert limit.noise_share == 0.5
+
+
+def test_a_vector_of_losses_is_an_error_that_says_what_to_do():
+    message = helpers.says("`value`", "(4,)", "mean")
+    with pytest.raises(ValueError, match=message):
+        train([jnp.ones(4)])
