@@ -63,8 +63,10 @@ def train(start, stop, base_steps, folder):
 
         @jax.jit
         def step(params, opt_state, batch, tx=tx):
-            _, grads, moments = gather(params, batch)
-            updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
+            loss, grads, moments = gather(params, batch)
+            updates, opt_state = tx.update(
+                grads, opt_state, params, moments=moments, value=loss
+            )
             return optax.apply_updates(params, updates), opt_state
 
         state, losses[name] = jax.device_put((params, tx.init(params)), everywhere), []

@@ -51,7 +51,9 @@ def main(base_steps=3200):
     @eqx.filter_jit
     def step(params, opt_state, batch):
         loss, grads, moments = gather(params, batch)
-        updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
+        updates, opt_state = tx.update(
+            grads, opt_state, params, moments=moments, value=loss
+        )
         return eqx.apply_updates(params, updates), opt_state, loss
 
     def accuracy(params):

@@ -50,11 +50,14 @@ def main(base_steps=3200, first_loss_scale=2.0**24):
     def step(params, opt_state, loss_scale, good_steps, batch):
         loss, grads, moments = gather(params, batch, loss_scale)
         grads = jax.tree.map(lambda g: g / loss_scale, grads)
+        loss /= loss_scale
         moments = moments.rescale(1 / loss_scale)
         is_finite = jnp.isfinite(optax.tree.norm(grads))
 
         def apply():
-            updates, new = tx.update(grads, opt_state, params, moments=moments)
+            updates, new = tx.update(
+                grads, opt_state, params, moments=moments, value=loss
+            )
             good, grow = good_steps + 1, good_steps + 1 >= GROW_EVERY
             new_scale = jnp.where(grow, 2 * loss_scale, loss_scale)
             new_params = optax.apply_updates(params, updates)
@@ -64,7 +67,7 @@ def main(base_steps=3200, first_loss_scale=2.0**24):
             return params, opt_state, loss_scale / 2, jnp.zeros_like(good_steps)
 
         state = jax.lax.cond(is_finite, apply, leave_out)
-        return *state, loss / loss_scale, is_finite
+        return *state, loss, is_finite
 
     keys = jax.random.split(jax.random.key(0))
     params = {

@@ -56,7 +56,9 @@ def train_step(state, batch):
     # "mean" says it; the default would find it out from the shapes.
     gather = optax_lena.value_and_grad(loss_fn, SCALE, has_aux=True, aux="mean")
     (loss, batch_stats), grads, moments = gather(state.params, batch)
-    state = state.apply_gradients(grads=grads, moments=moments, batch_stats=batch_stats)
+    state = state.apply_gradients(
+        grads=grads, moments=moments, value=loss, batch_stats=batch_stats
+    )
     return state, loss
 
 

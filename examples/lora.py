@@ -57,7 +57,7 @@ def train(model, wrt, batches, base_steps):
     @nnx.jit
     def step(model, optimizer, batch):
         loss, grads, moments = gather(model, batch)
-        optimizer.update(model, grads, moments=moments)
+        optimizer.update(model, grads, moments=moments, value=loss)
         return loss
 
     for _ in range(base_steps // SCALE):

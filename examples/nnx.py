@@ -72,7 +72,7 @@ def main(base_steps=3200):
     @nnx.jit
     def step(model, optimizer, batch):
         loss, grads, moments = gather(model, batch)
-        optimizer.update(model, grads, moments=moments)
+        optimizer.update(model, grads, moments=moments, value=loss)
         return loss
 
     before = accuracy(model, x[test], y[test])

@@ -32,11 +32,11 @@ gather = optax_lena.value_and_grad(loss_fn, num_microbatches=32)
 
 
 @jax.jit
-def step(params, opt_state, batch):
+def step(params, state, batch):
     """Makes one update."""
     loss, grads, moments = gather(params, batch)
-    updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
-    return optax.apply_updates(params, updates), opt_state, loss
+    updates, state = tx.update(grads, state, params, moments=moments, value=loss)
+    return optax.apply_updates(params, updates), state, loss
 
 
 def make_batch(rng, size, noise=0.5):
@@ -51,15 +51,15 @@ def main(updates=UPDATES):
     rng = np.random.default_rng(0)
     hidden, out = rng.normal(size=(8, 64)) / 3, rng.normal(size=(64, 1)) / 8
     params = {"hidden": jnp.float32(hidden), "out": jnp.float32(out)}
-    opt_state = tx.init(params)
+    state = tx.init(params)
     test_batch = make_batch(rng, 10_000, noise=0.0)
 
     before = float(loss_fn(params, test_batch))
     for _ in range(updates):
-        params, opt_state, loss = step(params, opt_state, make_batch(rng, BATCH))
+        params, state, loss = step(params, state, make_batch(rng, BATCH))
     after = float(loss_fn(params, test_batch))
     print(f"held-out loss {before:.3f} -> {after:.3f}, {updates} updates of {BATCH}")
-    for layer, row in optax_lena.layer_report(opt_state).items():
+    for layer, row in optax_lena.layer_report(state).items():
         print(f"{layer}: trust ratio {row['trust_ratio']:.1f}")
     return {"before": before, "after": after, "updates": updates}
 

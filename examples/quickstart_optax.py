@@ -28,11 +28,11 @@ tx = optax.sgd(schedule, momentum=0.9)
 
 
 @jax.jit
-def step(params, opt_state, batch):
+def step(params, state, batch):
     """Makes one update."""
     loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, loss
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, loss
 
 
 def make_batch(rng, size, noise=0.5):
@@ -47,12 +47,12 @@ def main(updates=UPDATES):
     rng = np.random.default_rng(0)
     hidden, out = rng.normal(size=(8, 64)) / 3, rng.normal(size=(64, 1)) / 8
     params = {"hidden": jnp.float32(hidden), "out": jnp.float32(out)}
-    opt_state = tx.init(params)
+    state = tx.init(params)
     test_batch = make_batch(rng, 10_000, noise=0.0)
 
     before = float(loss_fn(params, test_batch))
     for _ in range(updates):
-        params, opt_state, loss = step(params, opt_state, make_batch(rng, BATCH))
+        params, state, loss = step(params, state, make_batch(rng, BATCH))
     after = float(loss_fn(params, test_batch))
     print(f"held-out loss {before:.3f} -> {after:.3f}, {updates} updates of {BATCH}")
     return {"before": before, "after": after, "updates": updates}

@@ -85,7 +85,7 @@ def filled() -> dict[Path, str]:
             fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))
     at_rates = rates_file(FAMILIES["sgd"])
     if others := files.read_if_there(kept(at_rates), Score):
-        fill(RESULT_PAGE, at_rates, unseen_block.at_other_rates(others))
+        fill(RESULT_PAGE, at_rates, unseen_block.at_other_rates(others, small["sgd"]))
     for name, (table, kind) in TRANSFERRED.items():
         if runs := _transferred(name, table):
             fill(ADAMW_PAGE, name, transfer_block.block(table, runs, kind))

@@ -68,11 +68,14 @@ def sentence(
     )
 
 
-def at_other_rates(recorded: Sequence[Score], recipe: str = "sgd") -> str:
+def at_other_rates(
+    recorded: Sequence[Score], at_their_own: Sequence[Score], recipe: str = "sgd"
+) -> str:
     """Scores where the base rate is not the task's.
 
     Args:
       recorded: runs of `python -m benchmarks.unseen --rate RATE`.
+      at_their_own: as the block takes it; its base runs say what is lost.
       recipe: a key of `FAMILIES`.
     """
     family = FAMILIES[recipe]
@@ -80,15 +83,18 @@ def at_other_rates(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     methods = [method for method in family.methods if method in ran]
     labels = (family.methods[method].label for method in methods)
     rows = [["task", "base rate", "S", "base run", *labels]]
-    for task, rate in dict.fromkeys((one.task, one.rate) for one in recorded):
+    usual = _scores(at_their_own)
+    for task, rate in sorted({(one.task, one.rate) for one in recorded}):
         scores = _scores(
             [one for one in recorded if (one.task, one.rate) == (task, rate)]
         )
-        base = scores[task, "base", 1]
+        base, good = scores[task, "base", 1], _middle(usual[task, "base", 1])
+        lost = _lost(base, good)
+        of_base = f"{lost} of {len(base)} lost" if lost else _text(base)
         for scale in SCALES:
             own = [scores.get((task, method, scale)) for method in methods]
-            cells = [_cell(one, own, _middle(base)) for one in own]
-            row = [_name(family, task), f"{rate:g}", str(scale), _text(base)]
+            cells = [_cell(one, own, good) for one in own]
+            row = [_name(family, task), f"{rate:g}", str(scale), of_base]
             rows.append([*row, *cells])
     command = f"python -m benchmarks.unseen --recipe {recipe} --rate RATE"
     where = _where(recorded, command)

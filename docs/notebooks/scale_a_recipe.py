@@ -56,7 +56,7 @@ def run(tx, scale, gather):
     @jax.jit
     def step(params, state, batch):
         loss, grads, moments = gather(params, batch)
-        updates, state = tx.update(grads, state, params, moments=moments)
+        updates, state = tx.update(grads, state, params, moments=moments, value=loss)
         return optax.apply_updates(params, updates), state
 
     params, rng, accuracies = initial(), np.random.default_rng(1), []

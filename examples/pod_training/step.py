@@ -78,7 +78,7 @@ def make_program(config: Config, task: Task, mesh: jax.sharding.Mesh) -> Program
             state.params, batch, key=key, preconditioner=preconditioner
         )
         updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, moments=moments
+            grads, state.opt_state, state.params, moments=moments, value=loss
         )
         params = optax.apply_updates(state.params, updates)
         numbers = {"loss": loss, **optax_lena.metrics(opt_state)}

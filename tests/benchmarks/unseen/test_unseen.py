@@ -64,7 +64,7 @@ def test_another_rate_has_a_file_of_its_own(short, monkeypatch, tmp_path):
     program.main([*RUN, "--rate", "0.03"])
     scores = files.read(tmp_path / "unseen_rates", Score)
     assert {one.rate for one in scores} == {0.03}
-    text = unseen_block.at_other_rates(scores)
+    text = unseen_block.at_other_rates(scores, scores)
     assert "| autoencoder | 0.03 | 16 |" in text and "| LENA |" in text
 
 
@@ -150,7 +150,7 @@ def test_scores_at_another_rate():
         for method, value in values.items()
         for seed in (0, 1, 2)
     ]
-    text = unseen_block.at_other_rates(recorded)
+    text = unseen_block.at_other_rates(recorded, recorded)
     row = next(line for line in text.splitlines() if line.startswith("| words"))
     assert row.startswith("| words * | 0.1 | 16 | 80.0 ± 0.0 | **70.0 ± 0.0** |")
     assert row.endswith("| 3 of 3 lost |")
