@@ -64,9 +64,8 @@ def train(start, stop, base_steps, folder):
         @jax.jit
         def step(params, opt_state, batch, tx=tx):
             loss, grads, moments = gather(params, batch)
-            updates, opt_state = tx.update(
-                grads, opt_state, params, moments=moments, value=loss
-            )
+            given = {"moments": moments, "value": loss}
+            updates, opt_state = tx.update(grads, opt_state, params, **given)
             return optax.apply_updates(params, updates), opt_state
 
         state, losses[name] = jax.device_put((params, tx.init(params)), everywhere), []

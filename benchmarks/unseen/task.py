@@ -54,13 +54,17 @@ def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 2.0) -> Param
 
 def apply(layer: Params, x: jax.Array) -> jax.Array:
     """The layer's outputs."""
-    return x @ layer["kernel"] + layer["bias"][None]
+    return x @ layer["kernel"] + _along_last(layer["bias"], x)
 
 
 def layer_norm(norm: Params, x: jax.Array) -> jax.Array:
     """Without the mean and over the deviation of the last axis, scaled and offset."""
     x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    return x * norm["scale"][None] + norm["offset"][None]
+    return x * _along_last(norm["scale"], x) + _along_last(norm["offset"], x)
+
+
+def _along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.expand_dims(vector, range(x.ndim - 1))
 
 
 def perceptron(key: jax.Array, sizes: tuple[int, ...]) -> list[Params]:
