@@ -62,11 +62,10 @@ def train(start, stop, base_steps, folder):
     for name, tx in make_optimizers(scale, base_steps).items():
 
         @jax.jit
-        def step(params, opt_state, batch, tx=tx):
+        def step(params, opt, batch, tx=tx):
             loss, grads, moments = gather(params, batch)
-            given = {"moments": moments, "value": loss}
-            updates, opt_state = tx.update(grads, opt_state, params, **given)
-            return optax.apply_updates(params, updates), opt_state
+            updates, opt = tx.update(grads, opt, params, moments=moments, value=loss)
+            return optax.apply_updates(params, updates), opt
 
         state, losses[name] = jax.device_put((params, tx.init(params)), everywhere), []
         with ocp.StandardCheckpointer() as checkpointer:
