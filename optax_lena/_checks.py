@@ -10,6 +10,7 @@ import numbers
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -56,8 +57,20 @@ def check_number(
         raise ValueError(f"`{name}` must be {allowed}, got {value!r}: it is {meaning}.")
 
 
-def check_loss(value: Any) -> None:
-    """Raises a `ValueError` unless `value` can be the loss of a batch."""
+def varying(x: Any) -> frozenset[str]:
+    """Returns the bound axes over which the type of `x` says that it varies."""
+    aval = jax.typeof(x)
+    manual = getattr(aval, "manual_axis_type", None)  # jax >= 0.10
+    return aval.vma if manual is None else manual.varying
+
+
+def check_loss(value: Any, like: Any) -> None:
+    """Raises a `ValueError` unless `value` can be the loss of a batch.
+
+    Args:
+      value: of the user.
+      like: arrays that are the same on all devices that must agree on the loss.
+    """
     dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     is_real = dtype.kind not in "cmMOSU"
     if np.shape(value) or not is_real:
@@ -65,6 +78,13 @@ def check_loss(value: Any) -> None:
         raise ValueError(
             "`value` must be the loss of the whole batch, a real number of shape (), "
             f"got {got}: take its mean over the examples, and over the devices."
+        )
+    axes = varying(jnp.asarray(value)).difference(*map(varying, jax.tree.leaves(like)))
+    if axes:
+        raise ValueError(
+            "`value` must be the same on every device, got one that varies over the "
+            f"axes {sorted(axes)}, each device's own: take jax.lax.pmean(value, "
+            f"{tuple(sorted(axes))})."
         )
 
 

@@ -197,7 +197,7 @@ def _add(
     used = jnp.where(is_finite, weight, 0)
     losses = state.losses
     if value is not None:
-        check_loss(value)
+        check_loss(value, grads)
         losses = losses + weigh(used, jnp.asarray(value, jnp.float32))
     return state._replace(
         sums=incremental.add(state.sums, grads, weight=used, moments=moments),

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.lax import with_sharding_constraint
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
 
+from optax_lena._checks import varying
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
 
@@ -54,16 +55,9 @@ def is_bound(axis_name: AxisName) -> bool:
     return True
 
 
-def _varying(x: jax.Array) -> frozenset[str]:
-    """Returns the bound axes over which the type of `x` says that it varies."""
-    aval = jax.typeof(x)
-    manual = getattr(aval, "manual_axis_type", None)  # jax >= 0.10
-    return aval.vma if manual is None else manual.varying
-
-
 def _is_checked(axis_name: AxisName) -> bool:
     """Says whether types track the axis: `shard_map` with `check_vma`, its default."""
-    return bool(_varying(jax.lax.axis_index(axis_name)))
+    return bool(varying(jax.lax.axis_index(axis_name)))
 
 
 def to_varying(tree: PyTree, axis_name: AxisName) -> PyTree:
@@ -76,7 +70,7 @@ def to_varying(tree: PyTree, axis_name: AxisName) -> PyTree:
         return tree
 
     def vary(x: jax.Array) -> jax.Array:
-        missing = tuple(n for n in names(axis_name) if n not in _varying(x))
+        missing = tuple(n for n in names(axis_name) if n not in varying(x))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(vary, tree)
@@ -87,7 +81,7 @@ def check_local(grads: PyTree, parameters: list[str], axis_name: AxisName) -> No
     if not _is_checked(axis_name):
         return
     for parameter, grad in zip(parameters, jax.tree.leaves(grads), strict=True):
-        if not set(names(axis_name)) <= _varying(grad):
+        if not set(names(axis_name)) <= varying(grad):
             raise ValueError(
                 f"`grads` must be each device's own, but the gradient of {parameter!r} "
                 f"is the same on every device of axis {axis_name!r}: jax.grad has "
@@ -128,7 +122,7 @@ def metric_of_shards(
         ]
     elif _is_checked(axis_name):
         sharded = [
-            tuple(sorted(_varying(jnp.asarray(g)))) for g in jax.tree.leaves(grads)
+            tuple(sorted(varying(jnp.asarray(g)))) for g in jax.tree.leaves(grads)
         ]
     else:
         others = _other_manual_axes(axis_name)

@@ -201,7 +201,7 @@ def update(
     rows = follow_names(rate, state, layout.names)
     measured = _measure(moments, updates, layout, batch_scale)
     if rate.loss_limit is not None and value is not None:
-        check_loss(value)
+        check_loss(value, updates)
         measured = measured._replace(loss=jnp.asarray(value))
     rows = rate.update(rows, measured)
     factors = layout.scatter(rows.applied.layer_rate[:-1])

@@ -1,9 +1,13 @@
 """The share of the noise that counts, while the loss is above its start."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import optax_lena
 from tests import helpers
@@ -132,6 +136,35 @@ def test_accumulated_calls_give_the_mean_of_their_losses():
     limit = helpers.lena_state(state).loss_limit
     assert limit.start == pytest.approx(3)
     assert limit.noise_share == 0.5
+
+
+def test_each_devices_own_loss_is_an_error_that_says_what_to_do():
+    """Inside `shard_map`, where types tell; the rates would drift apart."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    tx = optax_lena.lena_amplified(0.1, batch_scale=4)
+    batch = jnp.arange(8.0)
+
+    def loss_fn(params, batch):
+        return jnp.mean((params["w"] - batch) ** 2)
+
+    def step(is_mean, params, state, batch):
+        gather = optax_lena.value_and_grad(loss_fn, 4, axis_name="data")
+        loss, grads, moments = gather(params, batch)
+        value = loss if is_mean else loss_fn(params, batch)
+        return tx.update(grads, state, params, moments=moments, value=value)[1]
+
+    def run(is_mean):
+        params = {"w": jnp.zeros(())}
+        where = {"in_specs": (P(), P(), P("data")), "out_specs": P()}
+        own = functools.partial(step, is_mean)
+        return helpers.jit(jax.shard_map(own, mesh=mesh, **where))(
+            params, tx.init(params), batch
+        )
+
+    limit = helpers.lena_state(run(True)).loss_limit
+    assert limit.start == jnp.mean(batch**2)
+    with pytest.raises(ValueError, match=helpers.says("`value`", "'data'", "pmean")):
+        run(False)
 
 
 def test_a_vector_of_losses_is_an_error_that_says_what_to_do():
