@@ -101,6 +101,22 @@ def test_linen_train_state_ignores_moments_that_the_optimizer_cannot_take():
     helpers.assert_trees_equal(new.params, state.apply_gradients(grads=grads).params)
 
 
+def test_linen_train_state_hands_the_loss_to_the_optimizer():
+    state, variables = make_linen_state(optax_lena.lena_amplified(0.1, batch_scale=N))
+    loss_fn = linen_loss(state.apply_fn, variables["batch_stats"])
+    gather = jax.jit(optax_lena.value_and_grad(loss_fn, N, has_aux=True))
+    (loss, _), grads, moments = gather(state.params, make_batch())
+    for value in (loss, 2 * loss):
+        state = state.apply_gradients(grads=grads, moments=moments, value=value)
+    assert optax_lena.metrics(state.opt_state)["model/noise_share"] == 0.5
+    wrapped = optax_lena.accumulate(optax_lena.lena_amplified(0.1, batch_scale=N), N)
+    state, _ = make_linen_state(wrapped)
+    for _ in range(N):  # without moments
+        state = state.apply_gradients(grads=grads, value=loss)
+    limit = helpers.lena_state(state.opt_state).loss_limit
+    assert limit.start == pytest.approx(loss)
+
+
 def test_flax_own_train_state_does_not_pass_moments_on():
     """The trap that `optax_lena.flax.TrainState` is for: kwargs replace fields."""
     tx = optax_lena.lena(0.1, batch_scale=N)
