@@ -13,30 +13,31 @@ from benchmarks.records.record import Record, by_method
 Runs = dict[tuple[str, int], list[Record]]
 
 
-def block(table: Sequence[Record], others: Sequence[Record]) -> str:
+def block(name: str, table: Sequence[Record], others: Sequence[Record]) -> str:
     """The grid on validation data, and methods at the table's rate and at another.
 
     Args:
-      table: runs of the table, at the recipe's rate.
+      name: of the table.
+      table: its runs, at the recipe's rate.
       others: of the same task: the base run on validation data at every rate of the
-        grid, and methods at one other rate.
+        grid, and methods at one other rate, if any.
     """
     grid = [run for run in others if run.split == "validation"]
     tested = by_method(run for run in others if run.split == "test")
-    own, rate = by_method(table), next(iter(tested.values()))[0].learning_rate
     parts = [
         "Validation accuracy (%) of the base run, mean ± standard error of "
         f"{len(_at(grid, table[0].learning_rate))} seeds, by its rate:",
         layout.markdown(_grid(grid)),
-        "Test accuracy (%) after equal examples, at the table's rate and at the other:",
-        layout.markdown(_beside(own, tested, rate)),
-        layout.recorded_on(
-            others[0].environment,
-            ", ".join(sorted({run.environment["commit"] for run in others})),
-            "python -m benchmarks.train text METHOD S --rate RATE",
-        ),
     ]
-    return layout.block(parts)
+    if tested:
+        title = "Test accuracy (%) after equal examples, at the table's rate and at "
+        parts += [title + "the other:", layout.markdown(_beside(table, tested))]
+    where = layout.recorded_on(
+        others[0].environment,
+        ", ".join(sorted({run.environment["commit"] for run in others})),
+        f"python -m benchmarks.train {name} METHOD S --rate RATE",
+    )
+    return layout.block([*parts, where])
 
 
 def _grid(runs: Sequence[Record]) -> list[list[str]]:
@@ -49,8 +50,9 @@ def _at(runs: Sequence[Record], rate: float) -> list[float]:
     return [run.final_accuracy for run in runs if run.learning_rate == rate]
 
 
-def _beside(own: Runs, other: Runs, rate: float) -> list[list[str]]:
+def _beside(table: Sequence[Record], other: Runs) -> list[list[str]]:
     """A row for each method and S, the highest mean of an S first."""
+    own, rate = by_method(table), next(iter(other.values()))[0].learning_rate
     first = own["base", 1][0].learning_rate
     rows = [["method", "S", f"rate {first:g}", f"rate {rate:g}"]]
     keys = [key for key in other if key in own]

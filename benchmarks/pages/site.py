@@ -40,6 +40,8 @@ TRANSFERRED = {
     "gpt_muon": ("gpt_muon", transfer_block.MUON),
     "gpt_muon_twice": ("gpt_muon_twice", transfer_block.MUON),
 }
+# Tables whose base rate has records of its grid.
+WITH_RATES = ("text", "fashion_batchnorm")
 UNSEEN_PAGES = {"sgd": RESULT_PAGE, "adamw": ADAMW_PAGE, "muon": ADAMW_PAGE}
 
 
@@ -78,8 +80,10 @@ def filled() -> dict[Path, str]:
     small = {recipe: _small(recipe) for recipe in UNSEEN_PAGES}
     summary = summary_block.block(loaded | {"demo": demo}, _gpt(), small["sgd"])
     fill(README, "results", summary)
-    if rates := files.read_if_there(kept("text_rates"), Record):
-        fill(RESULT_PAGE, "text_rates", rates_block.block(loaded["text"][0], rates))
+    for name in WITH_RATES:
+        if rates := files.read_if_there(kept(f"{name}_rates"), Record):
+            block = rates_block.block(name, loaded[name][0], rates)
+            fill(RESULT_PAGE, f"{name}_rates", block)
     for recipe, page in UNSEEN_PAGES.items():
         if scores := small[recipe]:
             fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))
