@@ -24,4 +24,5 @@ TASKS: dict[str, Callable[[], Task]] = {
     "attention": later.attention,
     "residual_plain": later.residual_plain,
     "density": later.density,
+    "badly_scaled": later.badly_scaled,
 }
