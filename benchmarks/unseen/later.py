@@ -150,7 +150,7 @@ def density() -> Task:
 def badly_scaled() -> Task:
     """Inputs of which some are ten times as large as others, and a robust loss."""
     rng = np.random.default_rng(9)
-    scales = np.float32([1, 3, 0.1, 1, 10, 1, 0.3, 1, 1, 1])
+    scales = np.array([1, 3, 0.1, 1, 10, 1, 0.3, 1, 1, 1], np.float32)
     x = rng.normal(size=(EXAMPLES, 10)).astype(np.float32) * scales
     y = np.log1p(np.abs(x[:, 0] * x[:, 1])) + np.sin(10 * x[:, 2]) + 0.1 * x[:, 4]
     y += 0.5 * rng.normal(size=EXAMPLES)
