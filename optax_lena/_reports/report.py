@@ -112,7 +112,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
         _check_is_one(state)
         columns = jax.device_get(_columns(state))
         _warn_of_summed_gradients(columns, float(state.applied.base_batches))
-        for i, name in enumerate(state.names):
+        for i, name in enumerate(state.layer_names()):
             row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
             if row["warmup_end"] < 0:
@@ -156,7 +156,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
         for field, value in _model(state).items():
             flat[f"{prefix}model/{field}"] = value
         for field, column in _columns(state).items():
-            names = [f"{prefix}{field}/{name}" for name in state.names]
+            names = [f"{prefix}{field}/{name}" for name in state.layer_names()]
             flat.update(zip(names, jnp.unstack(column, axis=-1), strict=False))
     return flat
 

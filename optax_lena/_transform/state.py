@@ -35,6 +35,28 @@ _Leaves: Any = namedtuple(
 )
 
 
+class SavedNames(np.ndarray):
+    """The layers' names as bytes, each with a zero behind it.
+
+    `optax.tree.set` and flax walk through the `_fields` of a named tuple by hand. To
+    the one strings would be leaves; the other saves an array and no other type of ours,
+    and puts what it loaded in its place, also where a model has other names.
+    """
+
+    def __new__(cls, names: Iterable[str]) -> Self:
+        """Encodes the names."""
+        encoded = "".join(f"{name}\0" for name in names).encode()
+        return np.frombuffer(encoded, np.uint8).view(cls)
+
+
+# No leaf: to JAX the names are structure.
+jax.tree_util.register_pytree_node(
+    SavedNames,
+    lambda names: ((), names.tobytes()),
+    lambda names, _: np.frombuffer(names, np.uint8).view(SavedNames),
+)
+
+
 class ScaleByLenaState(_Leaves):
     """State of `scale_by_lena`: a few numbers per layer.
 
@@ -52,7 +74,7 @@ class ScaleByLenaState(_Leaves):
         `Count` that `read()` turns into one number.
       applied: what the last update did.
       row_ids: uint32 `[2 * layers]`, two for each layer: a digest of its name.
-      names: the layers' names, in the order of the rows, as keys of nothing.
+      of_layers: the layers' names, in the order of the rows.
     """
 
     averages: Any
@@ -63,9 +85,7 @@ class ScaleByLenaState(_Leaves):
     clocks: Clocks
     applied: Applied
     row_ids: jax.Array
-    # Strings would be leaves to optax.tree.set, which walks through what `_fields`
-    # says; flax saves and restores that, attribute by attribute.
-    names: dict[str, None]
+    of_layers: tuple[str, ...]
     _fields = (*_Leaves._fields, "names")
 
     def __new__(
@@ -78,13 +98,20 @@ class ScaleByLenaState(_Leaves):
         clocks: Clocks,
         applied: Applied,
         row_ids: jax.Array,
-        names: Iterable[str] = (),
+        names: tuple[str, ...] | np.ndarray = (),
     ) -> Self:
         """Makes the state of its fields."""
         rows = averages, loss_limit, guard, progress, warmup_end, clocks, applied
         state = super().__new__(cls, *rows, row_ids)
-        state.names = dict.fromkeys(names)
+        if isinstance(names, np.ndarray):
+            names = tuple(names.tobytes().decode().split("\0")[:-1])
+        state.of_layers = tuple(names)
         return state
+
+    @property
+    def names(self) -> SavedNames:
+        """What is saved of the layers' names."""
+        return SavedNames(self.of_layers)
 
     def _replace(self, **kwargs: Any) -> Self:
         """Returns a state with other fields."""
@@ -93,7 +120,7 @@ class ScaleByLenaState(_Leaves):
 
     def layer_names(self) -> tuple[str, ...]:
         """Returns the layers' names, in the order of the rows."""
-        return tuple(self.names)
+        return self.of_layers
 
     def rows(self) -> LayerRateState:
         """Returns the state without names."""
@@ -207,8 +234,9 @@ def follow_names(
 
 def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
     """Raises a `ValueError` unless the state was made for these layers."""
-    differing = sorted(set(names) ^ set(state.names))
-    if state.names and differing:
+    known = state.layer_names()
+    differing = sorted(set(names) ^ set(known))
+    if known and differing:
         raise ValueError(
             "`state` was made for other layers than `updates` has; they differ in "
             f"{differing[:4]}. Call `init` on the parameters that you train, or "
