@@ -48,6 +48,10 @@ class SavedNames(np.ndarray):
         encoded = "".join(f"{name}\0" for name in names).encode()
         return np.frombuffer(encoded, np.uint8).view(cls)
 
+    def read(self) -> tuple[str, ...]:
+        """Decodes them."""
+        return tuple(self.tobytes().decode().split("\0")[:-1])
+
 
 # No leaf: to JAX the names are structure.
 jax.tree_util.register_pytree_node(
@@ -74,7 +78,7 @@ class ScaleByLenaState(_Leaves):
         `Count` that `read()` turns into one number.
       applied: what the last update did.
       row_ids: uint32 `[2 * layers]`, two for each layer: a digest of its name.
-      of_layers: the layers' names, in the order of the rows.
+      names: the layers' names, as they are saved; `layer_names` reads them.
     """
 
     averages: Any
@@ -85,7 +89,7 @@ class ScaleByLenaState(_Leaves):
     clocks: Clocks
     applied: Applied
     row_ids: jax.Array
-    of_layers: tuple[str, ...]
+    names: SavedNames
     _fields = (*_Leaves._fields, "names")
 
     def __new__(
@@ -103,15 +107,9 @@ class ScaleByLenaState(_Leaves):
         """Makes the state of its fields."""
         rows = averages, loss_limit, guard, progress, warmup_end, clocks, applied
         state = super().__new__(cls, *rows, row_ids)
-        if isinstance(names, np.ndarray):
-            names = tuple(names.tobytes().decode().split("\0")[:-1])
-        state.of_layers = tuple(names)
+        is_saved = isinstance(names, np.ndarray)
+        state.names = names.view(SavedNames) if is_saved else SavedNames(names)
         return state
-
-    @property
-    def names(self) -> SavedNames:
-        """What is saved of the layers' names."""
-        return SavedNames(self.of_layers)
 
     def _replace(self, **kwargs: Any) -> Self:
         """Returns a state with other fields."""
@@ -120,7 +118,7 @@ class ScaleByLenaState(_Leaves):
 
     def layer_names(self) -> tuple[str, ...]:
         """Returns the layers' names, in the order of the rows."""
-        return self.of_layers
+        return self.names.read()
 
     def rows(self) -> LayerRateState:
         """Returns the state without names."""
