@@ -5,6 +5,7 @@ work under `jit`; and every row carries a digest of its name as data, so that ro
 follow their layers through any checkpoint, also one that restores by position.
 """
 
+import functools
 import hashlib
 from collections import namedtuple
 from collections.abc import Iterable
@@ -45,12 +46,22 @@ class SavedNames(np.ndarray):
 
     def __new__(cls, names: Iterable[str]) -> Self:
         """Encodes the names."""
-        encoded = "".join(f"{name}\0" for name in names).encode()
-        return np.frombuffer(encoded, np.uint8).view(cls)
+        return np.frombuffer(_encode(tuple(names)), np.uint8).view(cls)
 
     def read(self) -> tuple[str, ...]:
         """Decodes them."""
-        return tuple(self.tobytes().decode().split("\0")[:-1])
+        return _decode(self.tobytes())
+
+
+# JAX takes a state apart and puts it together at every call of a compiled function.
+@functools.lru_cache
+def _encode(names: tuple[str, ...]) -> bytes:
+    return "".join(f"{name}\0" for name in names).encode()
+
+
+@functools.lru_cache
+def _decode(names: bytes) -> tuple[str, ...]:
+    return tuple(names.decode().split("\0")[:-1])
 
 
 # No leaf: to JAX the names are structure.
