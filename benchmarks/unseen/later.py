@@ -62,16 +62,13 @@ def attention() -> Task:
         hidden = jax.nn.gelu(apply(params["up"], layer_norm(params["norms"][1], x)))
         return apply(params["out"], x + apply(params["down"], hidden))
 
-    return Task(
+    return _task(
         name="look-up by attention",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
-        adamw_rate=None,
-        muon_rate=None,
         init=init,
-        **_classifier(predict),
-        train=(x[:TRAIN], labels[:TRAIN]),
-        test=(x[TRAIN:], labels[TRAIN:]),
+        losses=classifier(predict),
+        examples=(x, labels, labels),
     )
 
 
@@ -101,16 +98,13 @@ def residual_plain() -> Task:
             x = x + apply(block["down"], jax.nn.relu(apply(block["up"], x)))
         return apply(params["out"], x)
 
-    return Task(
+    return _task(
         name="residual blocks without a norm",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
-        adamw_rate=None,
-        muon_rate=None,
         init=init,
-        **_classifier(predict),
-        train=(x[:TRAIN], labels[:TRAIN]),
-        test=(x[TRAIN:], scores[TRAIN:].argmax(1).astype(np.int32)),
+        losses=classifier(predict),
+        examples=(x, labels, scores.argmax(1).astype(np.int32)),
     )
 
 
@@ -131,19 +125,16 @@ def density() -> Task:
         error = (batch[1] - mean) * jnp.exp(-log_spread)
         return jnp.mean(log_spread + error**2 / 2)
 
-    return Task(
+    def score(params, batch):
+        return explained(mean_and_log_spread(params, batch[0])[0], batch[1])
+
+    return _task(
         name="mean and variance by their likelihood",
         rate=0.002,
         rates=(0.0005, 0.001, 0.002, 0.005),
-        adamw_rate=None,
-        muon_rate=None,
         init=lambda seed: perceptron(seed, (8, 64, 64, 2)),
-        loss=loss,
-        score=lambda params, batch: explained(
-            mean_and_log_spread(params, batch[0])[0], batch[1]
-        ),
-        train=(x[:TRAIN], noisy[:TRAIN].astype(np.float32)),
-        test=(x[TRAIN:], y[TRAIN:].astype(np.float32)),
+        losses=(loss, score),
+        examples=(x, noisy.astype(np.float32), y.astype(np.float32)),
     )
 
 
@@ -159,19 +150,19 @@ def badly_scaled() -> Task:
     def predict(params, x):
         return outputs(params, x, jax.nn.silu)[:, 0]
 
-    return Task(
+    def loss(params, batch):
+        return jnp.mean(optax.huber_loss(predict(params, batch[0]), batch[1]))
+
+    def score(params, batch):
+        return explained(predict(params, batch[0]), batch[1])
+
+    return _task(
         name="inputs of unequal size",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
-        adamw_rate=None,
-        muon_rate=None,
         init=lambda seed: perceptron(seed, (10, 64, 64, 1)),
-        loss=lambda params, batch: jnp.mean(
-            optax.huber_loss(predict(params, batch[0]), batch[1])
-        ),
-        score=lambda params, batch: explained(predict(params, batch[0]), batch[1]),
-        train=(x[:TRAIN], y[:TRAIN]),
-        test=(x[TRAIN:], y[TRAIN:]),
+        losses=(loss, score),
+        examples=(x, y, y),
     )
 
 
@@ -179,6 +170,20 @@ def _norm(width: int) -> Params:
     return {"scale": jnp.ones(width), "offset": jnp.zeros(width)}
 
 
-def _classifier(predict: Callable[[Params, jax.Array], jax.Array]) -> dict[str, Any]:
-    loss, score = classifier(predict)
-    return {"loss": loss, "score": score}
+def _task(
+    *,
+    losses: tuple[Callable[..., jax.Array], Callable[..., jax.Array]],
+    examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    **options: Any,
+) -> Task:
+    """A task for momentum SGD alone.
+
+    Args:
+      losses: the loss and the score.
+      examples: inputs, what is trained on, and what is true.
+      **options: the other attributes.
+    """
+    (loss, score), (x, seen, true) = losses, examples
+    train, test = (x[:TRAIN], seen[:TRAIN]), (x[TRAIN:], true[TRAIN:])
+    rates = {"adamw_rate": None, "muon_rate": None}
+    return Task(**rates, **options, loss=loss, score=score, train=train, test=test)
