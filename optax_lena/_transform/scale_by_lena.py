@@ -202,10 +202,16 @@ def update(
     measured = _measure(moments, updates, layout, batch_scale)
     if rate.loss_limit is not None and value is not None:
         check_loss(value, updates)
-        measured = measured._replace(loss=jnp.asarray(value))
+        measured = measured._replace(loss=_loss(value, moments))
     rows = rate.update(rows, measured)
     factors = layout.scatter(rows.applied.layer_rate[:-1])
     return scale_leaves(updates, factors, layout), named(rows, layout.names)
+
+
+def _loss(value: jax.typing.ArrayLike, moments: GradMoments | None) -> jax.Array:
+    """Returns the loss of a batch, which is no number if all of it was padding."""
+    count = 1 if moments is None else moments.num_microbatches
+    return jnp.where(count == 0, jnp.nan, jnp.asarray(value, jnp.float32))
 
 
 def _measure(

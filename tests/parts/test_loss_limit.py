@@ -92,6 +92,24 @@ def test_a_loss_that_is_not_there_leaves_the_share(loss):
     assert optax_lena.metrics(after)["model/noise_share"] == 0.5
 
 
+def mean_loss(params, batch):
+    return jnp.mean((params["w"] - batch) ** 2)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2, 0, 3], [0.0, 0, 0, 0]])
+def test_padding_alone_has_no_loss(weights):
+    """Its mean is 0, above which every later one would be."""
+    params, batch = {"w": jnp.zeros(())}, jnp.arange(4.0)
+    gather = optax_lena.value_and_grad(mean_loss, 4)
+    loss, grads, moments = gather(params, batch, weights=jnp.array(weights))
+    tx = optax_lena.lena_amplified(0.1, batch_scale=4)
+    state = tx.init(params)
+    _, state = tx.update(grads, state, params, moments=moments, value=loss)
+    limit = helpers.lena_state(state).loss_limit
+    assert limit.has_started == any(weights)
+    assert limit.start == loss
+
+
 def test_other_optimizers_take_a_loss_and_leave_it():
     for make in (optax_lena.lena, optax_lena.adascale, optax_lena.lena_adamw):
         tx = make(0.1, batch_scale=4)
@@ -144,13 +162,10 @@ def test_each_devices_own_loss_is_an_error_that_says_what_to_do():
     tx = optax_lena.lena_amplified(0.1, batch_scale=4)
     batch = jnp.arange(8.0)
 
-    def loss_fn(params, batch):
-        return jnp.mean((params["w"] - batch) ** 2)
-
     def step(is_mean, params, state, batch):
-        gather = optax_lena.value_and_grad(loss_fn, 4, axis_name="data")
+        gather = optax_lena.value_and_grad(mean_loss, 4, axis_name="data")
         loss, grads, moments = gather(params, batch)
-        value = loss if is_mean else loss_fn(params, batch)
+        value = loss if is_mean else mean_loss(params, batch)
         return tx.update(grads, state, params, moments=moments, value=value)[1]
 
     def run(is_mean):
