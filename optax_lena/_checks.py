@@ -97,7 +97,10 @@ def known_number(value: Any) -> float | None:
 def check_given(name: str, value: Any, by: str) -> None:
     """Raises a `ValueError` if `value` is None where `by` cannot do without."""
     if value is None:
-        raise ValueError(f"`{name}` must be given with `{by}`, got None.")
+        raise ValueError(
+            f"`{name}` must be given with `{by}`, got None: the global batch over the "
+            "base batch, which nothing else says here."
+        )
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -177,7 +180,8 @@ def check_momentum(value: Any) -> None:
 
 def check_beta(name: str, value: Any) -> None:
     """Raises a `ValueError` unless a moving average can have this decay."""
-    check_number(name, value, "the decay of Adam's average", at_least=0, below=1)
+    meaning = "the share of a moving average that a step keeps"
+    check_number(name, value, meaning, at_least=0, below=1)
 
 
 def check_eps(value: Any) -> None:
@@ -201,8 +205,8 @@ def check_mask(name: str, mask: Any) -> None:
     if is_single or not all(map(_is_boolean, leaves)):
         raise ValueError(
             f"`{name}` must be a pytree of booleans like the parameters, or "
-            f"a function of them, got {mask!r}: optax.inject_hyperparams calls every "
-            "function with the number of updates. Name it in its `static_args`: "
+            f"a function of them, got {mask!r}. Inside optax.inject_hyperparams, which "
+            "calls functions with the number of updates, name it in `static_args`: "
             f"optax.inject_hyperparams(optimizer, static_args=({name!r},))."
         )
 

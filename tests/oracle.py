@@ -68,6 +68,7 @@ class Recipe:
       averages: "absolute", or "relative" to the model's squared norm.
       spike_limit: on the squared norm over the usual one; None: no guard.
       rate_enters_buffer: whether the rate is in front of the momentum, or behind it.
+      least_momentum: that a larger batch leads to; None: momentum does not follow S.
     """
 
     learning_rate: Callable[[float], float]
@@ -83,6 +84,7 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 0.0
     rate_enters_buffer: bool = False
+    least_momentum: float | None = None
 
 
 PER_LAYER = (
@@ -167,14 +169,18 @@ def replay(recipe, params, stacks, layers, weights=None):
         for field, value in zip(PER_UPDATE, values, strict=True):
             trace[field].append(value)
 
+        kept = recipe.momentum
+        if recipe.least_momentum is not None:
+            kept = max(kept**scale, min(kept, recipe.least_momentum))
+        longer = (1 - kept) / (1 - recipe.momentum)
         for p, x in params.items():
             mean = np.tensordot(shares, now[p], axes=1)
-            before, behind = rates[p], 1.0
+            before, behind = longer * rates[p], 1.0
             if not recipe.rate_enters_buffer:
                 before, behind = behind, before
             grad = (mean + recipe.weight_decay * x) * before
-            momenta[p] = recipe.momentum * momenta[p] + grad
-            ahead = grad + recipe.momentum * momenta[p]
+            momenta[p] = kept * momenta[p] + grad
+            ahead = grad + kept * momenta[p]
             params[p] = x - (ahead if recipe.nesterov else momenta[p]) * behind
             trace["params"][p].append(params[p])
 

@@ -7,8 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "optax_lena").rglob("*.py"))
-OPTIMIZERS = ["lena", "lena_amplified", "adascale", "linear_scaling"]
-OPTIMIZERS += ["lena_adamw", "lena_lars", "lena_muon"]
+OPTIMIZERS = sorted(
+    path.stem
+    for path in FILES
+    if path.parent.name == "_optimizers" and path.stem not in ("__init__", "parts")
+)
 
 
 def bodies(path):
@@ -18,6 +21,22 @@ def bodies(path):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
             yield node.name, lines
+
+
+def imported(path):
+    """The packages that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent.name == "_parts"]
+)
+def test_the_parts_are_mathematics_that_imports_no_optax(path):
+    assert "optax" not in set(imported(path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -17,6 +17,7 @@ import optax_lena
 from benchmarks.methods.makers import at_scale, composed
 from benchmarks.methods.method import Make, Method
 from benchmarks.methods.rates import (
+    AMPLIFIED,
     FIRST_AMPLIFIED,
     LENA,
     NO_LOSS_LIMIT,
@@ -149,6 +150,9 @@ ABLATIONS = {
     "amplified_remembered": Method(
         "amplified LENA, spikes remembered",
         composed(REMEMBERED_AMPLIFIED, enters_buffer=True),
+    ),
+    "amplified_kept_momentum": Method(
+        "amplified LENA, momentum as it is", composed(AMPLIFIED, enters_buffer=True)
     ),
     "present_no_loss_limit": _present("no limit on the loss"),
     "present_by_2": _present("noise × 2", rule=noise_times(2)),

@@ -46,6 +46,7 @@ def composed(
     *,
     layers: optax_lena.Layers = optax_lena.per_parameter,
     enters_buffer: bool = False,
+    counts_examples: bool = False,
     warms_up: bool = True,
 ) -> Make:
     """Momentum SGD with a rate per layer, chained as the library's optimizers are.
@@ -54,6 +55,7 @@ def composed(
       rate: its parts; the recipe gives the learning rate, and the warm-up its length.
       layers: what one layer is.
       enters_buffer: whether the rate stands before the momentum, or behind it.
+      counts_examples: whether the momentum follows S.
       warms_up: whether the warm-up has the recipe's length, or none.
     """
 
@@ -68,7 +70,7 @@ def composed(
             warmup=type(rate.warmup)(length),
         )
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
-        buffer = optax.trace(recipe.momentum)
+        buffer = momentum_at(recipe.momentum, batch_scale if counts_examples else 1)
         return optax.chain(
             optax.add_decayed_weights(recipe.weight_decay),
             *((scale, buffer) if enters_buffer else (buffer, scale)),
@@ -76,6 +78,12 @@ def composed(
         )
 
     return make
+
+
+def momentum_at(momentum: float, batch_scale: int) -> optax.GradientTransformation:
+    """A momentum buffer that counts examples, and whose steps are as long in all."""
+    kept = float(optax_lena.decay_at(momentum, batch_scale, 0.8))
+    return optax.chain(optax.scale((1 - kept) / (1 - momentum)), optax.trace(kept))
 
 
 def _check_optimizer(recipe: Recipe, optimizer: str) -> None:

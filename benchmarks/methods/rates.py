@@ -27,7 +27,7 @@ AMPLIFIED = optax_lena.LayerRate(
     loss_limit=optax_lena.LossLimit(1.02),
 )
 # What all variants and ablations are made of: they were recorded before there was a
-# limit on the loss.
+# limit on the loss, and before the momentum counted examples.
 NO_LOSS_LIMIT = dataclasses.replace(AMPLIFIED, loss_limit=None)
 
 

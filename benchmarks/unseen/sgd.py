@@ -67,6 +67,19 @@ def _method(
     return Method(label, make)
 
 
+def _recommended(label: str, layers: optax_lena.Layers = _LAYERS) -> Method:
+    """`lena_amplified` as it is."""
+
+    def make(
+        schedule: optax.Schedule, batch_scale: int
+    ) -> optax.GradientTransformation:
+        return optax_lena.lena_amplified(
+            schedule, batch_scale, warmup_steps=WARMUP, layers=layers
+        )
+
+    return Method(label, make)
+
+
 def _noise_times(factor: float) -> Method:
     """`lena_amplified` with another factor on the noise."""
     rate = dataclasses.replace(_no_loss_limit, rule=noise_times(factor))
@@ -86,10 +99,17 @@ SGD = Family(
         "lena_model": _method("LENA, one layer: the model", _lena, _MODEL),
         "lena": _method("LENA", _lena),
         "lena_no_warmup": _method("LENA, no warm-up", LENA),
-        "amplified_model": _method(
-            "amplified, one layer: the model", _amplified, _MODEL, enters_buffer=True
+        "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
+        "lena_amplified": _recommended("amplified LENA"),
+        "amplified_kept_momentum": _method(
+            "amplified LENA, momentum as it is", _amplified, enters_buffer=True
         ),
-        "lena_amplified": _method("amplified LENA", _amplified, enters_buffer=True),
+        "amplified_kept_momentum_model": _method(
+            "amplified, momentum as it is, one layer: the model",
+            _amplified,
+            _MODEL,
+            enters_buffer=True,
+        ),
         "amplified_no_loss_limit": _method(
             "amplified LENA, no limit on the loss", _no_loss_limit, enters_buffer=True
         ),
@@ -119,6 +139,8 @@ SGD = Family(
     own=(
         "lena_amplified",
         "amplified_model",
+        "amplified_kept_momentum",
+        "amplified_kept_momentum_model",
         "amplified_no_loss_limit",
         "amplified_no_loss_limit_model",
         "amplified_remembered",

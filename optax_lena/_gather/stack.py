@@ -45,8 +45,9 @@ def moments_from_stack(
       The mean gradients, in the dtype of `grads`, and their `GradMoments`.
 
     Raises:
-      ValueError: if the leaves disagree on n, or n < 2, or `weights` is not `[n]`, or
-        `preconditioner` is not like the mean gradients.
+      ValueError: if the leaves disagree on n, or n < 2, or `weights` is not `[n]`, or a
+        weight is negative or not finite, or `preconditioner` is not like the mean
+        gradients.
       TypeError: if a gradient is of integers.
 
     Example:
@@ -79,7 +80,8 @@ def _leading_size(grads: PyTree) -> int:
     if len(sizes) != 1 or sizes == {()}:
         raise ValueError(
             "Every leaf of `grads` must have the microbatches on its leading axis, "
-            f"got leading sizes {sorted(sizes)}."
+            f"got leading sizes {sorted(sizes)}: stack the microbatches' gradients, "
+            "jax.tree.map(lambda *g: jnp.stack(g), *grads)."
         )
     ((count,),) = sizes
     check_num_microbatches(count)

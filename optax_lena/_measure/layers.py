@@ -125,7 +125,8 @@ def by_regex(*patterns: str) -> Layers:
     """
     if not patterns:
         raise ValueError(
-            "`patterns` must hold at least one regular expression, got ()."
+            "`patterns` must hold at least one regular expression, got (): give some, "
+            'such as by_regex(r"block\\d+"), or take per_parameter.'
         )
     for pattern in patterns:
         check_regex("by_regex: `patterns`", pattern)
@@ -159,7 +160,10 @@ def stacked(regex: str, axis: int = 0, *, others: Layers = per_parameter) -> Lay
     check_regex("stacked: `regex`", regex)
     check_layers(others, "others")
     if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
-        raise ValueError(f"`axis` must be an integer, got {axis!r}.")
+        raise ValueError(
+            f"`axis` must be an integer, got {axis!r}: it is the axis along which the "
+            "layers are stacked."
+        )
     return _Stacked(regex, int(axis), others)
 
 

@@ -79,7 +79,7 @@ def lena_adamw(
       The optimizer; pass `moments=` to its `update`.
 
     Raises:
-      ValueError: if S is not positive, or the rate or the decay is negative.
+      ValueError: where an argument is out of its range.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, optax_lena

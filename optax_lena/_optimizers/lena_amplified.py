@@ -43,18 +43,20 @@ def lena_amplified(
 
     $$r_k = \frac{4\sigma_k^2 + \lVert\mu_k\rVert^2}
                  {4\sigma_k^2 / S + \lVert\mu_k\rVert^2}, \qquad
-      m_k \leftarrow \beta m_k + \eta \cdot \max(1, f r_k) \cdot
-        \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
+      m_k \leftarrow \beta_S m_k + \frac{1 - \beta_S}{1 - \beta} \cdot \eta \cdot
+        \max(1, f r_k) \cdot \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
       w_k \leftarrow w_k - m_k$$
 
-    It differs from `lena` in six ways, each of which docs/benchmarks.md measures. The
+    It differs from `lena` in seven ways, each of which docs/benchmarks.md measures. The
     gain is amplified, to at most S. A gradient that is far longer than the last ones
     cuts the rate, by f (`SpikeLimit`). After a loss above the first one noise counts
-    for less, where updates are given the loss (`LossLimit`). The rate enters the
-    momentum buffer: while it rises, a gradient keeps the rate it was taken at. The
-    warm-up counts base batches, so it takes the same share of a run at every S. And the
-    moving averages are short (300 base batches) and relative to the model's squared
-    norm, so that large early gradients do not outlive their time.
+    for less, where updates are given the loss (`LossLimit`). The momentum counts
+    examples, $\beta_S = \beta^S$ but no less than 0.8, for one that averages ten
+    updates lags far behind at S = 64; a gradient's steps add up to what they did. The
+    rate enters the momentum buffer: while it rises, a gradient keeps the rate it was
+    taken at. The warm-up counts base batches, so it takes the same share of a run at
+    every S. And the moving averages are short (300 base batches) and relative to the
+    model's squared norm, so that large early gradients do not outlive their time.
 
     With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
 
@@ -63,7 +65,8 @@ def lena_amplified(
         of base batches seen, so that it ends when the base run's examples do.
       batch_scale: S, how many base batches the global batch is, above 0; None: as
         many as there are microbatches.
-      momentum: β, in [0, 1); None: the gradients are not averaged.
+      momentum: β of the small batch, in [0, 1), which is kept if it is below 0.8; None:
+        the gradients are not averaged.
       nesterov: whether to look ahead, as `optax.sgd` does.
       accumulator_dtype: in which the buffer is kept; None: the parameters'.
       warmup_steps: θ, in base-batch steps: the small batch's own warm-up, or 5 % of its
@@ -78,7 +81,7 @@ def lena_amplified(
       the whole batch: `update(..., moments=moments, value=loss)`.
 
     Raises:
-      ValueError: if S is not positive, or a rate, momentum or decay is impossible.
+      ValueError: where an argument is out of its range.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -95,6 +98,8 @@ def lena_amplified(
     warmup = FixedWarmup(warmup_steps)
     rate = dataclasses.replace(_RATE, learning_rate=learning_rate, warmup=warmup)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
+    buffer = parts.buffer_of_examples(
+        batch_scale, momentum, nesterov, accumulator_dtype
+    )
     decay = parts.decay(weight_decay, weight_decay_mask)
     return optax.chain(decay, scale, buffer, parts.descent)

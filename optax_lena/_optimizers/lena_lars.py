@@ -101,7 +101,8 @@ def lena_lars(
       `moments`.
 
     Raises:
-      ValueError: where an argument is out of its range.
+      ValueError: where an argument is out of its range; from `update`, if it gets no
+        `params`.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

@@ -15,6 +15,7 @@ from optax_lena._checks import (
     check_momentum,
     check_weight_decay,
 )
+from optax_lena._transform.momentum import trace_of_examples
 
 descent = optax.scale(-1.0)
 """Turns scaled gradients into updates."""
@@ -48,3 +49,13 @@ def buffer(
     if momentum is None:
         return optax.identity()
     return optax.trace(momentum, nesterov, accumulator_dtype)
+
+
+def buffer_of_examples(
+    batch_scale: Any, momentum: Any, nesterov: bool, accumulator_dtype: Any
+) -> optax.GradientTransformation:
+    """The same, whose momentum follows S."""
+    own = buffer(momentum, nesterov, accumulator_dtype)
+    if momentum is None:
+        return own
+    return trace_of_examples(batch_scale, momentum, nesterov, accumulator_dtype)

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_number
+from optax_lena._checks import check_beta, check_number
 
 FIRST_FLOOR = 0.8
-"""Of Adam's first moment."""
+"""Of Adam's first moment, and of the momentum of SGD."""
 MOMENTUM_FLOOR = 0.9
 """Of Muon's momentum."""
 SECOND_FLOOR = 0.9
@@ -61,7 +61,7 @@ def decay_at(
       NeurIPS 2022; Busbridge et al., *How to Scale Your EMA*, NeurIPS 2023; Marek et
       al., *Small Batch Size Training for Language Models*, 2025.
     """
-    check_number("decay", decay, "a moving average's", at_least=0, below=1)
+    check_beta("decay", decay)
     check_number("floor", floor, "the least decay", at_least=0, below=1)
     meaning = "the global batch over the base batch"
     check_number("batch_scale", batch_scale, meaning, above=0)

@@ -112,7 +112,9 @@ def _update(
     moments: GradMoments | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, MonitorState]:
-    _, lena = watch(_watched(grads, only), state.lena, moments=moments)
+    # What wrappers say of the moments is for both; a loss is for the optimizer alone.
+    is_half = extra_args.get("is_half", False)
+    _, lena = watch(_watched(grads, only), state.lena, moments=moments, is_half=is_half)
     given = extra_args if moments is None else extra_args | {"moments": moments}
     updates, inner_state = tx.update(grads, state.inner_state, params, **given)
     return updates, MonitorState(inner_state, lena)

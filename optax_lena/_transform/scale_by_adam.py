@@ -140,7 +140,7 @@ def _update(
     corrected = _over_weight(nu, options.second, nu_steps)
     eps = _as_float32(options.eps / jnp.sqrt(batch_scale))
     direction = jax.tree.map(
-        lambda m, v: m / (jnp.sqrt(v) + _as(v, eps)), mean, corrected
+        lambda m, v: m / (jnp.sqrt(v) + without_dtype(eps, v)), mean, corrected
     )
     weight = 1 - options.second.decay ** nu_steps.read()
     return direction, AdamState(
@@ -215,15 +215,15 @@ def _over_weight(average: PyTree, memory: Memory, steps: Count) -> PyTree:
 
 # The order of the terms, and the dtypes of the numbers, are optax's: so are the bits.
 def _move(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
-    return _as(new, moved.added) * new + _as(old, moved.kept) * old
+    return without_dtype(moved.added, new) * new + without_dtype(moved.kept, old) * old
 
 
 def _ahead(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
-    return _as(old, moved.kept) * old + _as(new, moved.added) * new
+    return without_dtype(moved.kept, old) * old + without_dtype(moved.added, new) * new
 
 
-def _as(like: jax.Array, number: ArrayLike) -> jax.Array:
-    """A number without a say in the product's dtype, as Python's are."""
+def without_dtype(number: ArrayLike, like: jax.Array) -> jax.Array:
+    """Returns a number without a say in the dtype of its product with `like`."""
     return jnp.asarray(number, jnp.finfo(like.dtype).dtype)
 
 

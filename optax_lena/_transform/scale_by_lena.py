@@ -133,7 +133,8 @@ def scale_by_layer_rate(
     `optax.chain`. The sign is the update's: put `optax.scale(-1.0)` into the chain.
 
     Args:
-      rate: the parts: learning rate, clock, estimator, rule, warm-up and guard.
+      rate: the parts: learning rate, clock, estimator, rule, warm-up, guard and loss
+        limit.
       batch_scale: S, the global batch over the base batch; a number above 0, or a
         scalar array. None: the number of microbatches.
       layers: which parameters are one layer.

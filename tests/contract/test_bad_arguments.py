@@ -111,6 +111,7 @@ INJECTED = {
     "linear_scaling": {"learning_rate": 0.1, "momentum": 0.9},
     "lena_lars": {"learning_rate": 0.1, "trust_coefficient": 0.1, "eps": 1e-8},
     "lena_adamw": {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8},
+    "lena_muon": {"learning_rate": 0.1, "beta": 0.95, "eps": 1e-8},
 }
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optax_lena
@@ -86,8 +87,11 @@ def test_memory_is_one_gradient():
     assert size < 2 * 1000 + 200
 
 
-def test_it_needs_a_batch_scale_for_the_microbatches_are_whole_batches():
-    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1))
+@pytest.mark.parametrize(
+    "tx", [optax_lena.lena(0.1), optax_lena.monitor(optax.sgd(0.1))]
+)
+def test_it_needs_a_batch_scale_for_the_microbatches_are_whole_batches(tx):
+    tx = optax_lena.from_successive_gradients(tx)
     params = {"w": jnp.zeros(2)}
     message = helpers.says("`batch_scale`", "from_successive_gradients", "None")
     with pytest.raises(ValueError, match=message):

@@ -53,6 +53,7 @@ AMPLIFIES = dict(
     horizon=300,
     spike_limit=2,
     rate_enters_buffer=True,
+    least_momentum=0.8,
 )
 COSINE = optax.cosine_decay_schedule(0.02, 3 * UPDATES)
 cosine = lambda t: 0.01 * (1 + np.cos(np.pi * min(t / (3 * UPDATES), 1)))
@@ -174,7 +175,7 @@ CASES = {
             ),
             rate_enters_buffer=True,
         ),
-        AMPLIFIES | dict(spike_limit=1),
+        AMPLIFIES | dict(spike_limit=1, least_momentum=None),
     ),
     "behind the momentum, many spikes": (
         SGD,

@@ -110,7 +110,8 @@ def updates_of(tx):
 def test_the_composition_of_an_ablation_is_the_optimizer(composition, optimizer):
     rate = {"lena": LENA, "amplified": AMPLIFIED}[composition]
     recipe = dataclasses.replace(DIGITS, weight_decay=1e-3)
-    own = composed(rate, enters_buffer=composition == "amplified")
+    is_amplified = composition == "amplified"
+    own = composed(rate, enters_buffer=is_amplified, counts_examples=is_amplified)
     one, other = (make(recipe, 16, 640) for make in (own, at_scale(optimizer)))
     np.testing.assert_allclose(updates_of(one), updates_of(other), rtol=1e-5)
 

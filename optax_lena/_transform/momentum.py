@@ -1,0 +1,77 @@
+r"""Heavy-ball momentum that counts examples and not updates.
+
+In: updates at the layers' rates, and S. Out: the buffer, as of `optax.trace`, which
+remembers as many examples at every S, down to a floor, and whose steps stay as long.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.typing import ArrayLike
+
+from optax_lena._measure.layout import PyTree
+from optax_lena._parts.memory import FIRST_FLOOR, Memory
+from optax_lena._transform.scale_by_adam import scale_of, without_dtype
+
+
+class _Options(NamedTuple):
+    momentum: ArrayLike
+    nesterov: bool
+    accumulator_dtype: Any
+    batch_scale: ArrayLike | None
+
+
+def trace_of_examples(
+    batch_scale: ArrayLike | None,
+    momentum: ArrayLike,
+    nesterov: bool,
+    accumulator_dtype: Any,
+) -> optax.GradientTransformationExtraArgs:
+    r"""`optax.trace` with a momentum that follows S.
+
+    $$m \leftarrow \beta(S) \, m + \frac{1 - \beta(S)}{1 - \beta} \, u, \qquad
+      \beta(S) = \max(\beta^S, \min(\beta, 0.8))$$
+
+    The factor keeps the sum of all steps that an update leads to,
+    $u / (1 - \beta)$. At S = 1 it is `optax.trace`.
+
+    Args:
+      batch_scale: S; None: the number of microbatches.
+      momentum: β at the base batch, in [0, 1).
+      nesterov: whether to look ahead.
+      accumulator_dtype: of the buffer; None: that of the parameters.
+
+    Returns:
+      The transformation.
+    """
+    options = _Options(momentum, nesterov, accumulator_dtype, batch_scale)
+    init = optax.trace(momentum, nesterov, accumulator_dtype).init
+    return optax.GradientTransformationExtraArgs(
+        init,
+        functools.partial(_update, options),  # pyrefly: ignore[bad-argument-type]
+    )
+
+
+def _update(
+    options: _Options,
+    updates: PyTree,
+    state: optax.TraceState,
+    params: PyTree | None = None,
+    **extra_args: Any,
+) -> tuple[PyTree, optax.TraceState]:
+    del params
+    momentum, nesterov, accumulator_dtype, batch_scale = options
+    scale = scale_of(batch_scale, **extra_args)
+    moved = Memory(momentum, FIRST_FLOOR).forget(scale)
+    longer = moved.added / (1 - momentum)
+
+    def add(update: jax.Array, trace: jax.Array) -> jax.Array:
+        kept = without_dtype(moved.kept, trace) * trace
+        return without_dtype(longer, update) * update + kept
+
+    trace = jax.tree.map(add, updates, state.trace)
+    updates = jax.tree.map(add, updates, trace) if nesterov else trace
+    trace = optax.tree.cast(trace, accumulator_dtype)
+    return updates, optax.TraceState(trace)
