@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from benchmarks.unseen import found, later, made, rare
+from benchmarks.unseen import found, later, latest, made, rare
 from benchmarks.unseen.task import Task
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -25,4 +25,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "residual_plain": later.residual_plain,
     "density": later.density,
     "badly_scaled": later.badly_scaled,
+    "patches": latest.patches,
+    "variational": latest.variational,
+    "contrastive": latest.contrastive,
 }

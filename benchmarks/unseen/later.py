@@ -14,7 +14,6 @@ import optax
 from benchmarks.unseen.task import (
     EXAMPLES,
     TRAIN,
-    Params,
     Task,
     apply,
     classifier,
@@ -23,6 +22,7 @@ from benchmarks.unseen.task import (
     layer_norm,
     outputs,
     perceptron,
+    unit_norm,
 )
 
 
@@ -43,7 +43,7 @@ def attention() -> Task:
             "keys": jax.random.normal(parts[4], (keys, width)),
             "values": jax.random.normal(parts[5], (values, width)),
             "attention": dict(zip("qkvo", square, strict=True)),
-            "norms": [_norm(width), _norm(width)],
+            "norms": [unit_norm(width), unit_norm(width)],
             "up": dense(parts[6], width, 2 * width),
             "down": dense(parts[7], 2 * width, width, 0.1),
             "out": dense(jax.random.fold_in(seed, 8), width, values, 1.0),
@@ -164,10 +164,6 @@ def badly_scaled() -> Task:
         losses=(loss, score),
         examples=(x, y, y),
     )
-
-
-def _norm(width: int) -> Params:
-    return {"scale": jnp.ones(width), "offset": jnp.zeros(width)}
 
 
 def _task(

@@ -57,6 +57,11 @@ def apply(layer: Params, x: jax.Array) -> jax.Array:
     return x @ layer["kernel"] + _along_last(layer["bias"], x)
 
 
+def unit_norm(width: int) -> Params:
+    """The parameters of a `layer_norm` that changes neither scale nor offset."""
+    return {"scale": jnp.ones(width), "offset": jnp.zeros(width)}
+
+
 def layer_norm(norm: Params, x: jax.Array) -> jax.Array:
     """Without the mean and over the deviation of the last axis, scaled and offset."""
     x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
