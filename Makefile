@@ -56,8 +56,8 @@ format: .venv-lint/lint.stamp ## Rewrite the code in the house format
 
 clean: ## Remove the environments and every cache
 	rm -rf .venv .venv-lint .venv-oldest .venv-newest build .coverage .coverage.* htmlcov dist
-	rm -rf .hypothesis .pytest_cache .ruff_cache
-	find optax_lena tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .hypothesis .pytest_cache .ruff_cache .cache
+	find optax_lena tests benchmarks examples tools -name __pycache__ -prune -exec rm -rf {} +
 
 # One stamp for each set of requirements: pip runs again only when a pin changes.
 .venv/demo.stamp: REQUIREMENTS = '.[bench]'

@@ -23,20 +23,11 @@ except ImportError as error:
         "`optax_lena.plotting` needs Matplotlib: pip install 'optax_lena[plot]'."
     ) from error
 
+from optax_lena._advice.figure import PALETTE
 from optax_lena._advice.figure import plot_advice as plot_advice
 from optax_lena._checks import check_choice, check_is
 from optax_lena._reports.report import LAYER_FIELDS
 
-# Okabe and Ito's palette without its yellow: colour-blind readers can tell it apart.
-PALETTE = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)
 CLOCK_LABELS = {
     "base_steps": "base-batch steps",
     "gain_steps": "gain steps (sum of the whole model's gains)",

@@ -19,15 +19,24 @@ from benchmarks.records.record import (
     read_records,
     target_accuracy,
 )
-from benchmarks.tasks.recipe import TARGET_DROP
+from benchmarks.tasks.recipe import (
+    ADAMW,
+    CONSTANT,
+    EXPONENTIAL,
+    MUON,
+    SGD,
+    TARGET_DROP,
+)
 from benchmarks.training.tables import Table
 
 # From where the page stands.
 FIGURES = "benchmarks"
+SCHEDULES = {EXPONENTIAL: "exponential decay", CONSTANT: "constant"}
+MEMORIES = {SGD: "momentum", ADAMW: "β1", MUON: "momentum"}
 LEGEND = (
     "Bold: the best method without re-tuning, and those level with it. (2/3): so "
-    "many seeds reach the target within 2.5 times the base run's examples; those "
-    "that do not count with all the updates they were given. The first row is what "
+    "many seeds reach the target in the updates that they were given; any other seed "
+    "is entered with all of those. The first row is what "
     "updates that are each worth S of the base run's would take. Re-tuned methods: "
     "the rate is tuned again at every S, on validation data."
 )
@@ -81,7 +90,8 @@ def _caption(first: Record, base: Outcome, target: float, kind: str) -> str:
     return (
         f"{first.workload}: base batch {recipe['base_batch']}, "
         f"{first.base_steps:,} base steps, rate {recipe['learning_rate']:g} "
-        f"({recipe['schedule']} decay), momentum {recipe['momentum']:g}. "
+        f"({SCHEDULES[recipe['schedule']]}), "
+        f"{MEMORIES[recipe['optimizer']]} {recipe['momentum']:g}. "
         f"{kind} accuracy of the base run {percent(base.accuracy)} % "
         f"({seeds(base.seeds)}), "
         f"target {100 * target:.1f} %."

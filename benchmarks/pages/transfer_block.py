@@ -57,8 +57,8 @@ MUON = Kind(
 )
 LEGEND = (
     "Bold: the best without re-tuning, and those level with it. Empty: not recorded. "
-    "–: not within the base run's examples; (1/3): by so many seeds, of which the "
-    "others count with all of its updates."
+    "–: not within the base run's examples; (1/3): so many seeds reach it, and any "
+    "other is entered with all of its updates."
 )
 
 

@@ -27,8 +27,18 @@ from optax_lena._advice.curve import check_points
 from optax_lena._advice.history import History
 from optax_lena._checks import check_is
 
-# Of Okabe and Ito's palette, as in `optax_lena.plotting`.
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
+# Okabe and Ito's palette without its yellow: colour-blind readers can tell it apart.
+PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+_BLUE, _ORANGE, *_ = PALETTE
+_GREY = "#666666"
 _MOST_COLUMNS, _MOST_NAMES = 120, 30
 # A single layer without signal would leave the others one colour: in percent.
 _COLOURED = (1, 97)

@@ -17,7 +17,7 @@ from optax_lena._measure.sums import MomentSums, divide, finish, pack
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a gatherer: its arguments, and what all ways of spreading share."""
+    """The arguments of one call, and what is done to every microbatch."""
 
     gatherer: Any
     params: PyTree

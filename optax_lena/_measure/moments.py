@@ -205,7 +205,7 @@ def align_norms(
     Raises:
       ValueError: if `norms` is not like the updates.
     """
-    nodes, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
+    nodes, treedef = jax.tree.flatten(updates, is_leaf=is_masked)
     try:
         entries = treedef.flatten_up_to(norms)
     except ValueError as error:
@@ -216,7 +216,7 @@ def align_norms(
     pairs = [
         (node, entry)
         for node, entry in zip(nodes, entries, strict=True)
-        if not _is_masked(node)
+        if not is_masked(node)
     ]
     for parameter, axis, (node, entry) in zip(
         layout.parameters, layout.axes, pairs, strict=True
@@ -234,5 +234,6 @@ def align_norms(
     return [entry for _, entry in pairs]
 
 
-def _is_masked(node: Any) -> bool:
+def is_masked(node: Any) -> bool:
+    """Says whether optax has put a placeholder in an array's place."""
     return isinstance(node, optax.MaskedNode)

@@ -78,9 +78,6 @@ class Estimate(NamedTuple):
         Raises:
           ValueError: for a plain number that is not positive.
         """
-        if not isinstance(batch_scale, jax.Array):
-            meaning = "a batch in base batches"
-            check_number("batch_scale", batch_scale, meaning, above=0)
         per_base_batch, per_batch = self.sq_norm(1), self.sq_norm(batch_scale)
         was_seen = per_batch > 0
         ratio = per_base_batch / jnp.where(was_seen, per_batch, 1)

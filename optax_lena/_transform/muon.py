@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from optax_lena._checks import check_batch_scale, check_beta, check_dtype, check_flag
 from optax_lena._measure.layout import PyTree
+from optax_lena._measure.moments import is_masked
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.scale_by_adam import average, scale_of, start_of_count
@@ -119,12 +120,8 @@ def are_matrices(orthogonal: optax.GradientTransformation, params: PyTree) -> Py
     state = jax.eval_shape(orthogonal.init, params)
     leaves = jax.tree.leaves(state, is_leaf=_is_muon)
     (mu,) = [leaf.mu for leaf in leaves if _is_muon(leaf)]
-    return jax.tree.map(lambda x: not _is_masked(x), mu, is_leaf=_is_masked)
+    return jax.tree.map(lambda x: not is_masked(x), mu, is_leaf=is_masked)
 
 
 def _is_muon(node: Any) -> bool:
     return isinstance(node, optax.contrib.MuonState)
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)

@@ -23,6 +23,7 @@ def fake_run(method, scale, seed, accuracies, split="test", rate=0.1):
             "learning_rate": rate,
             "schedule": "exponential",
             "momentum": 0.9,
+            "optimizer": "sgd",
         },
         base_steps=32,
         updates=[every * (i + 1) for i in range(len(accuracies))],
