@@ -59,9 +59,12 @@ def check_number(
 
 def varying(x: Any) -> frozenset[str]:
     """Returns the bound axes over which the type of `x` says that it varies."""
-    aval = jax.typeof(x)
+    # `jax.typeof` refuses some of what `jax.eval_shape` returns under partly manual
+    # meshes: a struct that varies, and has no sharding.
+    aval = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
     manual = getattr(aval, "manual_axis_type", None)  # jax >= 0.10
-    return aval.vma if manual is None else manual.varying
+    axes = getattr(aval, "vma", None) if manual is None else manual.varying
+    return axes or frozenset()
 
 
 def check_loss(value: Any, like: Any) -> None:
@@ -71,10 +74,10 @@ def check_loss(value: Any, like: Any) -> None:
       value: of the user.
       like: arrays that are the same on all devices that must agree on the loss.
     """
-    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
-    is_real = dtype.kind not in "cmMOSU"
-    if np.shape(value) or not is_real:
-        got = f"shape {np.shape(value)}" if np.shape(value) else repr(value)
+    is_one = not isinstance(value, (tuple, list, dict))  # such as a loss and its aux
+    is_real = is_one and jnp.result_type(value).kind not in "cmMOSU"
+    if not is_real or np.shape(value):
+        got = f"shape {np.shape(value)}" if is_real else repr(value)
         raise ValueError(
             "`value` must be the loss of the whole batch, a real number of shape (), "
             f"got {got}: take its mean over the examples, and over the devices."

@@ -69,7 +69,7 @@ def patches() -> Task:
     loss, score = classifier(predict)
     return Task(
         name="patches and attention",
-        rate=0.02,
+        rate=0.01,
         rates=(0.005, 0.01, 0.02, 0.05),
         adamw_rate=None,
         muon_rate=None,
@@ -112,8 +112,8 @@ def variational() -> Task:
 
     return Task(
         name="variational autoencoder",
-        rate=0.002,
-        rates=(0.0005, 0.001, 0.002, 0.005, 0.01),
+        rate=0.0005,
+        rates=(0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01),
         adamw_rate=None,
         muon_rate=None,
         init=init,

@@ -19,7 +19,7 @@ from optax_lena._checks import (
     check_optimizer,
 )
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import PyTree
+from optax_lena._measure.layout import PyTree, zeros_of
 from optax_lena._measure.moments import GradMoments, check_weights
 from optax_lena._measure.sums import (
     IncrementalMoments,
@@ -174,9 +174,8 @@ def _update(
         )
 
     def wait(state: AccumulateState) -> tuple[PyTree, AccumulateState]:
-        # `zeros_like` keeps the shardings that are part of explicit types.
         updates, _ = jax.eval_shape(emit, state)
-        return jax.tree.map(jnp.zeros_like, updates), state
+        return jax.tree.map(lambda x: zeros_of(x, x.dtype), updates), state
 
     return jax.lax.cond(added.calls >= k, emit, wait, added)
 
@@ -202,6 +201,6 @@ def _add(
     return state._replace(
         sums=incremental.add(state.sums, grads, weight=used, moments=moments),
         losses=losses,
-        calls=state.calls + is_finite,
-        skipped=state.skipped + ~is_finite,
+        calls=state.calls + is_finite.astype(jnp.int32),
+        skipped=state.skipped + (~is_finite).astype(jnp.int32),
     )

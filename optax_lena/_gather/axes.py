@@ -15,7 +15,7 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
 
 from optax_lena._checks import varying
-from optax_lena._measure.layout import PyTree
+from optax_lena._measure.layout import PyTree, parameter_names
 from optax_lena._measure.metric import Metric, ShardedMetric
 
 AxisName = str | tuple[str, ...]
@@ -92,6 +92,56 @@ def check_local(grads: PyTree, parameters: list[str], axis_name: AxisName) -> No
             )
 
 
+def check_whole(params: PyTree, axis_name: AxisName) -> None:
+    """Raises a `ValueError` for a parameter that is sharded over the batch's axis."""
+    if not _is_checked(axis_name):
+        return
+    for parameter, leaf in zip(
+        parameter_names(params), jax.tree.leaves(params), strict=True
+    ):
+        if set(names(axis_name)) & varying(leaf):
+            _raise_sharded(parameter, axis_name)
+
+
+def _raise_sharded(parameter: str, axis_name: AxisName) -> None:
+    raise ValueError(
+        f"`params` must be the same on every device of axis {axis_name!r}, which "
+        f"carries the batch, got {parameter!r}, which is sharded over it: the sum over "
+        "the axis would add up the gradients of different shards. Shard parameters "
+        "over another axis, or under jax.jit, where any axis will do."
+    )
+
+
+def check_own_loss(loss: Any, params: PyTree, axis_name: AxisName) -> None:
+    """Raises a `ValueError` for a loss that is not the mean of a device's own examples.
+
+    Args:
+      loss: of a microbatch, or its type.
+      params: as the gatherer got them.
+      axis_name: over which it averages; () for none.
+    """
+    if names(axis_name) and not _is_checked(axis_name):
+        return
+    over = set(names(axis_name))
+    reduced = sorted(over - varying(loss))
+    if reduced:
+        raise ValueError(
+            "`loss_fn` must return the mean over the device's own examples, got a loss "
+            f"that is summed or averaged over the axes {reduced} already, so that its "
+            "gradients are too short by the number of devices: leave the pmean out. "
+            "For means over unequal counts give `weights`."
+        )
+    own = set().union(*(varying(leaf) for leaf in jax.tree.leaves(params)))
+    forgotten = sorted(varying(loss) - over - own)
+    if forgotten:
+        raise ValueError(
+            "`axis_name` must name every axis over which the batch is spread, got "
+            f"{axis_name or None!r} and a loss that varies over {forgotten}, where "
+            "jax.grad sums the gradients: name those axes too, or take "
+            f"jax.lax.pmean(loss, {tuple(forgotten)}) in the loss."
+        )
+
+
 def metric_of_shards(
     metric: Metric | ShardedMetric,
     grads: PyTree,
@@ -112,11 +162,13 @@ def metric_of_shards(
       The metric itself, if nothing is sharded.
 
     Raises:
-      ValueError: if neither says it, and there is another axis that may.
+      ValueError: if neither says it, and there is another axis that may; or if the
+        specs shard a parameter over the batch's axis, or a stack's layers.
     """
     if param_specs is not None:
         specs = jax.tree.broadcast(param_specs, grads, is_leaf=_is_spec)
         specs = jax.tree.leaves(specs, is_leaf=_is_spec)
+        _check_specs_of(metric, grads, specs, axis_name)
         sharded = [
             tuple(n for entry in spec for n in names(entry or ())) for spec in specs
         ]
@@ -131,11 +183,38 @@ def metric_of_shards(
                 f"`param_specs` must say how the parameters are sharded over {others}: "
                 "without `check_vma` jax's types do not, and the norm of a shard is "
                 "not that of its parameter. Pass the `in_specs` of the parameters, or "
-                "jax.P() if every device holds all of them."
+                "jax.P() if every device holds all of them and the loss is a mean over "
+                "those axes already: the gatherer averages over the batch's alone."
             )
         return metric
     own = [tuple(n for n in axes if n not in names(axis_name)) for axes in sharded]
     return ShardedMetric(metric, tuple(own)) if any(own) else metric
+
+
+def _check_specs_of(
+    metric: Metric | ShardedMetric,
+    grads: PyTree,
+    specs: list[PartitionSpec],
+    axis_name: AxisName,
+) -> None:
+    leaves = jax.tree.leaves(grads)
+    for parameter, leaf, spec in zip(
+        parameter_names(grads), leaves, specs, strict=True
+    ):
+        entries = [names(entry or ()) for entry in spec]
+        if any(set(names(axis_name)) & set(entry) for entry in entries):
+            _raise_sharded(parameter, axis_name)
+        axis = metric.layers.stack_axis(parameter)
+        if axis is None:
+            continue
+        axis %= jnp.ndim(leaf)
+        if axis < len(entries) and entries[axis]:
+            raise ValueError(
+                f"`param_specs` must leave axis {axis} of {parameter!r} whole, along "
+                f"which its layers are stacked, got {spec}: a sum over the devices "
+                "would add up the norms of different layers. Shard another of its "
+                "axes, or take the layers of each device for one."
+            )
 
 
 def _other_manual_axes(axis_name: AxisName) -> list[str]:
@@ -202,16 +281,25 @@ def axis_size(mesh: AbstractMesh, axis_name: AxisName) -> int:
 
 
 def to_devices(tree: PyTree, mesh: AbstractMesh, axis_name: AxisName) -> PyTree:
-    """Reshapes every leaf `(n, ...)` to `(devices, n / devices, ...)`, sharded."""
+    """Reshapes every leaf `(n, ...)` to `(devices, n / devices, ...)`, sharded.
+
+    Over other axes it stays sharded as it is: sequences are, under context parallelism.
+    """
     devices = axis_size(mesh, axis_name)
-    sharding = NamedSharding(mesh, PartitionSpec(axis_name))
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     is_typed = any(types[name] == AxisType.Explicit for name in names(axis_name))
-    place = reshard if is_typed else with_sharding_constraint
-    return jax.tree.map(
-        lambda x: place(x.reshape(devices, len(x) // devices, *x.shape[1:]), sharding),
-        tree,
-    )
+
+    def place(x: jax.Array) -> jax.Array:
+        rest = jax.typeof(x).sharding.spec[1:]
+        x = x.reshape(devices, len(x) // devices, *x.shape[1:])
+        if is_typed:
+            spec = PartitionSpec(axis_name, None, *rest)
+            return reshard(x, NamedSharding(mesh, spec))
+        others = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+        sharding = NamedSharding(mesh, PartitionSpec(axis_name, *others))
+        return with_sharding_constraint(x, sharding)
+
+    return jax.tree.map(place, tree)
 
 
 def gather_typed(params: PyTree, axis_name: AxisName) -> PyTree:

@@ -62,22 +62,25 @@ def kinds_of(
     """
     leaves, names = jax.tree.leaves(aux), parameter_names(aux)
     said = _broadcast(SHAPE if asked is None else asked, aux)
-    unclear = [
-        name
+    # A scalar may be the squeezed output of a microbatch of one example.
+    may_grow = {
+        name: leaf.shape[0] if leaf.ndim else 1
         for name, leaf, kind in zip(names, leaves, said, strict=True)
-        if kind == SHAPE and leaf.shape[:1] and leaf.shape[0] in sizes
-    ]
+        if kind == SHAPE and (leaf.ndim or 1 in sizes)
+    }
     others = leaves
     try:
-        if unclear:
+        if may_grow:
             others = jax.tree.leaves(larger())
     except Exception as error:
-        raise ValueError(
-            "`aux` must say what becomes of the auxiliary outputs "
-            f"{unclear[:4]}: their first axis is as long as a microbatch, and the loss "
-            "cannot be traced with a larger batch to see whether it grows. Say "
-            f"aux='examples', or 'mean', or another of {KINDS}."
-        ) from error
+        unclear = [name for name, size in may_grow.items() if size in sizes]
+        if unclear:
+            raise ValueError(
+                "`aux` must say what becomes of the auxiliary outputs "
+                f"{unclear[:4]}: their first axis is as long as a microbatch, and the "
+                "loss cannot be traced with a larger batch to see whether it grows. "
+                f"Say aux='examples', or 'mean', or another of {KINDS}."
+            ) from error
     return [
         _kind(name, leaf, other) if kind == SHAPE else kind
         for name, leaf, other, kind in zip(names, leaves, others, said, strict=True)

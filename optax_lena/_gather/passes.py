@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 
 from optax_lena._gather.outputs import MEAN, SUM
-from optax_lena._measure.layout import PyTree, accumulation_dtype
+from optax_lena._measure.layout import PyTree, accumulation_dtype, zeros_of
 from optax_lena._measure.sums import weigh
 
 
@@ -75,9 +75,9 @@ def weighted_scan(
         added = [_share(weight, leaf, kind) for leaf, kind in summed]
         return jax.tree.map(jnp.add, sums, added), [leaf for leaf, _ in stacked]
 
-    # `zeros_like` keeps what the types say of mesh axes, which scan insists on.
+    # What the types say of mesh axes is kept, which scan insists on.
     summed, _ = _divided(jax.tree.leaves(shapes), kinds)
-    zeros = [jnp.zeros_like(leaf, _sum_dtype(leaf, kind)) for leaf, kind in summed]
+    zeros = [zeros_of(leaf, _sum_dtype(leaf, kind)) for leaf, kind in summed]
     if len(each) > 1:
         return jax.lax.scan(body, zeros, (each, xs))
     # One microbatch a device is usual, and XLA's convolutions are slow inside loops.

@@ -37,6 +37,7 @@ def _in_turn(
     each, xs = call.each(n), (split(call.batch, n), jnp.arange(n))
     first = jax.tree.map(_first, xs)
     shapes = jax.eval_shape(call.visit, *first)
+    axes.check_own_loss(jax.tree.leaves(shapes)[0], call.params, ())
     kinds = call.kinds(shapes, first[0], call.batch)
     sums, stacks = passes.weighted_scan(call.visit, shapes, kinds, each, xs)
     stacks = _joined(stacks, kinds, join)
@@ -51,6 +52,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
             "'time': a device sees its own examples only."
         )
     local = _share(call, jax.lax.axis_size(axis_name), axis_name)
+    axes.check_whole(call.params, axis_name)
     params = axes.to_varying(call.params, axis_name)
     metric = axes.metric_of_shards(
         call.metric, params, axis_name, call.gatherer.param_specs
@@ -60,6 +62,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
     xs = (passes.split(call.batch, local), first + jnp.arange(local))
     one = jax.tree.map(_first, xs)
     shapes = jax.eval_shape(own.visit, *one)
+    axes.check_own_loss(jax.tree.leaves(shapes)[0], call.params, axis_name)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), one[0])
     kinds = own.kinds(shapes, one[0], twice)
     sums, stacks = passes.weighted_scan(own.visit, shapes, kinds, each, xs)

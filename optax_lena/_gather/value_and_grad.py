@@ -166,6 +166,9 @@ class Gatherer:
         call = Call(self, params, batch, args, kwargs, weights, key, metric)
         if self.axis_name is not None and axes.is_bound(self.axis_name):
             return ways.over_bound_axis(call, self.axis_name)
+        if self.param_specs is not None:
+            shards = axes.metric_of_shards(metric, params, (), self.param_specs)
+            call = dataclasses.replace(call, metric=shards)
         if self.spread == ways.TIME:
             return ways.in_time(call)
         if self.axis_name is not None:

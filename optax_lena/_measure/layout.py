@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
+from optax_lena._checks import varying
 from optax_lena._measure.layers import MODEL, Layers
 
 PyTree = Any
@@ -165,7 +166,19 @@ def check_inexact(name: str, tree: PyTree) -> None:
 
 def accumulation_dtype(leaf: Any) -> Any:
     """Returns the dtype in which sums over `leaf` are taken: float32 or wider."""
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+    dtype = jnp.result_type(leaf)
+    if jnp.issubdtype(dtype, jnp.inexact):  # float8 promotes to nothing
+        return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def zeros_of(leaf: Any, dtype: Any) -> jax.Array:
+    """Returns zeros of an array's shape that vary and are sharded as its type says."""
+    axes = varying(leaf)
+    if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None and axes:
+        zeros = jnp.zeros(leaf.shape, dtype)
+        return jax.lax.pcast(zeros, tuple(sorted(axes)), to="varying")
+    return jnp.zeros_like(leaf, dtype=dtype)
 
 
 def scale_leaves(updates: PyTree, factors: list[jax.Array], layout: Layout) -> PyTree:

@@ -18,6 +18,7 @@ from optax_lena._measure.layout import (
     accumulation_dtype,
     layout_of,
     parameter_names,
+    zeros_of,
 )
 from optax_lena._measure.metric import Metric, ShardedMetric, metric_of, real_dtype
 from optax_lena._measure.moments import (
@@ -91,8 +92,8 @@ class IncrementalMoments:
             lambda tree: pack(Metric(self.layers).sq_norms(tree)), params
         )
         return MomentSums(
-            grads=jax.tree.map(_zeros_in_accumulation_dtype, params),
-            micro_sq_norm=jnp.zeros_like(norms),
+            grads=jax.tree.map(lambda x: zeros_of(x, accumulation_dtype(x)), params),
+            micro_sq_norm=zeros_of(norms, norms.dtype),
             weight=jnp.zeros((), jnp.float32),
             num_microbatches=jnp.zeros((), jnp.int32),
         )
@@ -180,7 +181,8 @@ def add_gradient(
         micro_sq_norm=sums.micro_sq_norm
         + weigh(weight, packed).astype(sums.micro_sq_norm.dtype),
         weight=sums.weight + weight,
-        num_microbatches=sums.num_microbatches + (weight != 0) * jnp.int32(count),
+        num_microbatches=sums.num_microbatches
+        + jnp.where(weight == 0, 0, jnp.int32(count)),
     )
 
 
@@ -264,7 +266,3 @@ def _check_like(name: str, tree: PyTree, grads: PyTree) -> None:
             f"{expected.get(differing[0], 'none')} at parameter {differing[0]!r}, got "
             f"{given.get(differing[0], 'none')}."
         )
-
-
-def _zeros_in_accumulation_dtype(x: jax.Array) -> jax.Array:
-    return jnp.zeros_like(x, dtype=accumulation_dtype(x))

@@ -151,6 +151,12 @@ def _update(
     updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
     updates, buffer = links.buffer.update(updates, state.buffer)
     updates, lena = links.lena.update(updates, state.lena, params, **extra_args)
+    # For the reports: the rate of the links behind the buffer is 1.
+    rate = jnp.asarray(rate, jnp.float32)
+    applied = lena.applied._replace(
+        schedule=rate, layer_rate=rate * lena.applied.layer_rate
+    )
+    lena = lena._replace(applied=applied)
     return updates, LenaLarsState(decay, lars, buffer, lena)
 
 

@@ -91,7 +91,7 @@ class LossLimit:
         )
         return LossLimitState(
             start,
-            state.has_started + is_first,
+            state.has_started + is_first.astype(jnp.int32),
             jnp.where(is_finite, moved, state.noise_share),
         )
 

@@ -45,6 +45,27 @@ def test_outputs_of_examples_come_back_as_of_the_whole_batch(n):
     np.testing.assert_allclose(got["squares"] * n, whole["squares"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("n", [2, N, N * SIZE])
+def test_outputs_of_several_rows_an_example_come_back_too(n):
+    """Predictions of flattened tokens, and of two views of each example."""
+
+    def loss(w, x):
+        tokens = jnp.repeat(x @ w, 3, axis=0).reshape(-1)
+        return jnp.mean(x @ w), {"tokens": tokens, "views": jnp.concatenate([x, x])}
+
+    gather = optax_lena.value_and_grad(loss, n, has_aux=True)
+    (_, aux), _, _ = gather(jnp.ones(X.shape[1]), X)
+    assert aux["tokens"].shape == (3 * len(X),)
+    assert aux["views"].shape == (2 * len(X), X.shape[1])
+
+
+def test_a_squeezed_output_of_one_example_comes_back_as_of_the_whole_batch():
+    loss = lambda w, x: (jnp.mean(x @ w), (x @ w).squeeze())
+    gather = optax_lena.value_and_grad(loss, len(X), has_aux=True)
+    (_, aux), _, _ = gather(jnp.ones(X.shape[1]), X)
+    np.testing.assert_allclose(aux, X.sum(1), rtol=1e-5)
+
+
 def test_integers_of_a_microbatch_come_back_stacked():
     counts = (X @ W > 0).reshape(N, SIZE).sum(1)
     np.testing.assert_array_equal(outputs_of()["count"], counts)

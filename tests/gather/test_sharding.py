@@ -351,3 +351,17 @@ def test_gradients_are_typed_like_the_parameters():
         jax.tree.leaves(grads), jax.tree.leaves(params), strict=True
     ):
         assert jax.typeof(grad) == jax.typeof(param)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_sequences_stay_sharded_over_their_own_axis(kind):
+    """Context parallelism: in space nothing is gathered, and nothing done twice."""
+    mesh = jax.make_mesh((2, 4), ("data", "sequence"), (kind, kind))
+    batch = jax.random.normal(jax.random.key(0), (8, 16, 4))
+    batch = jax.device_put(batch, NamedSharding(mesh, P("data", "sequence")))
+    params = jax.device_put({"w": jnp.ones((4, 4))}, NamedSharding(mesh, P()))
+    loss = lambda params, x: jnp.mean(jnp.tanh(x @ params["w"]) ** 2)
+    gather = optax_lena.value_and_grad(loss, 2, axis_name="data", spread="space")
+    with jax.set_mesh(mesh):
+        lines = collectives(lambda *args: gather(*args)[1], params, batch)
+    assert not [line for line in lines if "all-gather" in line]

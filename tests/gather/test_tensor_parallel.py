@@ -80,6 +80,49 @@ def test_without_types_the_specs_tell():
     helpers.assert_trees_close(step(params, X), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_parameters_sharded_over_the_batchs_axis_are_an_error(check_vma):
+    """FSDP by hand: the sum over the axis would add up different shards."""
+    specs = {"b": P(), "w": P("data")}
+    step = mapped(functools.partial(gathered, param_specs=specs), check_vma, specs)
+    with pytest.raises(ValueError, match=helpers.says("'data'", "'w'", "jax.jit")):
+        step(PARAMS, X)
+
+
+def test_a_stack_that_is_sharded_along_its_layers_is_an_error():
+    gather = functools.partial(
+        gathered, layers=optax_lena.stacked("w"), param_specs=SPECS
+    )
+    message = helpers.says("`param_specs`", "axis 0 of 'w'", "layers")
+    with pytest.raises(ValueError, match=message):
+        mapped(gather, check_vma=False)(PARAMS, X)
+
+
+def test_without_a_batch_axis_specs_tell_as_well():
+    """Tensor parallelism alone; every device goes through all microbatches."""
+    params = {"w": PARAMS["w"]}
+
+    def loss(params, x):
+        first = 4 * jax.lax.axis_index("model")
+        part = jax.lax.dynamic_slice_in_dim(x, first, 4, 1) @ params["w"]
+        return jnp.mean((jax.lax.psum(part, "model") - 1) ** 2)
+
+    gather = optax_lena.value_and_grad(loss, 4, param_specs={"w": P("model")})
+    mesh = jax.make_mesh((2,), ("model",), (AxisType.Auto,))
+    step = jax.shard_map(
+        lambda params, x: gather(params, x)[2].batch_sq_norm,
+        mesh=mesh,
+        in_specs=({"w": P("model")}, P()),
+        out_specs=P(),
+        check_vma=False,
+    )
+    whole = lambda params, x: jnp.mean((x @ params["w"] - 1) ** 2)
+    # What `psum` is differentiated to differs without types: twice on two devices.
+    expected = optax_lena.value_and_grad(whole, 4)(params, X)[2].batch_sq_norm["w"]
+    ratio = jax.jit(step)(params, X)["w"] / expected
+    np.testing.assert_allclose(ratio, 4, rtol=1e-5)
+
+
 def test_without_types_or_specs_it_is_an_error_that_says_what_to_pass():
     with pytest.raises(ValueError, match=helpers.says("`param_specs`", "'model'")):
         mapped(gathered, check_vma=False)(PARAMS, X)

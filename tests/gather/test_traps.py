@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 import optax_lena
 from tests.devices import P, data_mesh
+from tests.helpers import assert_trees_close, says
 
 WEIGHT = jnp.array([2.0, 1.0])
 BATCH = jnp.arange(16.0).reshape(8, 2)
@@ -55,6 +57,55 @@ def test_shard_map_sums_gradients_of_replicated_parameters():
     )
     assert norms_of(True) == pytest.approx(true_micro_sq_norm())
     assert norms_of(False) > 5 * true_micro_sq_norm()
+
+
+def test_a_loss_that_is_averaged_already_is_an_error_that_says_so():
+    """Its gradients would be too short by the number of devices."""
+    averaged = lambda params, batch: jax.lax.pmean(loss_fn(params, batch), "data")
+    gather = optax_lena.value_and_grad(averaged, 4, axis_name="data")
+    step = in_shard_map(lambda params, batch: gather(params, batch)[0])
+    with pytest.raises(ValueError, match=says("`loss_fn`", "'data'", "pmean out")):
+        step({"w": WEIGHT}, BATCH)
+
+
+def test_a_forgotten_axis_is_an_error_that_names_it():
+    """jax.grad sums over it, so that gradients would be too long."""
+    gather = optax_lena.value_and_grad(loss_fn, 2)
+    step = in_shard_map(lambda params, batch: gather(params, batch)[1])
+    with pytest.raises(ValueError, match=says("`axis_name`", "None", "'data'")):
+        step({"w": WEIGHT}, BATCH)
+
+
+def test_with_a_mean_in_the_loss_microbatches_are_shared_by_all_devices():
+    """No axis is named: what it would forget, the loss takes care of."""
+
+    def loss(params, batch):
+        return jax.lax.pmean(jnp.mean(batch @ params["w"]), "data")
+
+    gather = optax_lena.value_and_grad(loss, 2)
+    step = in_shard_map(lambda params, batch: gather(params, batch)[1])
+    grads = step({"w": WEIGHT}, BATCH)
+    np.testing.assert_allclose(grads["w"], BATCH.mean(0), rtol=1e-5)
+
+
+def test_a_mesh_that_is_manual_over_the_batchs_axis_alone():
+    """The other axis is XLA's, and types of traced shapes know no sharding."""
+    mesh = jax.make_mesh((4, 2), ("data", "model"), (AxisType.Auto,) * 2)
+    gather = optax_lena.value_and_grad(loss_fn, 8, axis_name="data")
+    incremental = optax_lena.IncrementalMoments()
+
+    def step(params, batch):
+        own = jax.lax.pcast(params, "data", to="varying")
+        sums = incremental.add(incremental.init(own), jax.grad(loss_fn)(own, batch))
+        sums = jax.lax.psum(sums, "data")
+        return gather(params, batch)[1:], incremental.finish(sums, params)
+
+    specs = {"in_specs": (P(), P("data")), "out_specs": P(), "axis_names": {"data"}}
+    got, summed = jax.jit(jax.shard_map(step, mesh=mesh, **specs))({"w": WEIGHT}, BATCH)
+    _, *expected = optax_lena.value_and_grad(loss_fn, 8)({"w": WEIGHT}, BATCH)
+    assert_trees_close(got, tuple(expected), rtol=1e-5)
+    _, *expected = optax_lena.value_and_grad(loss_fn, 4)({"w": WEIGHT}, BATCH)
+    np.testing.assert_allclose(summed[0]["w"], expected[0]["w"], rtol=1e-5)
 
 
 def test_moments_over_axis_refuses_summed_gradients():

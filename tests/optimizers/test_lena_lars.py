@@ -14,6 +14,16 @@ lena_lars = optax_lena.lena_lars
 NO_BIAS = {"blocks": True, "conv1": {"bias": False, "kernel": True}, "head": True}
 
 
+def test_reports_say_the_whole_rate():
+    """The schedule stands before the buffer, and not in the rate's own state."""
+    grads, moments = helpers.example_moments()
+    tx = lena_lars(optax.constant_schedule(0.5), batch_scale=4)
+    _, state = tx.update(grads, tx.init(grads), grads, moments=moments)
+    row = optax_lena.layer_report(state)["conv1/kernel"]
+    assert optax_lena.metrics(state)["model/schedule"] == 0.5
+    assert row["learning_rate"] == pytest.approx(0.5 * row["trust_ratio"])
+
+
 @pytest.mark.parametrize(
     "case",
     [

@@ -182,6 +182,18 @@ def test_each_devices_own_loss_is_an_error_that_says_what_to_do():
         run(False)
 
 
+@pytest.mark.parametrize("under_jit", [False, True])
+def test_a_loss_with_its_auxiliary_data_is_an_error_that_says_what_to_do(under_jit):
+    tx = optax_lena.lena_amplified(0.1, batch_scale=4)
+
+    def step(loss):
+        value = (loss, {"accuracy": loss})
+        return tx.update(GRADS, tx.init(GRADS), GRADS, moments=MOMENTS, value=value)
+
+    with pytest.raises(ValueError, match=helpers.says("`value`", "real number")):
+        (jax.jit(step) if under_jit else step)(jnp.ones(()))
+
+
 def test_a_vector_of_losses_is_an_error_that_says_what_to_do():
     message = helpers.says("`value`", "(4,)", "mean")
     with pytest.raises(ValueError, match=message):
