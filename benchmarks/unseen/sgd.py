@@ -5,6 +5,7 @@ import dataclasses
 import optax
 
 import optax_lena
+from benchmarks.methods.makers import momentum_at
 from benchmarks.methods.rates import (
     AMPLIFIED,
     FIRST_AMPLIFIED,
@@ -40,6 +41,7 @@ def _method(
     layers: optax_lena.Layers = _LAYERS,
     *,
     enters_buffer: bool = False,
+    counts_examples: bool = False,
     warmup_updates: int = 0,
 ) -> Method:
     """Momentum SGD at a rate per layer.
@@ -49,6 +51,7 @@ def _method(
       rate: all but its schedule.
       layers: what one layer is.
       enters_buffer: whether the rate stands before the momentum, or behind it.
+      counts_examples: whether the momentum follows S.
       warmup_updates: of a longer warm-up than the rate's; 0: as it is.
     """
 
@@ -60,7 +63,7 @@ def _method(
             length = max(WARMUP, float(warmup_updates * batch_scale))
             own = dataclasses.replace(own, warmup=optax_lena.FixedWarmup(length))
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
-        buffer = optax.trace(0.9)
+        buffer = momentum_at(0.9, batch_scale if counts_examples else 1)
         links = (scale, buffer) if enters_buffer else (buffer, scale)
         return optax.chain(*links, optax.scale(-1.0))
 
@@ -110,6 +113,18 @@ SGD = Family(
             _MODEL,
             enters_buffer=True,
         ),
+        "linear_of_examples": _method(
+            "linear scaling, momentum by examples",
+            _linear,
+            _MODEL,
+            counts_examples=True,
+        ),
+        "adascale_of_examples": _method(
+            "AdaScale, momentum by examples", _adascale, _MODEL, counts_examples=True
+        ),
+        "lena_of_examples": _method(
+            "LENA, no warm-up, momentum by examples", LENA, counts_examples=True
+        ),
         "amplified_no_loss_limit": _method(
             "amplified LENA, no limit on the loss", _no_loss_limit, enters_buffer=True
         ),
@@ -139,6 +154,9 @@ SGD = Family(
     own=(
         "lena_amplified",
         "amplified_model",
+        "linear_of_examples",
+        "adascale_of_examples",
+        "lena_of_examples",
         "amplified_kept_momentum",
         "amplified_kept_momentum_model",
         "amplified_no_loss_limit",
