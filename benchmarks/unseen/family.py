@@ -46,7 +46,8 @@ class Family:
       base: the optimizer at the base batch, of a schedule.
       methods: by name.
       recommended: the method that is held against all others.
-      own: no rivals of the recommended one, but what it was or could be.
+      own: no rivals of the recommended one, but what it was or could be, and others
+        with a part of it.
       developed: tasks on which its rules may be chosen, with seeds of their own.
       pairs: by the label of a row, two methods: one gain for each layer, and one for
         the model.

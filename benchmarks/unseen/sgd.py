@@ -174,6 +174,10 @@ SGD = Family(
         "heavy_tails",
         "residual_norm",
         "factorisation",
+        "experts",
+        "experts_apart",
+        "density",
+        "attention",
     ),
     pairs={
         "LENA": ("lena", "lena_model"),

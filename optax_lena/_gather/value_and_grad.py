@@ -81,9 +81,10 @@ def value_and_grad(
     Returns:
       A function `f(params, batch, *args, weights=None, key=None, preconditioner=None,
       **kwargs)` that returns `(loss, grads, moments)`, or `((loss, aux), grads,
-      moments)`. `args` and `kwargs` go to every call of `loss_fn`: unchanged, but for
-      typed PRNG keys (`jax.random.key`), which differ between microbatches. `weights`:
-      `[n]`. `key`: a PRNG key, of which microbatch i gets `jax.random.fold_in(key, i)`.
+      moments)`. What has an example per row is part of `batch`, a pytree. `args` and
+      `kwargs` go to every call of `loss_fn`: unchanged, but for typed PRNG keys
+      (`jax.random.key`), which differ between microbatches. `weights`: `[n]`. `key`:
+      a PRNG key, of which microbatch i gets `jax.random.fold_in(key, i)`.
       `preconditioner`: a pytree like the parameters, by which gradients are multiplied
       before their norms are taken, and only there (`optax_lena.adam_preconditioner`),
       or a `Metric` of your own. Loss, gradients and averaged data are weighted means,
@@ -93,7 +94,9 @@ def value_and_grad(
       ValueError: if n < 2, or another option is not what its place takes; when called,
         if the batch does not divide by n, or n by the number of devices, or no mesh has
         the axis, or `preconditioner` is not like the parameters, or a weight is
-        negative or not finite, or `key` is no key, or an auxiliary output is unclear.
+        negative or not finite, or `key` is no key, or an auxiliary output is unclear;
+        in `shard_map`, if a parameter is sharded over the axis, or the loss is averaged
+        over it already, or varies over an axis that is not named.
       TypeError: when called, if a parameter is of integers, or the batch holds what is
         no array.
 

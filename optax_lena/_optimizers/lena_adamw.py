@@ -54,7 +54,8 @@ def lena_adamw(
     no less is kept than the floors say; S may change in mid-run. A layer's ratio starts
     at 1 and grows by a tenth in an update at most (`GrowthLimit`).
 
-    With a `batch_scale` of 1 and no warm-up it is `optax.adamw`, to the last bit.
+    With a `batch_scale` of 1 and no warm-up it is `optax.adamw`, to the last bit
+    in float32.
 
     Args:
       learning_rate: η, the rate of AdamW at the base batch, or its schedule over base
