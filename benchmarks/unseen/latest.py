@@ -157,7 +157,7 @@ def contrastive() -> Task:
         count = len(batch[0]) // crowd
         crowds = [x[: count * crowd].reshape(count, crowd, width) for x in batch]
         found = jax.vmap(lambda *views: likeness(params, views).argmax(1))(*crowds)
-        return 100 * jnp.mean(found == jnp.arange(crowd))
+        return 100 * jnp.mean(found == jnp.arange(crowd)[None])
 
     return Task(
         name="contrastive pairs",
