@@ -108,7 +108,8 @@ def _raise_sharded(parameter: str, axis_name: AxisName) -> None:
         f"`params` must be the same on every device of axis {axis_name!r}, which "
         f"carries the batch, got {parameter!r}, which is sharded over it: the sum over "
         "the axis would add up the gradients of different shards. Shard parameters "
-        "over another axis, or under jax.jit, where any axis will do."
+        "over another axis, or under jax.jit, where any axis will do. If all devices "
+        "hold the same, pass them as they are, without jax.lax.pcast."
     )
 
 
