@@ -126,7 +126,8 @@ def test_injected_hyperparameters_pass(name):
         helpers.jit(tx.update)(grads, tx.init(params), params, moments=moments)[0]
         for tx in (injected, plain)
     )
-    helpers.assert_trees_close(got, expected, rtol=1e-5)
+    # Muon's iteration rounds entries near zero by as much as the others.
+    helpers.assert_trees_close(got, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("weight", [0.0, True, 3, np.int64(2), jnp.float32(2)])
