@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import optax_lena
-from benchmarks.methods.makers import at_scale, composed
+from benchmarks.methods.makers import at_scale, composed, momentum_at
 from benchmarks.methods.method import Make, Method
 from benchmarks.methods.rates import (
     AMPLIFIED,
@@ -61,7 +61,7 @@ def _longer_warmup(recipe: Recipe, batch_scale: int, base_steps: int) -> Recipe:
 
 def _counting_momentum(recipe: Recipe, batch_scale: int, base_steps: int) -> Recipe:
     """The recipe with a momentum that counts examples, and as long a step in all."""
-    momentum = float(optax_lena.decay_at(recipe.momentum, batch_scale, 0.8))
+    momentum = momentum_at(recipe.momentum, batch_scale)
     rate = recipe.learning_rate * (1 - momentum) / (1 - recipe.momentum)
     return dataclasses.replace(recipe, momentum=momentum, learning_rate=rate)
 

@@ -70,7 +70,7 @@ def composed(
             warmup=type(rate.warmup)(length),
         )
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
-        buffer = momentum_at(recipe.momentum, batch_scale if counts_examples else 1)
+        buffer = buffer_of(recipe.momentum, batch_scale if counts_examples else None)
         return optax.chain(
             optax.add_decayed_weights(recipe.weight_decay),
             *((scale, buffer) if enters_buffer else (buffer, scale)),
@@ -80,9 +80,22 @@ def composed(
     return make
 
 
-def momentum_at(momentum: float, batch_scale: int) -> optax.GradientTransformation:
-    """A momentum buffer that counts examples, and whose steps are as long in all."""
-    kept = float(optax_lena.decay_at(momentum, batch_scale, 0.8))
+def momentum_at(momentum: float, batch_scale: int) -> float:
+    """The momentum that counts examples, down to the floor of `lena_amplified`."""
+    return float(optax_lena.decay_at(momentum, batch_scale, 0.8))
+
+
+def buffer_of(momentum: float, batch_scale: int | None) -> optax.GradientTransformation:
+    """A momentum buffer.
+
+    Args:
+      momentum: at the base batch.
+      batch_scale: S, whose examples it counts, with steps that are as long in all;
+        None: it is as it is.
+    """
+    if batch_scale is None:
+        return optax.trace(momentum)
+    kept = momentum_at(momentum, batch_scale)
     return optax.chain(optax.scale((1 - kept) / (1 - momentum)), optax.trace(kept))
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import optax
 
 import optax_lena
-from benchmarks.methods.makers import momentum_at
+from benchmarks.methods.makers import buffer_of
 from benchmarks.methods.rates import (
     AMPLIFIED,
     FIRST_AMPLIFIED,
@@ -63,7 +63,7 @@ def _method(
             length = max(WARMUP, float(warmup_updates * batch_scale))
             own = dataclasses.replace(own, warmup=optax_lena.FixedWarmup(length))
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
-        buffer = momentum_at(0.9, batch_scale if counts_examples else 1)
+        buffer = buffer_of(0.9, batch_scale if counts_examples else None)
         links = (scale, buffer) if enters_buffer else (buffer, scale)
         return optax.chain(*links, optax.scale(-1.0))
 

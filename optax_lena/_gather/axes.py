@@ -69,11 +69,9 @@ def to_varying(tree: PyTree, axis_name: AxisName) -> PyTree:
     if not _is_checked(axis_name):
         return tree
 
-    def vary(x: jax.Array) -> jax.Array:
-        missing = tuple(n for n in names(axis_name) if n not in varying(x))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(vary, tree)
+    return jax.tree.map(
+        lambda x: jax.lax.pcast(x, names(axis_name), to="varying"), tree
+    )
 
 
 def check_local(grads: PyTree, parameters: list[str], axis_name: AxisName) -> None:

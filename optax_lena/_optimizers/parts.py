@@ -43,9 +43,7 @@ def buffer(
     momentum: Any, nesterov: bool, accumulator_dtype: Any
 ) -> optax.GradientTransformation:
     """The momentum buffer of `optax.sgd`; none if `momentum` is None."""
-    check_momentum(momentum)
-    check_flag("nesterov", nesterov)
-    check_dtype("accumulator_dtype", accumulator_dtype)
+    _check_buffer(momentum, nesterov, accumulator_dtype)
     if momentum is None:
         return optax.identity()
     return optax.trace(momentum, nesterov, accumulator_dtype)
@@ -55,7 +53,13 @@ def buffer_of_examples(
     batch_scale: Any, momentum: Any, nesterov: bool, accumulator_dtype: Any
 ) -> optax.GradientTransformation:
     """The same, whose momentum follows S."""
-    own = buffer(momentum, nesterov, accumulator_dtype)
+    _check_buffer(momentum, nesterov, accumulator_dtype)
     if momentum is None:
-        return own
+        return optax.identity()
     return trace_of_examples(batch_scale, momentum, nesterov, accumulator_dtype)
+
+
+def _check_buffer(momentum: Any, nesterov: Any, accumulator_dtype: Any) -> None:
+    check_momentum(momentum)
+    check_flag("nesterov", nesterov)
+    check_dtype("accumulator_dtype", accumulator_dtype)
