@@ -99,7 +99,7 @@ def amplified_rate(**parts):
         estimator=optax_lena.Averages(300.0, relative=True),
         rule=optax_lena.amplified_gain,
         warmup=optax_lena.FixedWarmup(0),
-        guard=optax_lena.SpikeLimit(2.0),
+        guard=optax_lena.SpikeLimit(1.25),
     )
     return optax_lena.LayerRate(**(own | parts))
 

@@ -149,7 +149,8 @@ def replay(recipe, params, stacks, layers, weights=None):
             gain = gain_ratio(noise, signal, scale)
             progress[layer] += {"state_aware": gain, "fixed": scale}[recipe.warmup]
             factor = warmup_factor(recipe, progress[layer])
-            trust_ratio = max(1, cut * recipe.rule(noise, signal, scale))
+            trust_ratio = recipe.rule(noise, signal, scale)
+            trust_ratio = min(trust_ratio, max(1 / scale, cut * trust_ratio))
             rate = schedule * trust_ratio * factor
             for p, index in members:
                 rates[p][index] = rate
@@ -163,7 +164,8 @@ def replay(recipe, params, stacks, layers, weights=None):
         clocks["base_steps"] += scale
         clocks["gain_steps"] += model_gain
         passed = clocks["base_steps" if recipe.warmup == "fixed" else "gain_steps"]
-        model_ratio = max(1, cut * recipe.rule(*model, scale))
+        model_ratio = recipe.rule(*model, scale)
+        model_ratio = min(model_ratio, max(1 / scale, cut * model_ratio))
         clocks["rate_steps"] += model_ratio * warmup_factor(recipe, passed)
         values = (model_gain, schedule, cut, *clocks.values())
         for field, value in zip(PER_UPDATE, values, strict=True):

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import optax
 
 import optax_lena
+from benchmarks.methods.guards import LimitToBase
 from benchmarks.methods.makers import at_scale, composed, momentum_at
 from benchmarks.methods.method import Make, Method
 from benchmarks.methods.rates import (
-    AMPLIFIED,
+    CUT_TO_BASE,
     FIRST_AMPLIFIED,
     LENA,
     NO_LOSS_LIMIT,
@@ -137,8 +138,8 @@ ABLATIONS = {
     "amplified_by_4": _amplified("noise × 4", rule=noise_times(4)),
     "amplified_by_16": _amplified("noise × 16", rule=noise_times(16)),
     "amplified_by_32": _amplified("noise × 32", rule=noise_times(32)),
-    "amplified_limit_1": _amplified("spike limit 1", guard=optax_lena.SpikeLimit(1.0)),
-    "amplified_limit_4": _amplified("spike limit 4", guard=optax_lena.SpikeLimit(4.0)),
+    "amplified_limit_1": _amplified("spike limit 1", guard=LimitToBase(1.0)),
+    "amplified_limit_4": _amplified("spike limit 4", guard=LimitToBase(4.0)),
     "amplified_horizon_300": _amplified(
         "horizon 300", estimator=optax_lena.Averages(horizon=300.0, relative=True)
     ),
@@ -152,7 +153,11 @@ ABLATIONS = {
         composed(REMEMBERED_AMPLIFIED, enters_buffer=True),
     ),
     "amplified_kept_momentum": Method(
-        "amplified LENA, momentum as it is", composed(AMPLIFIED, enters_buffer=True)
+        "amplified LENA, momentum as it is", composed(CUT_TO_BASE, enters_buffer=True)
+    ),
+    "amplified_cut_to_base": Method(
+        "amplified LENA, spike limit 2",
+        composed(CUT_TO_BASE, enters_buffer=True, counts_examples=True),
     ),
     "present_no_loss_limit": _present("no limit on the loss"),
     "present_by_2": _present("noise × 2", rule=noise_times(2)),
@@ -192,7 +197,7 @@ ABLATIONS = {
     "amplified_linear": _amplified("S", rule=optax_lena.linear),
     # One part each on top of LENA.
     "lena_amplified_rule": _lena("LENA, noise × 8", rule=noise_times(8)),
-    "lena_spike_limit": _lena("LENA, spike limit 2", guard=optax_lena.SpikeLimit(2.0)),
+    "lena_spike_limit": _lena("LENA, spike limit 2", guard=LimitToBase(2.0)),
     "lena_fixed_warmup": _lena("LENA, fixed warm-up", warmup=optax_lena.FixedWarmup(0)),
     "lena_relative": _lena("LENA, relative averages", estimator=_RELATIVE),
     "lena_rate_clock": _lena("LENA, schedule on rate steps", clock="rate_steps"),

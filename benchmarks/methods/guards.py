@@ -16,7 +16,7 @@ class RememberedState(NamedTuple):
     """State of `RememberedSpikes`.
 
     Attributes:
-      usual: of the `SpikeLimit`.
+      usual: of the `LimitToBase`.
       share: float32 `()`, of the noise, that the ratios are worked out with.
     """
 
@@ -25,14 +25,28 @@ class RememberedState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class LimitToBase(optax_lena.SpikeLimit):
+    """A `SpikeLimit` that cuts no ratio below 1, the base batch's own."""
+
+    limit: float = 2.0
+
+    def update(
+        self, state: Any, trust_ratio: jax.Array, measured: Any
+    ) -> tuple[jax.Array, Any, jax.Array]:
+        """Cuts the ratios of one update."""
+        cut, state, factor = super().update(state, trust_ratio, measured)
+        return jnp.maximum(cut, jnp.minimum(trust_ratio, 1)), state, factor
+
+
+@dataclasses.dataclass(frozen=True)
 class RememberedSpikes:
-    """A `SpikeLimit` after whose spikes the noise counts less.
+    """A `LimitToBase` after whose spikes the noise counts less.
 
     The ratios of the updates after a spike are those of half the noise, and of half of
     that after the next one; the share grows back by a tenth in every other update.
 
     Attributes:
-      limit: of the `SpikeLimit`.
+      limit: of the `LimitToBase`.
       floor: the least share of the noise that spikes leave. With a quarter of four
         times the noise, ratios do not fall below the plain gain.
     """
@@ -42,7 +56,7 @@ class RememberedSpikes:
 
     def init(self, num_rows: int) -> RememberedState:
         """Returns the state before the first update."""
-        usual = optax_lena.SpikeLimit(self.limit).init(num_rows)
+        usual = LimitToBase(self.limit).init(num_rows)
         return RememberedState(usual, jnp.ones(()))
 
     def update(
@@ -50,7 +64,7 @@ class RememberedSpikes:
     ) -> tuple[jax.Array, RememberedState, jax.Array]:
         """Weakens the ratios of one update, and cuts them if it is a spike."""
         ratio = with_less_noise(trust_ratio, state.share, measured.batch_scale)
-        limit = optax_lena.SpikeLimit(self.limit)
+        limit = LimitToBase(self.limit)
         cut, usual, factor = limit.update(state.usual, ratio, measured)
         moved = jnp.where(factor < 1, SHRINK, GROWTH) * state.share
         is_seen = measured.is_usable[-1] & ~measured.overflows

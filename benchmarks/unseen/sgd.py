@@ -7,7 +7,7 @@ import optax
 import optax_lena
 from benchmarks.methods.makers import buffer_of
 from benchmarks.methods.rates import (
-    AMPLIFIED,
+    CUT_TO_BASE,
     FIRST_AMPLIFIED,
     LENA,
     NO_LOSS_LIMIT,
@@ -20,7 +20,7 @@ from benchmarks.unseen.family import WARMUP, Family, Method
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 _lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
-_amplified = dataclasses.replace(AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
+_cut_to_base = dataclasses.replace(CUT_TO_BASE, warmup=optax_lena.FixedWarmup(WARMUP))
 _no_loss_limit = dataclasses.replace(
     NO_LOSS_LIMIT, warmup=optax_lena.FixedWarmup(WARMUP)
 )
@@ -104,12 +104,25 @@ SGD = Family(
         "lena_no_warmup": _method("LENA, no warm-up", LENA),
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
+        "amplified_cut_to_base": _method(
+            "amplified LENA, spike limit 2",
+            _cut_to_base,
+            enters_buffer=True,
+            counts_examples=True,
+        ),
+        "amplified_cut_to_base_model": _method(
+            "amplified, spike limit 2, one layer: the model",
+            _cut_to_base,
+            _MODEL,
+            enters_buffer=True,
+            counts_examples=True,
+        ),
         "amplified_kept_momentum": _method(
-            "amplified LENA, momentum as it is", _amplified, enters_buffer=True
+            "amplified LENA, momentum as it is", _cut_to_base, enters_buffer=True
         ),
         "amplified_kept_momentum_model": _method(
             "amplified, momentum as it is, one layer: the model",
-            _amplified,
+            _cut_to_base,
             _MODEL,
             enters_buffer=True,
         ),
@@ -157,6 +170,8 @@ SGD = Family(
         "linear_of_examples",
         "adascale_of_examples",
         "lena_of_examples",
+        "amplified_cut_to_base",
+        "amplified_cut_to_base_model",
         "amplified_kept_momentum",
         "amplified_kept_momentum_model",
         "amplified_no_loss_limit",

@@ -22,7 +22,7 @@ HORIZON = 300.0
 _RATE = LayerRate(
     estimator=Averages(HORIZON, relative=True),
     rule=amplified_gain,
-    guard=SpikeLimit(2.0),
+    guard=SpikeLimit(1.25),
     loss_limit=LossLimit(1.02),
 )
 
@@ -44,7 +44,7 @@ def lena_amplified(
     $$r_k = \frac{4\sigma_k^2 + \lVert\mu_k\rVert^2}
                  {4\sigma_k^2 / S + \lVert\mu_k\rVert^2}, \qquad
       m_k \leftarrow \beta_S m_k + \frac{1 - \beta_S}{1 - \beta} \cdot \eta \cdot
-        \max(1, f r_k) \cdot \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
+        \max(1/S, f r_k) \cdot \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
       w_k \leftarrow w_k - m_k$$
 
     It differs from `lena` in seven ways, each of which docs/benchmarks.md measures. The

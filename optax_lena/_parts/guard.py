@@ -8,7 +8,9 @@ $$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot
   \frac{\bar{\sigma}^2 / S + \lVert\bar{\mu}\rVert^2}{\lVert\bar g\rVert^2}}\Bigr)$$
 
 A rate that is too large for the loss's curvature shows in the gradient first: it grows
-from update to update, faster than the averages that the gain is made of forget.
+from update to update, faster than the averages that the gain is made of forget. When
+the parameters have been thrown out, even the base rate is too large for the gradient
+that follows, so a ratio may fall below 1, to 1 / S. At S = 1 nothing is ever cut.
 """
 
 import dataclasses
@@ -28,12 +30,12 @@ STEP = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class SpikeLimit:
-    """Cuts the trust ratios, though not below 1, when a gradient spikes.
+    """Cuts the trust ratios, though not below 1 / S, when a gradient spikes.
 
     A spike is a gradient of the whole model whose squared norm is more than `limit`
     times what the last ten or so updates had. The ratios are cut to what brings it back
-    there; to 1, if the norm is too large for float32. For a place before the momentum
-    buffer, which else would keep the spike.
+    there; to 1 / S, if the norm is too large for float32. For a place before the
+    momentum buffer, which else would keep the spike.
 
     Attributes:
       limit: on the squared norm, over the usual one; at least 1.
@@ -42,12 +44,12 @@ class SpikeLimit:
       ValueError: if the limit is below 1.
 
     Example:
-      >>> import dataclasses, optax_lena
+      >>> import optax_lena
       >>> optax_lena.LayerRate(guard=optax_lena.SpikeLimit(4.0)).guard
       SpikeLimit(limit=4.0)
     """
 
-    limit: ArrayLike = 2.0
+    limit: ArrayLike = 1.25
 
     def __post_init__(self) -> None:
         """Checks the limit."""
@@ -66,7 +68,7 @@ class SpikeLimit:
 
         Args:
           state: what the previous update returned.
-          trust_ratio: `[rows]`; one that is below 1 anyway is left alone.
+          trust_ratio: `[rows]`; one that is below 1 / S anyway is left alone.
           measured: what this update measured.
 
         Returns:
@@ -74,7 +76,8 @@ class SpikeLimit:
         """
         model = Estimate(*(x[-1] for x in measured.estimate))
         factor = self.factor(state, model, measured)
-        cut = jnp.minimum(trust_ratio, jnp.maximum(factor * trust_ratio, 1))
+        least = jnp.minimum(1, 1 / measured.batch_scale)
+        cut = jnp.minimum(trust_ratio, jnp.maximum(factor * trust_ratio, least))
         return cut, self.remember(state, model, factor, measured), factor
 
     def factor(

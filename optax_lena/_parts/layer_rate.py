@@ -57,7 +57,7 @@ class LayerRate:
       ...     learning_rate=optax.cosine_decay_schedule(0.1, 6400),
       ...     rule=optax_lena.amplified_gain,
       ...     warmup=optax_lena.FixedWarmup(320),
-      ...     guard=optax_lena.SpikeLimit(2.0),
+      ...     guard=optax_lena.SpikeLimit(1.25),
       ... )
       >>> tx = optax.chain(
       ...     optax_lena.scale_by_layer_rate(rate, batch_scale=32), optax.scale(-1.0)

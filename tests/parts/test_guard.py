@@ -71,27 +71,35 @@ def test_a_spike_is_remembered_as_it_was_cut():
     recent, tenfold = after(32.0, 1.0), model(320, 10)
     update = measured(tenfold, 16)
     cut = factor(2, recent, tenfold, 16)
-    moved = SpikeLimit().remember(recent, tenfold, cut, update)
+    moved = SpikeLimit(2).remember(recent, tenfold, cut, update)
     np.testing.assert_allclose(moved.noise / recent.noise, 1.1, rtol=1e-2)
 
 
-@pytest.mark.parametrize("cut", [0.0, 0.25, 1.0])
-def test_the_ratio_is_not_cut_below_the_base_batchs(cut):
+@pytest.mark.parametrize("scale", [0.5, 1, 4, 16])
+@pytest.mark.parametrize("cut", [0.0, 0.1, 0.25, 1.0])
+def test_the_ratio_is_cut_to_a_share_of_the_base_batchs_and_no_further(cut, scale):
     """At a limit of 1 a norm of 1 / cut is cut so; 0 is for one that overflows."""
-    ratios = jnp.array([0.5, 1.0, 2.0, 64.0])
+    ratios = np.array([0.01, 0.5, 1.0, 2.0, 64.0])
     recent, limit = after(0.0, 1.0), SpikeLimit(1)
-    spike = measured(model(0, 1 / cut**2 if cut else 1), 16, overflows=not cut)
-    got, _, used = limit.update(recent, ratios, spike)
+    spike = measured(model(0, 1 / cut**2 if cut else 1), scale, overflows=not cut)
+    got, _, used = limit.update(recent, jnp.asarray(ratios), spike)
     np.testing.assert_allclose(used, cut, rtol=1e-5)
-    expected = [0.5, 1.0, max(2 * cut, 1), max(64 * cut, 1)]
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    least = np.minimum(ratios, min(1, 1 / scale))
+    np.testing.assert_allclose(got, np.maximum(cut * ratios, least), rtol=1e-5)
 
 
-def test_a_norm_that_overflows_cuts_the_ratios_to_one_and_is_forgotten():
+def test_at_the_base_batch_no_gradient_changes_the_rate():
+    recent, spike = after(32.0, 1.0), measured(model(1e9, 1e9), 1)
+    got, _, used = SpikeLimit().update(recent, jnp.ones(2), spike)
+    assert used < 1e-3
+    np.testing.assert_array_equal(got, [1, 1])
+
+
+def test_a_norm_that_overflows_cuts_the_ratios_all_the_way_and_is_forgotten():
     recent = after(32.0, 1.0)
     update = measured(model(32, 1), 16, overflows=True)
     got, moved, used = SpikeLimit().update(recent, jnp.array([0.5, 3, 16]), update)
-    np.testing.assert_array_equal(got, [0.5, 1, 1])
+    np.testing.assert_array_equal(got, [1 / 16, 1 / 16, 1 / 16])
     assert used == 0
     np.testing.assert_array_equal(moved, recent)
 
@@ -115,7 +123,7 @@ def test_gradients_that_all_grow_by_one_factor_are_cut_alike():
     np.testing.assert_allclose(ratios[0], ratios[1], rtol=1e-6)
     factor = np.sqrt(2) / 5
     np.testing.assert_allclose(state.applied.spike_factor, factor, rtol=1e-5)
-    expected = np.maximum(factor * np.asarray(ratios[0]), 1)
+    expected = np.maximum(factor * np.asarray(ratios[0]), 1 / 16)
     np.testing.assert_allclose(ratios[2], expected, rtol=1e-4)
 
 
@@ -131,7 +139,7 @@ def test_sums_that_overflow_leave_the_memory_as_it_was():
     assert 2 * huge**2 < float(np.finfo("f").max) < 4 * huge**2
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(states))
     np.testing.assert_array_equal(states[2].guard, states[1].guard)
-    assert states[2].applied.trust_ratio.max() == 1
+    assert states[2].applied.trust_ratio.max() == 1 / 4
 
 
 def test_a_rate_that_is_too_large_does_not_run_away():
@@ -164,7 +172,7 @@ def test_a_rate_that_is_too_large_does_not_run_away():
 
     keys = jax.random.split(jax.random.key(0), 8)
     assert jax.vmap(lambda key: farthest(None, key))(keys).max() > 100
-    assert jax.vmap(lambda key: farthest(SpikeLimit(2.0), key))(keys).max() < 20
+    assert jax.vmap(lambda key: farthest(SpikeLimit(), key))(keys).max() < 20
 
 
 def test_a_ratio_grows_by_a_factor_and_falls_at_once():

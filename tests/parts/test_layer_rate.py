@@ -51,7 +51,7 @@ AMPLIFIES = dict(
     warmup="fixed",
     averages="relative",
     horizon=300,
-    spike_limit=2,
+    spike_limit=1.25,
     rate_enters_buffer=True,
     least_momentum=0.8,
 )

@@ -78,7 +78,7 @@ def test_defaults_are_the_papers():
     assert (rate.learning_rate, rate.clock, rate.guard) == (1, "base_steps", None)
     assert rate.estimator == optax_lena.Averages(horizon=1000, relative=False)
     assert rate.warmup == optax_lena.StateAwareWarmup(steps=0)
-    assert (SpikeLimit().limit, optax_lena.FixedWarmup().steps) == (2, 0)
+    assert (SpikeLimit().limit, optax_lena.FixedWarmup().steps) == (1.25, 0)
 
 
 def test_the_least_values_are_allowed():
