@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from benchmarks.unseen import found, later, latest, made, rare
+from benchmarks.unseen import found, later, latest, made, newest, rare
 from benchmarks.unseen.task import Task
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -28,4 +28,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "patches": latest.patches,
     "variational": latest.variational,
     "contrastive": latest.contrastive,
+    "counts": newest.counts,
+    "coordinates": newest.coordinates,
+    "point_sets": newest.point_sets,
 }
