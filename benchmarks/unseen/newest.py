@@ -58,7 +58,7 @@ def coordinates() -> Task:
 
     return Task(
         name="coordinates and sines",
-        rate=0.02,
+        rate=0.005,
         rates=(0.002, 0.005, 0.01, 0.02, 0.05),
         adamw_rate=None,
         muon_rate=None,

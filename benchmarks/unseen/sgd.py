@@ -193,6 +193,10 @@ SGD = Family(
         "experts_apart",
         "density",
         "attention",
+        "autoencoder",
+        "rare_heads",
+        "residual_plain",
+        "badly_scaled",
     ),
     pairs={
         "LENA": ("lena", "lena_model"),

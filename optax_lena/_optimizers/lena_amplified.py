@@ -48,8 +48,8 @@ def lena_amplified(
       w_k \leftarrow w_k - m_k$$
 
     It differs from `lena` in seven ways, each of which docs/benchmarks.md measures. The
-    gain is amplified, to at most S. A gradient that is far longer than the last ones
-    cuts the rate, by f (`SpikeLimit`). After a loss above the first one noise counts
+    gain is amplified, to at most S. A gradient that is longer than the last ones cuts
+    the rate, by f (`SpikeLimit`). After a loss above the first one noise counts
     for less, where updates are given the loss (`LossLimit`). The momentum counts
     examples, $\beta_S = \beta^S$ but no less than 0.8, for one that averages ten
     updates lags far behind at S = 64; a gradient's steps add up to what they did. The
