@@ -103,6 +103,25 @@ def check_arrays(name: str, tree: PyTree) -> None:
             )
 
 
+def check_rows(batch: Any, args: tuple[Any, ...]) -> None:
+    """Raises a `ValueError` for `f(params, x, y)`, where y looks like x's labels.
+
+    Every microbatch would get all of y, which broadcasts, or is read at wrong rows, in
+    silence.
+    """
+    rows = getattr(batch, "shape", ())[:1]
+    for arg in args:
+        shape, dtype = getattr(arg, "shape", ()), getattr(arg, "dtype", None)
+        # Keys of the raw kind are two numbers, whatever the batch.
+        if rows and rows != (1,) and shape[:1] == rows and dtype != jnp.uint32:
+            raise ValueError(
+                f"`batch` must hold all that has an example per row, got {rows[0]} "
+                f"examples and a further argument of shape {tuple(shape)}, which every "
+                "microbatch would get whole: pass `(x, y)` as the batch, or by keyword "
+                "what is no example."
+            )
+
+
 def check_key(key: Any) -> None:
     """Raises a `ValueError` unless `key` is None, or one PRNG key of either kind."""
     dtype, shape = (getattr(key, x, None) for x in ("dtype", "shape"))

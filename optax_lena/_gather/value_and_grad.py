@@ -14,7 +14,7 @@ from optax_lena._checks import check_callable, check_choice, check_flag
 from optax_lena._gather import axes, outputs
 from optax_lena._gather import spread as ways
 from optax_lena._gather.axes import AxisName
-from optax_lena._gather.call import Call, check_arrays, check_key
+from optax_lena._gather.call import Call, check_arrays, check_key, check_rows
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
@@ -94,7 +94,8 @@ def value_and_grad(
       ValueError: if n < 2, or another option is not what its place takes; when called,
         if the batch does not divide by n, or n by the number of devices, or no mesh has
         the axis, or `preconditioner` is not like the parameters, or a weight is
-        negative or not finite, or `key` is no key, or an auxiliary output is unclear;
+        negative or not finite, or `key` is no key, or an auxiliary output is unclear,
+        or a batch that is one array is followed by one with as many rows;
         in `shard_map`, if a parameter is sharded over the axis, or the loss is averaged
         over it already, or varies over an axis that is not named.
       TypeError: when called, if a parameter is of integers, or the batch holds what is
@@ -166,6 +167,7 @@ class Gatherer:
         metric = metric_of(self.layers, preconditioner, params, "params")
         check_key(key)
         check_arrays("batch", batch)
+        check_rows(batch, args)
         call = Call(self, params, batch, args, kwargs, weights, key, metric)
         if self.axis_name is not None and axes.is_bound(self.axis_name):
             return ways.over_bound_axis(call, self.axis_name)

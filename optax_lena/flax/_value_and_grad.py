@@ -11,6 +11,7 @@ from flax import nnx
 from optax_lena._checks import check_flag
 from optax_lena._gather import outputs
 from optax_lena._gather.axes import AxisName
+from optax_lena._gather.call import check_rows
 from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
@@ -102,6 +103,7 @@ def value_and_grad(
         preconditioner: PyTree | None = None,
         **kwargs: Any,
     ) -> tuple[Any, Any, GradMoments]:
+        check_rows(batch, args)
         loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
         same = loss.same_in_every_microbatch(batch)
         changing = [value is None for value in same]

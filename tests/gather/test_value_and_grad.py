@@ -167,6 +167,26 @@ def test_further_arguments_reach_every_microbatch_whole():
     assert (moments.micro_sq_norm, moments.batch_sq_norm) == (9, 9)
 
 
+@pytest.mark.parametrize("n", [2, 8])
+def test_labels_beside_the_batch_are_an_error_that_says_where_they_belong(n):
+    x, y = jnp.arange(16.0).reshape(8, 2), jnp.arange(8.0)
+    beside = lambda params, x, y: jnp.mean((x @ params - y) ** 2)
+    f = jax.jit(optax_lena.value_and_grad(beside, n))
+    with pytest.raises(ValueError, match=helpers.says("`batch`", "8 examples", "(8,)")):
+        f(jnp.ones(2), x, y)
+    # What is no example: another length, a pytree, a key, or said by keyword.
+    for arg in (jnp.ones(5), {"teacher": y}, jax.random.split(jax.random.key(0), 7)):
+        optax_lena.value_and_grad(lambda params, x, arg: loss_of(params, x), n)(
+            jnp.ones(2), x, arg
+        )
+    f = optax_lena.value_and_grad(lambda params, x, *, y: loss_of(params, x), n)
+    f(jnp.ones(2), x, y=y)
+
+
+def loss_of(params, x):
+    return jnp.mean(x @ params)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
 def test_dtypes(dtype):
     loss = lambda p, batch: jnp.mean(jnp.abs(p["w"] * batch) ** 2)
