@@ -51,16 +51,17 @@ def words() -> Task:
         x = params["embedding"][x].reshape(len(x), -1)
         return apply(params["out"], jnp.tanh(apply(params["hidden"], x)))
 
+    loss, score = classifier(predict)
     return Task(
-        "words with an embedding",
-        0.1,
-        (0.05, 0.1, 0.2, 0.5),
-        0.008,
-        None,
-        init,
-        *classifier(predict),
-        (x[:first], y[:first]),
-        (x[-TESTED:], y[-TESTED:]),
+        name="words with an embedding",
+        rate=0.1,
+        rates=(0.05, 0.1, 0.2, 0.5),
+        adamw_rate=0.008,
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:first], y[:first]),
+        test=(x[-TESTED:], y[-TESTED:]),
     )
 
 
@@ -96,16 +97,16 @@ def modules() -> Task:
         mean = params["embedding"][x].mean(1)
         return apply(params["out"], jax.nn.relu(apply(params["hidden"], mean)))
 
+    loss, score = classifier(predict)
     return Task(
-        "modules by their lines",
-        0.1,
-        (0.025, 0.05, 0.1, 0.2),
-        None,
-        None,
-        init,
-        *classifier(predict),
-        (x[:-4000], y[:-4000]),
-        (x[-4000:], y[-4000:]),
+        name="modules by their lines",
+        rate=0.1,
+        rates=(0.025, 0.05, 0.1, 0.2),
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:-4000], y[:-4000]),
+        test=(x[-4000:], y[-4000:]),
     )
 
 
@@ -131,16 +132,17 @@ def convnet() -> Task:
         x = _halved(_convolved(params["third"], x))
         return apply(params["out"], x.reshape(len(x), -1))
 
+    loss, score = classifier(predict)
     return Task(
-        "convolutions without a norm",
-        0.05,
-        (0.0125, 0.025, 0.05, 0.1),
-        0.004,
-        None,
-        init,
-        *classifier(predict),
-        (x[:1300], y[:1300]),
-        (x[1300:], y[1300:]),
+        name="convolutions without a norm",
+        rate=0.05,
+        rates=(0.0125, 0.025, 0.05, 0.1),
+        adamw_rate=0.004,
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:1300], y[:1300]),
+        test=(x[1300:], y[1300:]),
     )
 
 
@@ -169,16 +171,16 @@ def autoencoder() -> Task:
         return outputs(params, x, jnp.tanh)
 
     return Task(
-        "autoencoder",
-        0.035,
-        (0.0125, 0.025, 0.035, 0.05),
-        0.004,
-        0.008,
-        lambda key: perceptron(key, (64, 48, 24, 10, 24, 48, 64)),
-        lambda params, batch: (
+        name="autoencoder",
+        rate=0.035,
+        rates=(0.0125, 0.025, 0.035, 0.05),
+        adamw_rate=0.004,
+        muon_rate=0.008,
+        init=lambda key: perceptron(key, (64, 48, 24, 10, 24, 48, 64)),
+        loss=lambda params, batch: (
             jnp.mean(jnp.sum((predict(params, batch[0]) - batch[0]) ** 2, axis=1)) / 2
         ),
-        lambda params, batch: explained(predict(params, batch[0]), batch[0]),
-        (x[:1400],),
-        (x[1400:],),
+        score=lambda params, batch: explained(predict(params, batch[0]), batch[0]),
+        train=(x[:1400],),
+        test=(x[1400:],),
     )

@@ -181,5 +181,4 @@ def _task(
     """
     (loss, score), (x, seen, true) = losses, examples
     train, test = (x[:TRAIN], seen[:TRAIN]), (x[TRAIN:], true[TRAIN:])
-    rates = {"adamw_rate": None, "muon_rate": None}
-    return Task(**rates, **options, loss=loss, score=score, train=train, test=test)
+    return Task(**options, loss=loss, score=score, train=train, test=test)

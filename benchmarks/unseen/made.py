@@ -1,5 +1,7 @@
 """Tasks whose data are made: regressions, and classes behind a norm."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,8 +34,17 @@ def deep_regression() -> Task:
     x = rng.normal(size=(EXAMPLES, 32)).astype(np.float32)
     y = (np.tanh(np.tanh(x @ teacher[0]) @ teacher[1]) @ teacher[2])[:, 0]
     noise = 0.5 * rng.normal(size=EXAMPLES)
-    rates = 0.04, (0.01, 0.02, 0.04, 0.08), 0.008, 0.004
-    return _regression("deep regression", rates, x, y, noise)
+    return _regression(
+        x,
+        y,
+        noise,
+        sizes=(32, 64, 64, 64, 64, 64, 1),
+        name="deep regression",
+        rate=0.04,
+        rates=(0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.008,
+        muon_rate=0.004,
+    )
 
 
 def heavy_tails() -> Task:
@@ -43,18 +54,26 @@ def heavy_tails() -> Task:
     x = rng.normal(size=(EXAMPLES, 24)).astype(np.float32)
     y = (np.tanh(x @ inner / np.sqrt(24)) @ outer)[:, 0]
     noise = 0.5 * rng.standard_t(2.1, size=EXAMPLES)
-    sizes = (24, 64, 64, 1)
-    rates = 0.02, (0.005, 0.01, 0.02, 0.04), 0.016, 0.004
-    return _regression("heavy-tailed noise", rates, x, y, noise, sizes)
+    return _regression(
+        x,
+        y,
+        noise,
+        sizes=(24, 64, 64, 1),
+        name="heavy-tailed noise",
+        rate=0.02,
+        rates=(0.005, 0.01, 0.02, 0.04),
+        adamw_rate=0.016,
+        muon_rate=0.004,
+    )
 
 
 def _regression(
-    name: str,
-    rates: tuple[float, tuple[float, ...], float, float],
     x: np.ndarray,
     y: np.ndarray,
     noise: np.ndarray,
-    sizes: tuple[int, ...] = (32, 64, 64, 64, 64, 64, 1),
+    *,
+    sizes: tuple[int, ...],
+    **options: Any,
 ) -> Task:
     y = (y / y.std()).astype(np.float32)
     noisy = (y + noise).astype(np.float32)
@@ -63,8 +82,7 @@ def _regression(
         return outputs(params, x, jax.nn.relu)[:, 0]
 
     return Task(
-        name,
-        *rates,
+        **options,
         init=lambda key: perceptron(key, sizes),
         loss=lambda params, batch: (
             jnp.mean((predict(params, batch[0]) - batch[1]) ** 2) / 2
@@ -99,16 +117,17 @@ def batch_norm() -> Task:
             x = jax.nn.relu(x * layer["scale"][None] + layer["bias"][None])
         return apply(params["out"], x)
 
+    loss, score = classifier(predict)
     return Task(
-        "batch norm",
-        0.05,
-        (0.0125, 0.025, 0.05, 0.1),
-        0.008,
-        None,
-        init,
-        *classifier(predict),
-        (x[:TRAIN], labels[:TRAIN]),
-        (x[TRAIN:], labels[TRAIN:]),
+        name="batch norm",
+        rate=0.05,
+        rates=(0.0125, 0.025, 0.05, 0.1),
+        adamw_rate=0.008,
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:TRAIN], labels[:TRAIN]),
+        test=(x[TRAIN:], labels[TRAIN:]),
         mixes_examples=True,
     )
 
@@ -146,16 +165,16 @@ def recurrent() -> Task:
             hidden = keep * hidden + (1 - keep) * jnp.tanh(new[2] + reset * old[2])
         return apply(params["out"], hidden)
 
+    loss, score = classifier(predict)
     return Task(
-        "recurrent network",
-        0.1,
-        (0.05, 0.1, 0.2, 0.4),
-        None,
-        None,
-        init,
-        *classifier(predict),
-        (x[:TRAIN], seen[:TRAIN]),
-        (x[TRAIN:], labels[TRAIN:]),
+        name="recurrent network",
+        rate=0.1,
+        rates=(0.05, 0.1, 0.2, 0.4),
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:TRAIN], seen[:TRAIN]),
+        test=(x[TRAIN:], labels[TRAIN:]),
     )
 
 
@@ -193,14 +212,15 @@ def residual_norm() -> Task:
             x = x + apply(block["down"], hidden)
         return apply(params["out"], x)
 
+    loss, score = classifier(predict)
     return Task(
-        "residual blocks with layer norm",
-        0.05,
-        (0.01, 0.02, 0.05, 0.1),
-        0.008,
-        None,
-        init,
-        *classifier(predict),
-        (x[:TRAIN], seen[:TRAIN]),
-        (x[TRAIN:], labels[TRAIN:]),
+        name="residual blocks with layer norm",
+        rate=0.05,
+        rates=(0.01, 0.02, 0.05, 0.1),
+        adamw_rate=0.008,
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:TRAIN], seen[:TRAIN]),
+        test=(x[TRAIN:], labels[TRAIN:]),
     )

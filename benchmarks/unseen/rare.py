@@ -47,16 +47,16 @@ def rare_heads() -> Task:
         return 100 * jnp.mean(is_right @ own / jnp.maximum(own.sum(0), 1))
 
     return Task(
-        "rarely active heads",
-        0.0125,
-        (0.00625, 0.0125, 0.025, 0.05),
-        0.002,
-        0.004,
-        init,
-        lambda params, b: cross_entropy(predict(params, b[0], b[1]), b[2]),
-        score,
-        (x[:TRAIN], head[:TRAIN], labels[:TRAIN]),
-        (x[TRAIN:], head[TRAIN:], best[TRAIN:]),
+        name="rarely active heads",
+        rate=0.0125,
+        rates=(0.00625, 0.0125, 0.025, 0.05),
+        adamw_rate=0.002,
+        muon_rate=0.004,
+        init=init,
+        loss=lambda params, b: cross_entropy(predict(params, b[0], b[1]), b[2]),
+        score=score,
+        train=(x[:TRAIN], head[:TRAIN], labels[:TRAIN]),
+        test=(x[TRAIN:], head[TRAIN:], best[TRAIN:]),
     )
 
 
@@ -87,16 +87,18 @@ def adapters() -> Task:
         x = jnp.tanh(1.5 * adapted)
         return apply(params["out"], x + jnp.tanh(apply(params["full"], x)))
 
+    loss, score = classifier(predict)
     return Task(
-        "adapters and full layers",
-        0.02,
-        (0.005, 0.01, 0.02, 0.05),
-        0.008,
-        0.008,
-        init,
-        *classifier(predict),
-        (x[:TRAIN], labels[:TRAIN]),
-        (x[TRAIN:], best[TRAIN:]),
+        name="adapters and full layers",
+        rate=0.02,
+        rates=(0.005, 0.01, 0.02, 0.05),
+        adamw_rate=0.008,
+        muon_rate=0.008,
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:TRAIN], labels[:TRAIN]),
+        test=(x[TRAIN:], best[TRAIN:]),
     )
 
 
@@ -133,16 +135,17 @@ def experts(*, apart: bool = False) -> Task:
         outputs = jnp.einsum("neh,ehc->nec", hidden, down)
         return jnp.einsum("nec,ne->nc", outputs, chosen)
 
+    loss, score = classifier(predict)
     return Task(
-        "rare experts, apart" if apart else "rare experts",
-        0.02,
-        (0.01, 0.02, 0.05, 0.1),
-        0.004,
-        None,
-        init,
-        *classifier(predict),
-        (x[:TRAIN], labels[:TRAIN]),
-        (x[TRAIN:], best[TRAIN:]),
+        name="rare experts, apart" if apart else "rare experts",
+        rate=0.02,
+        rates=(0.01, 0.02, 0.05, 0.1),
+        adamw_rate=0.004,
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:TRAIN], labels[:TRAIN]),
+        test=(x[TRAIN:], best[TRAIN:]),
     )
 
 
@@ -170,14 +173,15 @@ def factorisation() -> Task:
         return product + params["user_bias"][user] + params["item_bias"][item]
 
     return Task(
-        "ratings with embeddings",
-        0.2,
-        (0.05, 0.1, 0.2, 0.4),
-        0.016,
-        None,
-        init,
-        lambda params, batch: jnp.mean((predict(params, batch) - batch[2]) ** 2) / 2,
-        lambda params, batch: explained(predict(params, batch), batch[2]),
-        (user[:TRAIN], item[:TRAIN], noisy[:TRAIN]),
-        (user[TRAIN:], item[TRAIN:], true[TRAIN:]),
+        name="ratings with embeddings",
+        rate=0.2,
+        rates=(0.05, 0.1, 0.2, 0.4),
+        adamw_rate=0.016,
+        init=init,
+        loss=lambda params, batch: (
+            jnp.mean((predict(params, batch) - batch[2]) ** 2) / 2
+        ),
+        score=lambda params, batch: explained(predict(params, batch), batch[2]),
+        train=(user[:TRAIN], item[:TRAIN], noisy[:TRAIN]),
+        test=(user[TRAIN:], item[TRAIN:], true[TRAIN:]),
     )

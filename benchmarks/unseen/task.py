@@ -14,7 +14,7 @@ Params = Any
 Batch = tuple[jax.Array, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """What is trained.
 
@@ -22,13 +22,13 @@ class Task:
       name: of the task, for people.
       rate: of momentum SGD's base recipe, the best of `rates` at S = 1.
       rates: the grid that it was chosen from, by two seeds that no table uses.
-      adamw_rate: likewise of AdamW's, from a grid that all tasks share; None: not run.
-      muon_rate: of Muon's; None: too slow for a small task.
       init: makes the parameters of a key.
       loss: a mean over a batch.
       score: on the test set, in percent.
       train: arrays with an example per row.
       test: likewise.
+      adamw_rate: of AdamW's base recipe, from a grid that all share; None: not run.
+      muon_rate: of Muon's; None: too slow for a small task.
       mixes_examples: whether examples of one batch meet, so that every method has to
         see base batches.
     """
@@ -36,13 +36,13 @@ class Task:
     name: str
     rate: float
     rates: tuple[float, ...]
-    adamw_rate: float | None
-    muon_rate: float | None
     init: Callable[[jax.Array], Params]
     loss: Callable[[Params, Batch], jax.Array]
     score: Callable[[Params, Batch], jax.Array]
     train: tuple[np.ndarray, ...]
     test: tuple[np.ndarray, ...]
+    adamw_rate: float | None = None
+    muon_rate: float | None = None
     mixes_examples: bool = False
 
 
