@@ -80,7 +80,6 @@ def value_and_grad(
       >>> sorted(optax_lena.layer_report(optimizer.opt_state))
       ['bias', 'kernel']
     """
-    asked = (outputs.SHAPE if aux is None else aux, outputs.SHAPE)
     options = {"axis_name": axis_name, "spread": spread, "layers": layers}
     check_flag("has_aux", has_aux)
     outputs.check_kinds(aux, has_aux)
@@ -89,7 +88,7 @@ def value_and_grad(
         loss_fn,
         num_microbatches,
         has_aux=True,
-        aux=asked,
+        aux=(outputs.SHAPE if aux is None else aux, outputs.SHAPE),
         param_specs=param_specs,
         **options,
     )
