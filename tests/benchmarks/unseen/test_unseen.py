@@ -65,7 +65,7 @@ def test_another_rate_has_a_file_of_its_own(short, monkeypatch, tmp_path):
     scores = files.read(tmp_path / "unseen_rates", Score)
     assert {one.rate for one in scores} == {0.03}
     text = unseen_block.at_other_rates(scores, scores)
-    assert "| autoencoder | 0.03 | 16 |" in text and "| LENA |" in text
+    assert "| autoencoder * | 0.03 | 16 |" in text and "| LENA |" in text
 
 
 @pytest.mark.slow
