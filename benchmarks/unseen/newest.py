@@ -49,7 +49,7 @@ def coordinates() -> Task:
     waves = rng.normal(size=(2, 24)) * 8
     heights = rng.normal(size=(24, 1)) / np.sqrt(12)
     true = (np.sin(x @ waves + rng.uniform(0, 6, size=24)) @ heights).astype(np.float32)
-    noisy = (true + 1.0 * rng.normal(size=true.shape)).astype(np.float32)
+    noisy = (true + rng.normal(size=true.shape)).astype(np.float32)
 
     def predict(params, batch):
         return outputs(params, 10 * batch[0], jnp.sin)
