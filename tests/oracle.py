@@ -149,8 +149,7 @@ def replay(recipe, params, stacks, layers, weights=None):
             gain = gain_ratio(noise, signal, scale)
             progress[layer] += {"state_aware": gain, "fixed": scale}[recipe.warmup]
             factor = warmup_factor(recipe, progress[layer])
-            trust_ratio = recipe.rule(noise, signal, scale)
-            trust_ratio = min(trust_ratio, max(1 / scale, cut * trust_ratio))
+            trust_ratio = guarded(recipe.rule(noise, signal, scale), cut, scale)
             rate = schedule * trust_ratio * factor
             for p, index in members:
                 rates[p][index] = rate
@@ -164,8 +163,7 @@ def replay(recipe, params, stacks, layers, weights=None):
         clocks["base_steps"] += scale
         clocks["gain_steps"] += model_gain
         passed = clocks["base_steps" if recipe.warmup == "fixed" else "gain_steps"]
-        model_ratio = recipe.rule(*model, scale)
-        model_ratio = min(model_ratio, max(1 / scale, cut * model_ratio))
+        model_ratio = guarded(recipe.rule(*model, scale), cut, scale)
         clocks["rate_steps"] += model_ratio * warmup_factor(recipe, passed)
         values = (model_gain, schedule, cut, *clocks.values())
         for field, value in zip(PER_UPDATE, values, strict=True):
@@ -205,6 +203,11 @@ def measure(stacks, layers, shares, batch_scale):
 
 def warmup_factor(recipe, progress):
     return min(1, progress / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+
+
+def guarded(ratio, cut, batch_scale):
+    """A spike cuts a ratio to 1 / S at least."""
+    return min(ratio, max(1 / batch_scale, cut * ratio))
 
 
 class Spikes:

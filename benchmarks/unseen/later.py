@@ -3,9 +3,6 @@
 The last was tried by hand first, and added because the limit costs it the most.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +10,6 @@ import optax
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
     apply,
     classifier,
@@ -22,6 +18,7 @@ from benchmarks.unseen.task import (
     layer_norm,
     outputs,
     perceptron,
+    task_of,
     unit_norm,
 )
 
@@ -62,7 +59,7 @@ def attention() -> Task:
         hidden = jax.nn.gelu(apply(params["up"], layer_norm(params["norms"][1], x)))
         return apply(params["out"], x + apply(params["down"], hidden))
 
-    return _task(
+    return task_of(
         name="look-up by attention",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
@@ -98,7 +95,7 @@ def residual_plain() -> Task:
             x = x + apply(block["down"], jax.nn.relu(apply(block["up"], x)))
         return apply(params["out"], x)
 
-    return _task(
+    return task_of(
         name="residual blocks without a norm",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
@@ -128,7 +125,7 @@ def density() -> Task:
     def score(params, batch):
         return explained(mean_and_log_spread(params, batch[0])[0], batch[1])
 
-    return _task(
+    return task_of(
         name="mean and variance by their likelihood",
         rate=0.002,
         rates=(0.0005, 0.001, 0.002, 0.005),
@@ -156,7 +153,7 @@ def badly_scaled() -> Task:
     def score(params, batch):
         return explained(predict(params, batch[0]), batch[1])
 
-    return _task(
+    return task_of(
         name="inputs of unequal size",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
@@ -164,21 +161,3 @@ def badly_scaled() -> Task:
         losses=(loss, score),
         examples=(x, y, y),
     )
-
-
-def _task(
-    *,
-    losses: tuple[Callable[..., jax.Array], Callable[..., jax.Array]],
-    examples: tuple[np.ndarray, np.ndarray, np.ndarray],
-    **options: Any,
-) -> Task:
-    """A task for momentum SGD alone.
-
-    Args:
-      losses: the loss and the score.
-      examples: inputs, what is trained on, and what is true.
-      **options: the other attributes.
-    """
-    (loss, score), (x, seen, true) = losses, examples
-    train, test = (x[:TRAIN], seen[:TRAIN]), (x[TRAIN:], true[TRAIN:])
-    return Task(**options, loss=loss, score=score, train=train, test=test)

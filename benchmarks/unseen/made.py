@@ -8,7 +8,6 @@ import numpy as np
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
     apply,
     classifier,
@@ -17,6 +16,7 @@ from benchmarks.unseen.task import (
     layer_norm,
     outputs,
     perceptron,
+    task_of,
 )
 
 
@@ -81,15 +81,16 @@ def _regression(
     def predict(params, x):
         return outputs(params, x, jax.nn.relu)[:, 0]
 
-    return Task(
+    return task_of(
         **options,
         init=lambda key: perceptron(key, sizes),
-        loss=lambda params, batch: (
-            jnp.mean((predict(params, batch[0]) - batch[1]) ** 2) / 2
+        losses=(
+            lambda params, batch: (
+                jnp.mean((predict(params, batch[0]) - batch[1]) ** 2) / 2
+            ),
+            lambda params, batch: explained(predict(params, batch[0]), batch[1]),
         ),
-        score=lambda params, batch: explained(predict(params, batch[0]), batch[1]),
-        train=(x[:TRAIN], noisy[:TRAIN]),
-        test=(x[TRAIN:], y[TRAIN:]),
+        examples=(x, noisy, y),
     )
 
 
@@ -117,17 +118,14 @@ def batch_norm() -> Task:
             x = jax.nn.relu(x * layer["scale"][None] + layer["bias"][None])
         return apply(params["out"], x)
 
-    loss, score = classifier(predict)
-    return Task(
+    return task_of(
         name="batch norm",
         rate=0.05,
         rates=(0.0125, 0.025, 0.05, 0.1),
         adamw_rate=0.008,
         init=init,
-        loss=loss,
-        score=score,
-        train=(x[:TRAIN], labels[:TRAIN]),
-        test=(x[TRAIN:], labels[TRAIN:]),
+        losses=classifier(predict),
+        examples=(x, labels, labels),
         mixes_examples=True,
     )
 
@@ -165,16 +163,13 @@ def recurrent() -> Task:
             hidden = keep * hidden + (1 - keep) * jnp.tanh(new[2] + reset * old[2])
         return apply(params["out"], hidden)
 
-    loss, score = classifier(predict)
-    return Task(
+    return task_of(
         name="recurrent network",
         rate=0.1,
         rates=(0.05, 0.1, 0.2, 0.4),
         init=init,
-        loss=loss,
-        score=score,
-        train=(x[:TRAIN], seen[:TRAIN]),
-        test=(x[TRAIN:], labels[TRAIN:]),
+        losses=classifier(predict),
+        examples=(x, seen, labels),
     )
 
 
@@ -212,15 +207,12 @@ def residual_norm() -> Task:
             x = x + apply(block["down"], hidden)
         return apply(params["out"], x)
 
-    loss, score = classifier(predict)
-    return Task(
+    return task_of(
         name="residual blocks with layer norm",
         rate=0.05,
         rates=(0.01, 0.02, 0.05, 0.1),
         adamw_rate=0.008,
         init=init,
-        loss=loss,
-        score=score,
-        train=(x[:TRAIN], seen[:TRAIN]),
-        test=(x[TRAIN:], labels[TRAIN:]),
+        losses=classifier(predict),
+        examples=(x, seen, labels),
     )

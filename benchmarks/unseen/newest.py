@@ -6,12 +6,12 @@ import numpy as np
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
     classifier,
     explained,
     outputs,
     perceptron,
+    task_of,
 )
 
 
@@ -30,15 +30,16 @@ def counts() -> Task:
         predicted = predict(params, batch)
         return jnp.mean(jnp.exp(predicted) - batch[1] * predicted)
 
-    return Task(
+    def score(params, batch):
+        return explained(predict(params, batch), batch[1])
+
+    return task_of(
         name="Poisson counts",
         rate=0.01,
         rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
         init=lambda seed: perceptron(seed, (width, 64, 64, 1)),
-        loss=loss,
-        score=lambda params, batch: explained(predict(params, batch), batch[1]),
-        train=(x[:TRAIN], seen[:TRAIN]),
-        test=(x[TRAIN:], log_mean[TRAIN:]),
+        losses=(loss, score),
+        examples=(x, seen, log_mean),
     )
 
 
@@ -54,15 +55,16 @@ def coordinates() -> Task:
     def predict(params, batch):
         return outputs(params, 10 * batch[0], jnp.sin)
 
-    return Task(
+    return task_of(
         name="coordinates and sines",
         rate=0.005,
         rates=(0.002, 0.005, 0.01, 0.02, 0.05),
         init=lambda seed: perceptron(seed, (2, 64, 64, 64, 1)),
-        loss=lambda params, batch: jnp.mean((predict(params, batch) - batch[1]) ** 2),
-        score=lambda params, batch: explained(predict(params, batch), batch[1]),
-        train=(x[:TRAIN], noisy[:TRAIN]),
-        test=(x[TRAIN:], true[TRAIN:]),
+        losses=(
+            lambda params, batch: jnp.mean((predict(params, batch) - batch[1]) ** 2),
+            lambda params, batch: explained(predict(params, batch), batch[1]),
+        ),
+        examples=(x, noisy, true),
     )
 
 
@@ -88,14 +90,11 @@ def point_sets() -> Task:
         largest = outputs(params["points"], x, jax.nn.relu).max(1)
         return outputs(params["sets"], largest, jax.nn.relu)
 
-    loss, score = classifier(predict)
-    return Task(
+    return task_of(
         name="sets of points",
         rate=0.05,
         rates=(0.01, 0.02, 0.05, 0.1, 0.2),
         init=init,
-        loss=loss,
-        score=score,
-        train=(x[:TRAIN], labels[:TRAIN]),
-        test=(x[TRAIN:], labels[TRAIN:]),
+        losses=classifier(predict),
+        examples=(x, labels, labels),
     )

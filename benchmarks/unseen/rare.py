@@ -13,6 +13,7 @@ from benchmarks.unseen.task import (
     cross_entropy,
     dense,
     explained,
+    task_of,
 )
 
 
@@ -87,18 +88,15 @@ def adapters() -> Task:
         x = jnp.tanh(1.5 * adapted)
         return apply(params["out"], x + jnp.tanh(apply(params["full"], x)))
 
-    loss, score = classifier(predict)
-    return Task(
+    return task_of(
         name="adapters and full layers",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
         adamw_rate=0.008,
         muon_rate=0.008,
         init=init,
-        loss=loss,
-        score=score,
-        train=(x[:TRAIN], labels[:TRAIN]),
-        test=(x[TRAIN:], best[TRAIN:]),
+        losses=classifier(predict),
+        examples=(x, labels, best),
     )
 
 
@@ -135,17 +133,14 @@ def experts(*, apart: bool = False) -> Task:
         outputs = jnp.einsum("neh,ehc->nec", hidden, down)
         return jnp.einsum("nec,ne->nc", outputs, chosen)
 
-    loss, score = classifier(predict)
-    return Task(
+    return task_of(
         name="rare experts, apart" if apart else "rare experts",
         rate=0.02,
         rates=(0.01, 0.02, 0.05, 0.1),
         adamw_rate=0.004,
         init=init,
-        loss=loss,
-        score=score,
-        train=(x[:TRAIN], labels[:TRAIN]),
-        test=(x[TRAIN:], best[TRAIN:]),
+        losses=classifier(predict),
+        examples=(x, labels, best),
     )
 
 

@@ -46,6 +46,24 @@ class Task:
     mixes_examples: bool = False
 
 
+def task_of(
+    *,
+    losses: tuple[Callable[..., jax.Array], Callable[..., jax.Array]],
+    examples: tuple[np.ndarray, np.ndarray, np.ndarray],
+    **options: Any,
+) -> Task:
+    """A task whose data are made.
+
+    Args:
+      losses: the loss and the score.
+      examples: inputs, what is trained on, and what is true.
+      **options: the other attributes.
+    """
+    (loss, score), (x, seen, true) = losses, examples
+    train, test = (x[:TRAIN], seen[:TRAIN]), (x[TRAIN:], true[TRAIN:])
+    return Task(**options, loss=loss, score=score, train=train, test=test)
+
+
 def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 2.0) -> Params:
     """A layer whose weights have variance gain / inputs."""
     kernel = jax.random.normal(key, (inputs, outputs)) * np.sqrt(gain / inputs)
