@@ -15,6 +15,7 @@ import optax
 import optax_lena
 from benchmarks.methods.method import Factory, Make
 from benchmarks.tasks.recipe import SGD, Recipe
+from optax_lena._transform.momentum import trace_of_examples
 
 
 def at_scale(factory: Factory, *, warms_up: bool = True, optimizer: str = SGD) -> Make:
@@ -70,7 +71,10 @@ def composed(
             warmup=type(rate.warmup)(length),
         )
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
-        buffer = buffer_of(recipe.momentum, batch_scale if counts_examples else None)
+        if counts_examples:
+            buffer = trace_of_examples(batch_scale, recipe.momentum, False, None)
+        else:
+            buffer = optax.trace(recipe.momentum)
         return optax.chain(
             optax.add_decayed_weights(recipe.weight_decay),
             *((scale, buffer) if enters_buffer else (buffer, scale)),
@@ -83,20 +87,6 @@ def composed(
 def momentum_at(momentum: float, batch_scale: int) -> float:
     """The momentum that counts examples, down to the floor of `lena_amplified`."""
     return float(optax_lena.decay_at(momentum, batch_scale, 0.8))
-
-
-def buffer_of(momentum: float, batch_scale: int | None) -> optax.GradientTransformation:
-    """A momentum buffer.
-
-    Args:
-      momentum: at the base batch.
-      batch_scale: S, whose examples it counts, with steps that are as long in all;
-        None: it is as it is.
-    """
-    if batch_scale is None:
-        return optax.trace(momentum)
-    kept = momentum_at(momentum, batch_scale)
-    return optax.chain(optax.scale((1 - kept) / (1 - momentum)), optax.trace(kept))
 
 
 def _check_optimizer(recipe: Recipe, optimizer: str) -> None:

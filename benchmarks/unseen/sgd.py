@@ -5,11 +5,11 @@ import dataclasses
 import optax
 
 import optax_lena
-from benchmarks.methods.makers import buffer_of
 from benchmarks.methods.rates import (
     CUT_TO_BASE,
     FIRST_AMPLIFIED,
     LENA,
+    LIMIT_OF_START,
     NO_LOSS_LIMIT,
     REMEMBERED_AMPLIFIED,
     ROOT_OF_SCALE,
@@ -17,9 +17,13 @@ from benchmarks.methods.rates import (
     noise_times,
 )
 from benchmarks.unseen.family import WARMUP, Family, Method
+from optax_lena._transform.momentum import trace_of_examples
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 _lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
+_limit_of_start = dataclasses.replace(
+    LIMIT_OF_START, warmup=optax_lena.FixedWarmup(WARMUP)
+)
 _cut_to_base = dataclasses.replace(CUT_TO_BASE, warmup=optax_lena.FixedWarmup(WARMUP))
 _no_loss_limit = dataclasses.replace(
     NO_LOSS_LIMIT, warmup=optax_lena.FixedWarmup(WARMUP)
@@ -63,7 +67,10 @@ def _method(
             length = max(WARMUP, float(warmup_updates * batch_scale))
             own = dataclasses.replace(own, warmup=optax_lena.FixedWarmup(length))
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
-        buffer = buffer_of(0.9, batch_scale if counts_examples else None)
+        if counts_examples:
+            buffer = trace_of_examples(batch_scale, 0.9, False, None)
+        else:
+            buffer = optax.trace(0.9)
         links = (scale, buffer) if enters_buffer else (buffer, scale)
         return optax.chain(*links, optax.scale(-1.0))
 
@@ -104,6 +111,19 @@ SGD = Family(
         "lena_no_warmup": _method("LENA, no warm-up", LENA),
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
+        "amplified_limit_of_start": _method(
+            "amplified LENA, loss limit of the start",
+            _limit_of_start,
+            enters_buffer=True,
+            counts_examples=True,
+        ),
+        "amplified_limit_of_start_model": _method(
+            "amplified, loss limit of the start, one layer: the model",
+            _limit_of_start,
+            _MODEL,
+            enters_buffer=True,
+            counts_examples=True,
+        ),
         "amplified_cut_to_base": _method(
             "amplified LENA, spike limit 2",
             _cut_to_base,
@@ -170,6 +190,8 @@ SGD = Family(
         "linear_of_examples",
         "adascale_of_examples",
         "lena_of_examples",
+        "amplified_limit_of_start",
+        "amplified_limit_of_start_model",
         "amplified_cut_to_base",
         "amplified_cut_to_base_model",
         "amplified_kept_momentum",

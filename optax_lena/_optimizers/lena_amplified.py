@@ -23,7 +23,7 @@ _RATE = LayerRate(
     estimator=Averages(HORIZON, relative=True),
     rule=amplified_gain,
     guard=SpikeLimit(1.25),
-    loss_limit=LossLimit(1.02),
+    loss_limit=LossLimit(1.02, rise=0.1),
 )
 
 
@@ -49,8 +49,8 @@ def lena_amplified(
 
     It differs from `lena` in seven ways, each of which docs/benchmarks.md measures. The
     gain is amplified, to at most S. A gradient that is longer than the last ones cuts
-    the rate, by f (`SpikeLimit`). After a loss above the first one noise counts
-    for less, where updates are given the loss (`LossLimit`). The momentum counts
+    the rate, by f (`SpikeLimit`). After the loss has risen noise counts for less, where
+    updates are given the loss (`LossLimit`). The momentum counts
     examples, $\beta_S = \beta^S$ but no less than 0.8, for one that averages ten
     updates lags far behind at S = 64; a gradient's steps add up to what they did. The
     rate enters the momentum buffer: while it rises, a gradient keeps the rate it was

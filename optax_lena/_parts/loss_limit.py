@@ -1,8 +1,8 @@
-r"""The loss limit: how much of the noise counts, while the loss is above its start.
+r"""The loss limit: how much of the noise counts, after the loss has risen.
 
 In: the loss of every update, where the loop gives it. Out: the share of the noise that
 the rule sees. A rate that is too large for the loss's curvature can throw a network
-out without a spike of the gradient; then the loss rises above what it was at first.
+out without a spike of the gradient; then the loss rises.
 """
 
 import dataclasses
@@ -14,10 +14,13 @@ from jax.typing import ArrayLike
 
 from optax_lena._checks import check_number
 
-# What a loss above the limit leaves of the share, how the share grows back with every
-# other one, and the least of it, with which four times the noise is a quarter of it.
-# Chosen on three of the small tasks of docs/benchmarks.md.
+# What a loss above the limit leaves of the share, how every loss that is not above it
+# lets the share grow back, and the least of it, with which four times the noise is a
+# quarter of it. Chosen on three of the small tasks of docs/benchmarks.md.
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
+# How far the average loss moves toward each new one: a batch that happens to be easy
+# is no level that the run has reached.
+_STEP = 0.1
 
 
 class LossLimitState(NamedTuple):
@@ -25,34 +28,43 @@ class LossLimitState(NamedTuple):
 
     Attributes:
       start: float32 `()`, the first loss that was finite; 0 before.
-      has_started: int32 `()`, 1 if there was one.
+      recent: float32 `()`, the average of the last ten or so.
+      lowest: float32 `()`, the lowest that this average has been.
+      has_started: int32 `()`, 1 if there was a loss.
       noise_share: float32 `()`, in (0, 1], of the noise that counts.
     """
 
     start: jax.Array
+    recent: jax.Array
+    lowest: jax.Array
     has_started: jax.Array
     noise_share: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class LossLimit:
-    r"""Lets noise count for less after a loss that is above the first one.
+    r"""Lets noise count for less after a loss that has risen.
 
-    $$\text{share} \leftarrow \begin{cases}
-        \max(\text{share} / 2,\, 1 / 16)
-          & \text{if loss} > \text{start} + (\text{limit} - 1) \, |\text{start}| \\
+    $$\text{most} = \text{lowest} + \text{rise} \cdot (\text{start} - \text{lowest})
+        + (\text{limit} - 1) \, |\text{start}|, \qquad
+      \text{share} \leftarrow \begin{cases}
+        \max(\text{share} / 2,\, 1 / 16) & \text{if loss} > \text{most} \\
         \min(1.02 \cdot \text{share},\, 1) & \text{otherwise} \end{cases}$$
 
-    The rule then sees that share of the noise, so that the trust ratio falls toward 1,
-    and comes back when the loss does. A loss that is not finite, or not given, changes
-    nothing. A task that grows harder while it is trained keeps the share low: the rates
-    are careful then, as those of LENA's own rule are.
+    The start is the first loss, and the lowest is that of an average of the last ten or
+    so. The rule then sees that share of the noise, so that the trust ratio falls toward
+    1, and comes back when the loss does. A loss that is not finite, or not given,
+    changes nothing. A task that grows harder while it is trained keeps the share low:
+    the rates are careful then, as those of LENA's own rule are.
 
     Attributes:
-      limit: on the loss, over the first one; at least 1.
+      limit: on the loss, over the first one, before it has fallen; at least 1. The loss
+        may always vary by as much: of 1.02, by 2 % of the first.
+      rise: how much of what the loss has fallen it may rise again, in [0, 1]. Of 1,
+        the limit stays that of the first loss.
 
     Raises:
-      ValueError: if the limit is below 1.
+      ValueError: if the limit is below 1, or the rise not in [0, 1].
 
     Example:
       >>> import optax_lena
@@ -68,29 +80,43 @@ class LossLimit:
     """
 
     limit: ArrayLike = 1.02
+    rise: ArrayLike = 0.1
 
     def __post_init__(self) -> None:
-        """Checks the limit."""
+        """Checks the limit and the rise."""
         check_number("limit", self.limit, "a loss over the first one", at_least=1)
+        meaning = "a share of what the loss has fallen"
+        check_number("rise", self.rise, meaning, at_least=0, at_most=1)
 
     def init(self) -> LossLimitState:
         """Returns the state before the first update."""
-        return LossLimitState(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.ones(()))
+        zero = jnp.zeros(())
+        has_started = jnp.zeros((), jnp.int32)
+        return LossLimitState(zero, zero, zero, has_started, jnp.ones(()))
 
     def update(self, state: LossLimitState, loss: ArrayLike) -> LossLimitState:
         """Moves the share by one update's loss, `()`."""
         loss = jnp.asarray(loss, jnp.float32)
         is_finite = jnp.isfinite(loss)
         is_first = is_finite & (state.has_started == 0)
-        start = jnp.where(is_first, loss, state.start)
-        is_above = loss > start + (self.limit - 1) * jnp.abs(start)
+        start, recent, lowest = (
+            jnp.where(is_first, loss, x)
+            for x in (state.start, state.recent, state.lowest)
+        )
+        margin = (self.limit - 1) * jnp.abs(start)
+        most = lowest + self.rise * (start - lowest) + margin
         moved = jnp.where(
-            is_above,
+            loss > most,
             jnp.maximum(_SHRINK * state.noise_share, _LEAST),
             jnp.minimum(_GROWTH * state.noise_share, 1),
         )
+        # At most that: one loss of a network thrown out would hold the average up long.
+        toward = recent + _STEP * (jnp.minimum(loss, most) - recent)
+        recent = jnp.where(is_finite, toward, recent)
         return LossLimitState(
             start,
+            recent,
+            jnp.minimum(lowest, recent),
             state.has_started + is_first.astype(jnp.int32),
             jnp.where(is_finite, moved, state.noise_share),
         )

@@ -212,6 +212,14 @@ NUMBERS = [
     Number("Averages", "horizon", ol.Averages, FROM_ONE, 100, arrays(-1, 0.5)),
     Number("SpikeLimit", "limit", ol.SpikeLimit, FROM_ONE, 2, arrays(-1, 0.5)),
     Number("LossLimit", "limit", ol.LossLimit, FROM_ONE, 2, arrays(-1, 0.5)),
+    Number(
+        "LossLimit",
+        "rise",
+        lambda x: ol.LossLimit(rise=x),
+        "a finite number in [0, 1]",
+        0.5,
+        arrays(-0.1, 1.5),
+    ),
     Number("GrowthLimit", "growth", ol.GrowthLimit, FROM_ONE, 1.2, arrays(-1, 0.5)),
     Number("GradMoments", "factor", MOMENTS.rescale, "a finite number", 0.5, []),
     Number(
