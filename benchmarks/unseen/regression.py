@@ -1,0 +1,204 @@
+"""Regressions on functions that are made: of noise, scale and shape of every kind."""
+
+from statistics import NormalDist
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.unseen.task import (
+    EXAMPLES,
+    Task,
+    explained,
+    outputs,
+    perceptron,
+    task_of,
+)
+
+
+def deep_regression() -> Task:
+    """A six-layer ReLU network on the noisy outputs of a teacher."""
+    rng = np.random.default_rng(11)
+    teacher = [
+        rng.normal(size=shape) * scale
+        for shape, scale in (
+            ((32, 64), 1.5 / np.sqrt(32)),
+            ((64, 64), 1.5 / 8),
+            ((64, 1), 1 / 8),
+        )
+    ]
+    x = rng.normal(size=(EXAMPLES, 32)).astype(np.float32)
+    y = (np.tanh(np.tanh(x @ teacher[0]) @ teacher[1]) @ teacher[2])[:, 0]
+    noise = 0.5 * rng.normal(size=EXAMPLES)
+    return _regression(
+        x,
+        y,
+        noise,
+        sizes=(32, 64, 64, 64, 64, 64, 1),
+        name="deep regression",
+        rate=0.04,
+        rates=(0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.008,
+        muon_rate=0.004,
+    )
+
+
+def heavy_tails() -> Task:
+    """Label noise of Student's t with 2.1 degrees of freedom: rare, huge gradients."""
+    rng = np.random.default_rng(41)
+    inner, outer = rng.normal(size=(24, 32)) * 1.3, rng.normal(size=(32, 1))
+    x = rng.normal(size=(EXAMPLES, 24)).astype(np.float32)
+    y = (np.tanh(x @ inner / np.sqrt(24)) @ outer)[:, 0]
+    noise = 0.5 * rng.standard_t(2.1, size=EXAMPLES)
+    return _regression(
+        x,
+        y,
+        noise,
+        sizes=(24, 64, 64, 1),
+        name="heavy-tailed noise",
+        rate=0.02,
+        rates=(0.005, 0.01, 0.02, 0.04),
+        adamw_rate=0.016,
+        muon_rate=0.004,
+    )
+
+
+def _regression(
+    x: np.ndarray,
+    y: np.ndarray,
+    noise: np.ndarray,
+    *,
+    sizes: tuple[int, ...],
+    **options: Any,
+) -> Task:
+    y = (y / y.std()).astype(np.float32)
+    noisy = (y + noise).astype(np.float32)
+
+    def predict(params, x):
+        return outputs(params, x, jax.nn.relu)[:, 0]
+
+    return task_of(
+        **options,
+        init=lambda key: perceptron(key, sizes),
+        losses=(
+            lambda params, batch: (
+                jnp.mean((predict(params, batch[0]) - batch[1]) ** 2) / 2
+            ),
+            lambda params, batch: explained(predict(params, batch[0]), batch[1]),
+        ),
+        examples=(x, noisy, y),
+    )
+
+
+def badly_scaled() -> Task:
+    """Inputs of which some are ten times as large as others, and a robust loss."""
+    rng = np.random.default_rng(9)
+    scales = np.array([1, 3, 0.1, 1, 10, 1, 0.3, 1, 1, 1], np.float32)
+    x = rng.normal(size=(EXAMPLES, 10)).astype(np.float32) * scales
+    y = np.log1p(np.abs(x[:, 0] * x[:, 1])) + np.sin(10 * x[:, 2]) + 0.1 * x[:, 4]
+    y += 0.5 * rng.normal(size=EXAMPLES)
+    y = (y / y.std()).astype(np.float32)
+
+    def predict(params, x):
+        return outputs(params, x, jax.nn.silu)[:, 0]
+
+    def loss(params, batch):
+        return jnp.mean(optax.huber_loss(predict(params, batch[0]), batch[1]))
+
+    def score(params, batch):
+        return explained(predict(params, batch[0]), batch[1])
+
+    return task_of(
+        name="inputs of unequal size",
+        rate=0.02,
+        rates=(0.005, 0.01, 0.02, 0.05),
+        init=lambda seed: perceptron(seed, (10, 64, 64, 1)),
+        losses=(loss, score),
+        examples=(x, y, y),
+    )
+
+
+def counts() -> Task:
+    """Poisson regression on a teacher's logarithm: errors grow as its exponential."""
+    rng, width = np.random.default_rng(2201), 16
+    x = rng.normal(size=(EXAMPLES, width)).astype(np.float32)
+    hidden = np.tanh(x @ rng.normal(size=(width, 12)) / 4)
+    log_mean = (hidden @ rng.normal(size=(12, 1)) / 2).astype(np.float32)
+    seen = rng.poisson(np.exp(log_mean)).astype(np.float32)
+
+    def predict(params, batch):
+        return outputs(params, batch[0], jax.nn.relu)
+
+    def loss(params, batch):
+        predicted = predict(params, batch)
+        return jnp.mean(jnp.exp(predicted) - batch[1] * predicted)
+
+    def score(params, batch):
+        return explained(predict(params, batch), batch[1])
+
+    return task_of(
+        name="Poisson counts",
+        rate=0.01,
+        rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+        init=lambda seed: perceptron(seed, (width, 64, 64, 1)),
+        losses=(loss, score),
+        examples=(x, seen, log_mean),
+    )
+
+
+def coordinates() -> Task:
+    """A picture, as a function of two coordinates, in a network of sines."""
+    rng = np.random.default_rng(2202)
+    x = rng.uniform(-1, 1, size=(EXAMPLES, 2)).astype(np.float32)
+    waves = rng.normal(size=(2, 24)) * 8
+    heights = rng.normal(size=(24, 1)) / np.sqrt(12)
+    true = (np.sin(x @ waves + rng.uniform(0, 6, size=24)) @ heights).astype(np.float32)
+    noisy = (true + rng.normal(size=true.shape)).astype(np.float32)
+
+    def predict(params, batch):
+        return outputs(params, 10 * batch[0], jnp.sin)
+
+    return task_of(
+        name="coordinates and sines",
+        rate=0.005,
+        rates=(0.002, 0.005, 0.01, 0.02, 0.05),
+        init=lambda seed: perceptron(seed, (2, 64, 64, 64, 1)),
+        losses=(
+            lambda params, batch: jnp.mean((predict(params, batch) - batch[1]) ** 2),
+            lambda params, batch: explained(predict(params, batch), batch[1]),
+        ),
+        examples=(x, noisy, true),
+    )
+
+
+def quantiles() -> Task:
+    """Five quantiles of what is seen, by the pinball loss, which has kinks."""
+    rng, levels = np.random.default_rng(2301), (0.1, 0.3, 0.5, 0.7, 0.9)
+    x = rng.normal(size=(EXAMPLES, 20)).astype(np.float32)
+    middle = np.tanh(x @ rng.normal(size=(20, 12)) / 4) @ rng.normal(size=(12, 1))
+    width = np.log1p(np.exp(x @ rng.normal(size=(20, 1)) / 4))
+    seen = (middle + width * rng.normal(size=width.shape)).astype(np.float32)
+    normal = np.array([NormalDist().inv_cdf(level) for level in levels])
+    true = (middle + width * normal).astype(np.float32)
+
+    def predict(params, batch):
+        return outputs(params, batch[0], jax.nn.silu)
+
+    def loss(params, batch):
+        above = batch[1] - predict(params, batch)
+        level = jnp.array(levels)
+        return jnp.mean(jnp.maximum(level * above, (level - 1) * above))
+
+    return task_of(
+        name="quantiles",
+        rate=0.05,
+        rates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
+        init=lambda seed: perceptron(seed, (20, 64, 64, 5)),
+        losses=(
+            loss,
+            lambda params, batch: explained(predict(params, batch), batch[1]),
+        ),
+        examples=(x, seen, true),
+    )

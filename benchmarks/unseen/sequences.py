@@ -1,0 +1,138 @@
+"""Sequences that are made: read, attended to, and continued."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.unseen.task import (
+    EXAMPLES,
+    Task,
+    apply,
+    classifier,
+    dense,
+    explained,
+    layer_norm,
+    outputs,
+    perceptron,
+    task_of,
+    unit_norm,
+)
+
+
+def recurrent() -> Task:
+    """A gated recurrent network that counts a symbol, with wrong labels."""
+    rng, length, width = np.random.default_rng(1001), 8, 24
+    x = rng.integers(0, 4, size=(EXAMPLES, length)).astype(np.int32)
+    labels = np.minimum((x == 1).sum(1), 4).astype(np.int32)
+    is_wrong = rng.random(EXAMPLES) < 0.1
+    wrong = rng.integers(5, size=EXAMPLES)
+    seen = np.where(is_wrong, wrong, labels).astype(np.int32)
+
+    def init(key):
+        table, inner, again, out = jax.random.split(key, 4)
+        return {
+            "embedding": 0.5 * jax.random.normal(table, (4, 8)),
+            "inner": dense(inner, 8, 3 * width, 1.0),
+            "again": dense(again, width, 3 * width, 1.0),
+            "out": dense(out, width, 5, 1.0),
+        }
+
+    def predict(params, x):
+        symbols = params["embedding"][x]
+        hidden = jnp.zeros((len(x), width))
+        for position in range(length):
+            new = jnp.split(apply(params["inner"], symbols[:, position]), 3, axis=1)
+            old = jnp.split(apply(params["again"], hidden), 3, axis=1)
+            keep = jax.nn.sigmoid(new[0] + old[0])
+            reset = jax.nn.sigmoid(new[1] + old[1])
+            hidden = keep * hidden + (1 - keep) * jnp.tanh(new[2] + reset * old[2])
+        return apply(params["out"], hidden)
+
+    return task_of(
+        name="recurrent network",
+        rate=0.1,
+        rates=(0.05, 0.1, 0.2, 0.4),
+        init=init,
+        losses=classifier(predict),
+        examples=(x, seen, labels),
+    )
+
+
+def attention() -> Task:
+    """The value beside a key, looked up by one block of attention."""
+    rng, pairs, keys, values, width = np.random.default_rng(2001), 6, 12, 8, 32
+    key = np.argsort(rng.random((EXAMPLES, keys)), axis=1)[:, :pairs]
+    value = rng.integers(values, size=(EXAMPLES, pairs))
+    asked = rng.integers(pairs, size=EXAMPLES)
+    rows = np.arange(EXAMPLES)
+    x = np.concatenate([key, value, key[rows, asked][:, None]], 1).astype(np.int32)
+    labels = value[rows, asked].astype(np.int32)
+
+    def init(seed):
+        parts = jax.random.split(seed, 8)
+        square = [dense(part, width, width, 1.0) for part in parts[:4]]
+        return {
+            "keys": jax.random.normal(parts[4], (keys, width)),
+            "values": jax.random.normal(parts[5], (values, width)),
+            "attention": dict(zip("qkvo", square, strict=True)),
+            "norms": [unit_norm(width), unit_norm(width)],
+            "up": dense(parts[6], width, 2 * width),
+            "down": dense(parts[7], 2 * width, width, 0.1),
+            "out": dense(jax.random.fold_in(seed, 8), width, values, 1.0),
+        }
+
+    def predict(params, x):
+        key, value, asked = x[:, :pairs], x[:, pairs:-1], x[:, -1]
+        seen = params["keys"][key] + params["values"][value]
+        x = params["keys"][asked][:, None]
+        normed = layer_norm(params["norms"][0], jnp.concatenate([x, seen], 1))
+        weights = params["attention"]
+        query = apply(weights["q"], normed[:, :1])
+        found = jnp.einsum("bqd,bkd->bqk", query, apply(weights["k"], normed))
+        found = jax.nn.softmax(found / np.sqrt(width)) @ apply(weights["v"], normed)
+        x = (x + apply(weights["o"], found))[:, 0]
+        hidden = jax.nn.gelu(apply(params["up"], layer_norm(params["norms"][1], x)))
+        return apply(params["out"], x + apply(params["down"], hidden))
+
+    return task_of(
+        name="look-up by attention",
+        rate=0.02,
+        rates=(0.005, 0.01, 0.02, 0.05),
+        init=init,
+        losses=classifier(predict),
+        examples=(x, labels, labels),
+    )
+
+
+def rollouts() -> Task:
+    """Two coupled pendulums, eight steps ahead through the network's own steps."""
+    rng, steps = np.random.default_rng(2302), 8
+    state = rng.normal(size=(EXAMPLES, 4)) * 1.2
+    path = []
+    for moment in range(steps * 10):
+        angle, speed = state[:, :2], state[:, 2:]
+        pull = -np.sin(angle) - 0.5 * (angle - angle[:, ::-1]) - 0.1 * speed
+        state = np.concatenate([angle + 0.04 * speed, speed + 0.04 * pull], axis=1)
+        if moment % 10 == 0:
+            path.append(state)
+    x, true = path[0].astype(np.float32), np.stack(path[1:], 1).astype(np.float32)
+    noisy = (true + 0.3 * rng.normal(size=true.shape)).astype(np.float32)
+
+    def predict(params, x):
+        def step(state, _):
+            state = state + outputs(params, state, jnp.tanh)
+            return state, state
+
+        return jnp.swapaxes(jax.lax.scan(step, x, length=steps - 1)[1], 0, 1)
+
+    return task_of(
+        name="rollouts of pendulums",
+        rate=0.02,
+        rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+        init=lambda seed: perceptron(seed, (4, 48, 48, 4)),
+        losses=(
+            lambda params, batch: jnp.mean((predict(params, batch[0]) - batch[1]) ** 2),
+            lambda params, batch: explained(predict(params, batch[0]), batch[1]),
+        ),
+        examples=(x, noisy, true),
+    )
