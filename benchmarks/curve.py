@@ -1,4 +1,4 @@
-"""Records the examples to a target at every S, on tasks that nothing was tuned on.
+"""Records the examples to a target at every S, on small tasks.
 
 `python -m benchmarks.curve [TASK ...]` trains the tasks of `benchmarks.unseen` at S = 1
 with momentum SGD and at S = 8 to 128 with the first version of amplified LENA, and adds

@@ -1,4 +1,4 @@
-"""The shape of the package: short functions, optimizers that are one chain each."""
+"""The shape of the package: short functions, optimizers put together in few lines."""
 
 import ast
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_no_function_is_long(path):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_is_one_chain(name):
+def test_an_optimizer_is_put_together_in_a_few_lines(name):
     found = dict(bodies(ROOT / "optax_lena" / "_optimizers" / f"{name}.py"))
     assert found[name] <= 12
 

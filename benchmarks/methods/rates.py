@@ -26,7 +26,7 @@ AMPLIFIED = optax_lena.LayerRate(
     guard=optax_lena.SpikeLimit(1.25),
     loss_limit=optax_lena.LossLimit(1.02, rise=0.1),
 )
-# What `lena_amplified` was until point sets were lost with it, which start above chance.
+# What `lena_amplified` was until point sets were lost, which start above chance.
 LIMIT_OF_START = dataclasses.replace(
     AMPLIFIED, loss_limit=optax_lena.LossLimit(1.02, rise=1.0)
 )

@@ -1,4 +1,4 @@
-"""The block of the tasks that nothing, or little, was tuned on."""
+"""The block of the small tasks."""
 
 import math
 from collections.abc import Sequence
@@ -60,10 +60,12 @@ def sentence(
     every, new = (len({row[0] for row in some}) for some in (rows, unseen))
     held = [sum(row[-1] == "holds" for row in some) for some in (rows, unseen)]
     lost = sum(row[3].endswith("lost") for row in rows)
+    share = f"{100 * SHARE:g} %"
     return (
-        f"On {every} {tasks} `{family.recommended}` loses runs in {lost or 'none'} "
-        f"of {len(rows)} rows, and in {held[0]} it is the best without re-tuning or "
-        f"close to it; on the {new} tasks that no rule was chosen on, in {held[1]} of "
+        f"On {every} {tasks}, at three S each, `{family.recommended}` loses runs in "
+        f"{lost or 'none'} of {len(rows)} rows. In {held[0]} it is within a standard "
+        f"error, or within {share} of the base run's score, of the best without "
+        f"re-tuning; on the {new} tasks that no rule was chosen on, in {held[1]} of "
         f"{len(unseen)}."
     )
 
@@ -125,10 +127,11 @@ LEGEND = (
     "not recorded. Star: a rule may be chosen on this task too, with other seeds."
 )
 BAR = (
-    "Differences are paired by seeds. The bar: no seed is lost where the best of the "
-    "others loses none, and the mean is within a standard error of the best, or "
-    f"within {100 * SHARE:g} % of the base run's score of it."
+    "Differences are paired by seeds. The bar: no seed is lost, and the mean is within "
+    f"a standard error of the best, or within {100 * SHARE:g} % of the base run's "
+    "score of it."
 )
+NONE = "none trains all seeds"
 PAIRED = "Its score less that of the recommended one, paired by seeds."
 
 
@@ -214,18 +217,22 @@ def _beside_the_best(family: Family, scores: Scores) -> list[list[str]]:
             if method not in family.own and (found := scores.get((task, method, scale)))
         }
         whole = {m: found for m, found in others.items() if not _lost(found, base)}
-        if not whole:
-            continue
-        best = max(whole, key=lambda method: mean(whole[method]))
-        rival = f"{family.methods[best].label}, {_text(whole[best])}"
+        best = max(whole, key=lambda method: mean(whole[method]), default=None)
+        rival = NONE if best is None else _labelled(family, best, whole[best])
         if lost := _lost(own, base):
             cells = [f"{lost} of {len(own)} lost", "missed"]
+        elif best is None:
+            cells = ["", "holds"]
         else:
             gained = [a - b for a, b in zip(own, whole[best], strict=True)]
             holds = mean(gained) >= -max(_error(gained), SHARE * base)
             cells = [_signed(gained), "holds" if holds else "missed"]
         rows.append([_name(family, task), str(scale), rival, *cells])
     return rows
+
+
+def _labelled(family: Family, method: str, scores: Sequence[float]) -> str:
+    return f"{family.methods[method].label}, {_text(scores)}"
 
 
 def _layers(family: Family, scores: Scores) -> list[list[str]]:

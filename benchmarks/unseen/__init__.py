@@ -1,1 +1,1 @@
-"""Tasks that nothing was tuned on: small, quick, and unlike the recorded tables."""
+"""Small tasks: quick, of many kinds, and unlike the recorded tables."""

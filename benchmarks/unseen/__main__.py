@@ -1,4 +1,4 @@
-"""Records the tasks that nothing was tuned on, method by method.
+"""Records the small tasks, method by method.
 
 `python -m benchmarks.unseen [--recipe sgd]` adds what `results/unseen.jsonl` lacks. The
 rule, written down before the first record: no constant of the library is chosen on

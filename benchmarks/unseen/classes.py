@@ -204,8 +204,8 @@ def graphs() -> Task:
 
     return task_of(
         name="graphs of communities",
-        rate=0.05,
-        rates=(0.01, 0.02, 0.05, 0.1, 0.2),
+        rate=0.02,
+        rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
         init=init,
         losses=classifier(predict),
         examples=(x, labels, labels),

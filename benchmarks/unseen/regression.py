@@ -188,12 +188,12 @@ def quantiles() -> Task:
 
     def loss(params, batch):
         above = batch[1] - predict(params, batch)
-        level = jnp.array(levels)
+        level = jnp.array([levels])
         return jnp.mean(jnp.maximum(level * above, (level - 1) * above))
 
     return task_of(
         name="quantiles",
-        rate=0.05,
+        rate=0.1,
         rates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
         init=lambda seed: perceptron(seed, (20, 64, 64, 5)),
         losses=(

@@ -127,7 +127,7 @@ def rollouts() -> Task:
 
     return task_of(
         name="rollouts of pendulums",
-        rate=0.02,
+        rate=0.005,
         rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
         init=lambda seed: perceptron(seed, (4, 48, 48, 4)),
         losses=(

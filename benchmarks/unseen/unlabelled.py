@@ -119,8 +119,8 @@ def bandit() -> Task:
 
     return Task(
         name="rewarded actions",
-        rate=0.2,
-        rates=(0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
+        rate=0.005,
+        rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
         init=lambda seed: perceptron(seed, (16, 64, 64, actions)),
         loss=loss,
         score=score,

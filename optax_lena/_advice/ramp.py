@@ -27,8 +27,9 @@ class BatchRamp:
     Attributes:
       batch_scale: the S to start with, a power of two.
       max_scale: the S to end with at most, a power of two.
-      theta: $\theta$: the standard deviation of a batch's gradient, over the length of
-        the true one, may be this large. A smaller one waits longer.
+      theta: $\theta$. The batch doubles only while the gradient of the larger one is
+        still this noisy: its standard deviation is at least $\theta$ times the length
+        of the true gradient. A larger one waits longer.
       start: base step before which nothing doubles. Give half of the run's: the noise
         scale alone allows doublings earlier than the final accuracy bears
         (docs/batch_size.md), and a late start costs the fewest examples (Functional

@@ -5,6 +5,7 @@ are taken for the microbatches of one batch.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,7 +75,8 @@ def accumulate(
     Args:
       tx: the optimizer that gets the moments, such as `optax_lena.lena(...)`. Its
         `batch_scale` is the scale of the whole batch; None: the number of microbatches.
-      every_k: calls per update; or a function of the number of updates made so far.
+      every_k: calls per update; or a function of the number of updates made so far. 1
+        measures nothing, unless the calls have `moments`; a warning says so.
       layers: which parameters stack several layers (`optax_lena.stacked`).
       preconditioner: for Adam, `optax_lena.adam_preconditioner`: what makes, of the
         state of `tx` and a pytree like the parameters, the multipliers of the gradients
@@ -152,6 +154,14 @@ def _update(
     value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, AccumulateState]:
+    if isinstance(every_k, int) and every_k == 1 and moments is None:
+        warnings.warn(
+            "`every_k` of 1 measures nothing: the noise between the gradients of one "
+            "call is not known, and every gain stays 1. Accumulate 2 calls or more, or "
+            "pass `moments=`.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     multipliers = None
     if preconditioner is not None:
         multipliers = preconditioner(state.inner_state, grads)

@@ -124,6 +124,25 @@ def join(stack: jax.Array) -> jax.Array:
     return stack.reshape(-1, *stack.shape[2:])
 
 
-def join_interleaved(stack: jax.Array) -> jax.Array:
-    """Joins `(n, b, ...)` to `(b * n, ...)`: microbatch i has examples i, i + n, ..."""
-    return join(jnp.moveaxis(stack, 0, 1))
+def join_interleaved(stack: jax.Array, size: int) -> jax.Array:
+    """Joins what microbatches of the examples i, i + n, i + 2n, ... return.
+
+    Args:
+      stack: `(n, b * k, ...)`, k rows for every example, such as its tokens.
+      size: b, the examples of a microbatch.
+
+    Returns:
+      `(b * n * k, ...)`, in the order of the batch.
+
+    Raises:
+      ValueError: if the rows are not as many for every example.
+    """
+    count, rows = stack.shape[:2]
+    if rows % size:
+        raise ValueError(
+            f"`aux` must say what becomes of an output with {rows} rows for {size} "
+            "examples: in time examples are taken in turns, and its rows cannot be put "
+            "back into their order. Say aux='stack', or spread in space."
+        )
+    of_examples = stack.reshape(count, size, rows // size, *stack.shape[2:])
+    return join(join(jnp.moveaxis(of_examples, 0, 1)))

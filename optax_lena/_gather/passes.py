@@ -94,9 +94,11 @@ def _share(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
 
 
 def _sum_dtype(leaf: Any, kind: str) -> Any:
-    # Integers are counted as integers, and averaged as numbers.
-    is_count = kind == SUM and not jnp.issubdtype(leaf.dtype, jnp.inexact)
-    return leaf.dtype if is_count else accumulation_dtype(leaf)
+    # Integers are counted as integers, as wide as jnp.sum has them, and averaged as
+    # numbers.
+    if kind == SUM and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return jax.eval_shape(jnp.sum, jax.ShapeDtypeStruct((), leaf.dtype)).dtype
+    return accumulation_dtype(leaf)
 
 
 def merge(

@@ -4,6 +4,7 @@ In: a call of a gatherer. Out: what the call returns. Each way is one function.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,13 @@ def in_turn(call: Call) -> tuple[Any, PyTree, GradMoments]:
 
 def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """All devices together: each microbatch has a share of every device's examples."""
-    axes.check_spreads(call.batch, call.gatherer.num_microbatches)
-    return _in_turn(call, passes.split_interleaved, outputs.join_interleaved)
+    n = call.gatherer.num_microbatches
+    axes.check_spreads(call.batch, n)
+    size = (
+        len(jax.tree.leaves(call.batch)[0]) // n if jax.tree.leaves(call.batch) else 0
+    )
+    join = functools.partial(outputs.join_interleaved, size=size)
+    return _in_turn(call, passes.split_interleaved, join)
 
 
 def _in_turn(
@@ -89,6 +95,7 @@ def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMo
         # itself comes up in time as well.
         if call.gatherer.spread == SPACE:
             raise
+        _check_loss(call)
         check_no_weights(call, "the model constrains the batch's axis")
         return in_time(call)
 
@@ -128,6 +135,14 @@ def _in_space(
         call, metric=call.metric.placed(lambda tree: axes.shard_like(tree, call.params))
     )
     return call.finish(sums, stacks, kinds, shapes, *_totals(call, each))
+
+
+def _check_loss(call: Call) -> None:
+    """Raises the error of a loss that fails by itself, wherever it is spread."""
+    first = jax.tree.map(
+        _entry, passes.split(call.batch, call.gatherer.num_microbatches)
+    )
+    jax.eval_shape(call.visit, first, jnp.int32(0))
 
 
 def _totals(call: Call, each: jax.Array) -> tuple[jax.Array | None, int | jax.Array]:

@@ -156,8 +156,9 @@ def check_inexact(name: str, tree: PyTree) -> None:
         dtype = getattr(leaf, "dtype", type(leaf))
         is_inexact = dtype in (float, complex) or jnp.issubdtype(dtype, jnp.inexact)
         if not is_inexact:
+            got = getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
             raise TypeError(
-                f"`{name}` must be floating-point, got {np.dtype(dtype).name} at "
+                f"`{name}` must be floating-point, got {got} at "
                 f"parameter {parameter_names(tree)[i]!r}: such a parameter has no "
                 "gradient. Leave it out, with optax.masked or as a further argument "
                 "of the loss, or convert it."

@@ -101,7 +101,8 @@ def check_moments(moments: Any) -> None:
             f"optax_lena.GradMoments, got {got}. Take gradients and moments together "
             "from optax_lena.value_and_grad (or moments_from_stack, "
             "moments_over_axis), then call tx.update(grads, state, params, "
-            "moments=moments)."
+            "moments=moments). If they were given, a wrapper has dropped them: for "
+            "flax's TrainState there is optax_lena.flax.TrainState."
         )
 
 

@@ -51,7 +51,8 @@ def lena_adamw(
     $\sqrt{\text{gain}}$ times as far along the true gradient as the base batch's,
     because $\sqrt{\hat\nu}$ shrinks to $\sqrt{\sigma^2 / S + \mu^2}$; the rate brings
     the rest. The averages forget as much in an update as S base batches would, though
-    no less is kept than the floors say; S may change in mid-run. A layer's ratio starts
+    no less is kept than the floors say; S may change in mid-run.
+    (A ratio is at most 1 where S is below 1.) A layer's ratio starts
     at 1 and grows by a tenth in an update at most (`GrowthLimit`).
 
     With a `batch_scale` of 1 and no warm-up it is `optax.adamw`, to the last bit

@@ -1,8 +1,8 @@
 r"""Guards: what cuts trust ratios that come too soon, or when a gradient spikes.
 
 In: trust ratios, and what this update measured. Out: the ratios to train at.
-`GrowthLimit` holds every row to its own last ratio. `SpikeLimit` multiplies what the
-gain has added to the rate by
+`GrowthLimit` holds every row to its own last ratio. `SpikeLimit` multiplies every
+ratio, though not below 1 / S, by
 
 $$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot
   \frac{\bar{\sigma}^2 / S + \lVert\bar{\mu}\rVert^2}{\lVert\bar g\rVert^2}}\Bigr)$$
@@ -10,7 +10,7 @@ $$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot
 A rate that is too large for the loss's curvature shows in the gradient first: it grows
 from update to update, faster than the averages that the gain is made of forget. When
 the parameters have been thrown out, even the base rate is too large for the gradient
-that follows, so a ratio may fall below 1, to 1 / S. At S = 1 nothing is ever cut.
+that follows, so a ratio may fall below 1. At S = 1 nothing is ever cut.
 """
 
 import dataclasses

@@ -60,7 +60,7 @@ def check_rule(rule: Any) -> None:
     if not isinstance(rule, Rule):
         raise ValueError(
             "`rule` must be optax_lena.capped_gain, amplified_gain, square_root_gain, "
-            f"linear or a Rule(function), got {rule!r}."
+            f"normalised_gain, linear or a Rule(function), got {rule!r}."
         )
 
 

@@ -73,7 +73,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
 
     Args:
       opt_state: an optax state with a LENA state at any depth.
-      params: accepted for symmetry with other reports; the state knows its layers.
+      params: not read, since the state knows its layers; a call may pass them.
 
     Returns:
       For each layer's name a dictionary of numbers:

@@ -74,7 +74,8 @@ def scale_by_lena(
       layers: which parameters are one layer: `per_parameter`, `per_module`,
         `whole_model`, `by_regex(...)`, `stacked(...)`.
       rule: how the estimate of noise and signal becomes a trust ratio: `capped_gain`,
-        `amplified_gain`, `square_root_gain`, `linear`, or a `Rule` of your own.
+        `amplified_gain`, `square_root_gain`, `normalised_gain`, `linear`, or a `Rule`
+        of your own.
       schedule: also multiplies by `schedule(base_steps)`, so that a schedule written
         for the small batch needs no change. It is evaluated before the update is
         counted. None: no factor.

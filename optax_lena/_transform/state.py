@@ -221,13 +221,15 @@ def follow_names(
     check_names(state, names)
     if not names:
         return state.rows()
-    wanted = row_ids(names)
+    # Made by an operation: under `jax.vmap` over an explicit mesh axis a NumPy constant
+    # has no place in the branch of a condition.
+    wanted = jnp.zeros(2 * len(names), jnp.uint32) + row_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
         given, asked = state.row_ids.reshape(-1, 2), wanted.reshape(-1, 2)
         match = jnp.all(asked[:, None] == given[None], axis=-1)
-        place = jnp.append(jnp.argmax(match, axis=1), len(names))
-        is_known = jnp.append(jnp.any(match, axis=1), True)
+        place = jnp.pad(jnp.argmax(match, axis=1), (0, 1), constant_values=len(names))
+        is_known = jnp.pad(jnp.any(match, axis=1), (0, 1), constant_values=True)
 
         def pick(old: jax.Array, new: jax.Array) -> jax.Array:
             if old.shape[:1] != (len(names) + 1,):

@@ -89,27 +89,46 @@ class PureLoss:
         self.state_def = jax.tree.structure((rest, node_rest, *counts))
         return loss, aux, (rest, node_rest, *counts)
 
-    def same_in_every_microbatch(self, batch: PyTree) -> list[Any]:
+    def same_in_every_microbatch(self, batch: PyTree, count: int) -> list[Any]:
         """Returns the new value of every variable that does not depend on examples.
 
         None for the others. Which is which is read from the traced program: a value is
         the same in every microbatch if neither examples nor keys enter its computation.
+
+        Args:
+          batch: of which a microbatch is a part.
+          count: how many microbatches the batch is.
         """
+        traced, batch = self._traced(batch, count)
         inputs = (self.params, batch, jax.random.key(0))
-        traced = jax.make_jaxpr(lambda *x: self._run(*x)[2])(*inputs)
         leaves, starts = jax.tree.leaves(inputs), len(jax.tree.leaves(self.params))
-        count = len(traced.jaxpr.outvars)
+        # What only prints, or calls back, would keep all that it reads in use.
+        pure = [eqn for eqn in traced.jaxpr.eqns if eqn.outvars or not eqn.effects]
+        jaxpr = traced.jaxpr.replace(eqns=pure, effects=set())
+        num_values = len(jaxpr.outvars)
         is_same = []
-        for i in range(count):
-            _, used = partial_eval.dce_jaxpr(
-                traced.jaxpr, [i == j for j in range(count)]
-            )
+        for i in range(num_values):
+            _, used = partial_eval.dce_jaxpr(jaxpr, [i == j for j in range(num_values)])
             is_same.append(not any(used[starts:]))
-        program, used = partial_eval.dce_jaxpr(traced.jaxpr, is_same)
+        program, used = partial_eval.dce_jaxpr(jaxpr, is_same)
         given = [x for x, is_used in zip(leaves, used, strict=True) if is_used]
         values = iter(jax.core.eval_jaxpr(program, traced.consts, *given))
         self._check(traced.out_avals, is_same, batch)
         return [next(values) if same else None for same in is_same]
+
+    def _traced(self, batch: PyTree, count: int) -> tuple[Any, PyTree]:
+        """Returns the traced program, and the examples that it was traced with."""
+
+        def trace(examples: PyTree) -> tuple[Any, PyTree]:
+            run = jax.make_jaxpr(lambda *x: self._run(*x)[2])
+            return run(self.params, examples, jax.random.key(0)), examples
+
+        try:  # as many as a microbatch has, which the loss may rely on
+            return trace(jax.tree.map(lambda x: x[: len(x) // count], batch))
+        except Exception:
+            # A few rows may not divide over the devices that the loss shares them to.
+            pass
+        return trace(batch)
 
     def _check(
         self, avals: Sequence[Any], is_same: Sequence[bool], batch: PyTree

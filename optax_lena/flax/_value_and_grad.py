@@ -10,7 +10,7 @@ from flax import nnx
 
 from optax_lena._checks import check_flag
 from optax_lena._gather import outputs
-from optax_lena._gather.axes import AxisName
+from optax_lena._gather.axes import AxisName, is_bound
 from optax_lena._gather.call import check_rows
 from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
 from optax_lena._measure.layers import Layers, per_parameter
@@ -104,7 +104,9 @@ def value_and_grad(
     ) -> tuple[Any, Any, GradMoments]:
         check_rows(batch, args)
         loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
-        same = loss.same_in_every_microbatch(batch)
+        is_mapped = axis_name is not None and is_bound(axis_name)
+        devices = jax.lax.axis_size(axis_name) if is_mapped else 1
+        same = loss.same_in_every_microbatch(batch, num_microbatches // devices)
         changing = [value is None for value in same]
         f = dataclasses.replace(
             gatherer, loss_fn=functools.partial(loss, changing=changing)

@@ -1,4 +1,4 @@
-"""The tasks that nothing was tuned on: what is recorded, and the block made of it."""
+"""The small tasks: what is recorded, and the block made of it."""
 
 import dataclasses
 import math
@@ -143,6 +143,25 @@ def test_the_recommended_optimizer_beside_the_best(own, expected):
     assert f"It holds in {held} rows of 1." in text
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (70.0, "| none trains all seeds |  | holds |"),
+        (None, "| none trains all seeds | 3 of 3 lost | missed |"),
+    ],
+)
+def test_a_row_in_which_all_others_are_lost_counts(own, expected):
+    values = {"base": 80.0, "lena": 30.0, "linear": None, "lena_amplified": own}
+    recorded = [
+        score(method, 1 if method == "base" else 16, seed, value)
+        for method, value in values.items()
+        for seed in (0, 1, 2)
+    ]
+    assert expected in unseen_block.block(recorded)
+    lost = "none" if own else "1"
+    assert f"loses runs in {lost} of 1 rows" in unseen_block.sentence(recorded)
+
+
 def test_scores_at_another_rate():
     values = {"base": 80.0, "lena": 70.0, "lena_amplified": None}
     recorded = [
@@ -180,8 +199,10 @@ def test_the_sentence_counts_rows_and_what_no_rule_was_chosen_on():
         for one in words
     ]
     said = unseen_block.sentence([*words, *others])
-    assert "On 2 small tasks `lena_amplified` loses runs in none of 2 rows" in said
-    assert "and in 1 it is the best" in said
+    assert (
+        "On 2 small tasks, at three S each, `lena_amplified` loses runs in none" in said
+    )
+    assert "of 2 rows. In 1 it is within a standard error" in said
     assert said.endswith("on the 1 tasks that no rule was chosen on, in 1 of 1.")
 
 
