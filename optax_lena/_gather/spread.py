@@ -29,10 +29,8 @@ def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """All devices together: each microbatch has a share of every device's examples."""
     n = call.gatherer.num_microbatches
     axes.check_spreads(call.batch, n)
-    size = (
-        len(jax.tree.leaves(call.batch)[0]) // n if jax.tree.leaves(call.batch) else 0
-    )
-    join = functools.partial(outputs.join_interleaved, size=size)
+    rows = [jnp.shape(leaf)[0] for leaf in jax.tree.leaves(call.batch)]
+    join = functools.partial(outputs.join_interleaved, size=max(rows, default=n) // n)
     return _in_turn(call, passes.split_interleaved, join)
 
 
@@ -139,9 +137,8 @@ def _in_space(
 
 def _check_loss(call: Call) -> None:
     """Raises the error of a loss that fails by itself, wherever it is spread."""
-    first = jax.tree.map(
-        _entry, passes.split(call.batch, call.gatherer.num_microbatches)
-    )
+    n = call.gatherer.num_microbatches
+    first = jax.tree.map(_entry, passes.split(call.batch, n))
     jax.eval_shape(call.visit, first, jnp.int32(0))
 
 

@@ -18,8 +18,7 @@ from optax_lena._checks import check_number
 # lets the share grow back, and the least of it, with which four times the noise is a
 # quarter of it. Chosen on three of the small tasks of docs/benchmarks.md.
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
-# How far the average loss moves toward each new one: a batch that happens to be easy
-# is no level that the run has reached.
+# How far the average loss moves toward each new one: it is that of the last ten or so.
 _STEP = 0.1
 
 
@@ -45,23 +44,30 @@ class LossLimitState(NamedTuple):
 class LossLimit:
     r"""Lets noise count for less after a loss that has risen.
 
-    $$\text{most} = \text{lowest} + \text{rise} \cdot (\text{start} - \text{lowest})
-        + (\text{limit} - 1) \, |\text{start}|, \qquad
-      \text{share} \leftarrow \begin{cases}
-        \max(\text{share} / 2,\, 1 / 16) & \text{if loss} > \text{most} \\
+    $$\text{margin} = (\text{limit} - 1) \, |\text{start}|, \qquad
+      \text{most} = \text{lowest} + \text{rise} \cdot (\text{start} - \text{lowest})
+        + \text{margin}$$
+
+    $$\text{share} \leftarrow \begin{cases}
+        \max(\text{share} / 2,\, 1 / 16)
+          & \text{if loss} > \text{start} + \text{margin}, \text{ or if }
+            \min(\text{loss}, \text{average}) > \text{most} \\
         \min(1.02 \cdot \text{share},\, 1) & \text{otherwise} \end{cases}$$
 
-    The start is the first loss, and the lowest is that of an average of the last ten or
-    so. The rule then sees that share of the noise, so that the trust ratio falls toward
-    1, and comes back when the loss does. A loss that is not finite, or not given,
-    changes nothing. A task that grows harder while it is trained keeps the share low:
-    the rates are careful then, as those of LENA's own rule are.
+    The start is the first loss, the average that of the last ten or so, and lowest the
+    least that this average has been. A loss above the first one counts at once. One
+    that has only lost some of what was gained counts once the average has, too: single
+    losses rise where nothing is wrong. The rule then sees that share of the noise, so
+    that the trust ratio falls toward 1, and comes back when the loss does. A loss that
+    is not finite, or not given, changes nothing. A task that grows harder while it is
+    trained keeps the share low: the rates are careful then, as those of LENA's own rule
+    are.
 
     Attributes:
-      limit: on the loss, over the first one, before it has fallen; at least 1. The loss
-        may always vary by as much: of 1.02, by 2 % of the first.
-      rise: how much of what the loss has fallen it may rise again, in [0, 1]. Of 1,
-        the limit stays that of the first loss.
+      limit: on the loss, over the first one; at least 1. Of 1.02: 2 % of the first loss
+        are no rise.
+      rise: how much of what the average has fallen it may rise again, in [0, 1]. Of 1,
+        only the first loss is a limit.
 
     Raises:
       ValueError: if the limit is below 1, or the rise not in [0, 1].
@@ -104,15 +110,16 @@ class LossLimit:
             for x in (state.start, state.recent, state.lowest)
         )
         margin = (self.limit - 1) * jnp.abs(start)
+        # At most that: a network that is thrown out would hold the average up for long.
+        seen = jnp.minimum(loss, start + margin)
+        recent = jnp.where(is_finite, recent + _STEP * (seen - recent), recent)
         most = lowest + self.rise * (start - lowest) + margin
+        is_above = (loss > start + margin) | (jnp.minimum(loss, recent) > most)
         moved = jnp.where(
-            loss > most,
+            is_above,
             jnp.maximum(_SHRINK * state.noise_share, _LEAST),
             jnp.minimum(_GROWTH * state.noise_share, 1),
         )
-        # At most that: one loss of a network thrown out would hold the average up long.
-        toward = recent + _STEP * (jnp.minimum(loss, most) - recent)
-        recent = jnp.where(is_finite, toward, recent)
         return LossLimitState(
             start,
             recent,

@@ -34,9 +34,11 @@ def oracle(losses, limit=1.02, rise=0.1):
     share, found = 1.0, []
     for loss in losses:
         if np.isfinite(loss):
-            most = lowest + rise * (start - lowest) + (limit - 1) * abs(start)
-            share = max(share / 2, 1 / 16) if loss > most else min(1.02 * share, 1)
-            recent = 0.9 * recent + 0.1 * min(loss, most)
+            margin = (limit - 1) * abs(start)
+            recent = 0.9 * recent + 0.1 * min(loss, start + margin)
+            most = lowest + rise * (start - lowest) + margin
+            is_above = loss > start + margin or min(loss, recent) > most
+            share = max(share / 2, 1 / 16) if is_above else min(1.02 * share, 1)
             lowest = min(lowest, recent)
         found.append(share)
     return found
@@ -58,7 +60,18 @@ def test_shares_are_the_formula(losses):
 
 @pytest.mark.parametrize("arguments", [(1.5,), (1.02, 0.5), (1.0, 0.0), (1.02, 1.0)])
 def test_a_limit_and_a_rise_of_its_own(arguments):
-    losses = [1.0, 1.4, 1.01, *np.linspace(1.0, 0.1, 40), 0.22, 0.6, 1.01, 1.4, 0.1]
+    losses = [
+        1.0,
+        1.4,
+        1.01,
+        *np.linspace(1.0, 0.1, 40),
+        0.22,
+        0.6,
+        0.8,
+        1.01,
+        1.4,
+        0.1,
+    ]
     expected = oracle(losses, *arguments)
     np.testing.assert_allclose(shares(losses, *arguments), expected, rtol=1e-6)
     assert shares(losses, *arguments) != shares(losses)
@@ -66,9 +79,13 @@ def test_a_limit_and_a_rise_of_its_own(arguments):
 
 def test_a_network_thrown_out_to_where_it_began_is_seen():
     """One that guesses again has the loss of the first one, and no more."""
-    losses = [2.3] * 3 + 30 * [0.3] + [2.3]
-    assert shares(losses)[-2:] == [1, 0.5]
-    assert shares(losses, 1.02, 1.0)[-2:] == [1, 1]
+    losses = [2.3] * 3 + 60 * [0.3] + 3 * [2.3]
+    assert shares(losses)[-4:] == [1, 1, 0.5, 0.25]
+    assert shares(losses, 1.02, 1.0)[-4:] == [1, 1, 1, 1]
+
+
+def test_a_single_loss_that_rises_changes_nothing():
+    assert set(shares([2.3] * 3 + 60 * [0.3] + [2.3] + 20 * [0.3])) == {1.0}
 
 
 def test_a_loss_that_varies_where_it_is_changes_nothing():
