@@ -12,6 +12,7 @@ import optax_lena
 import optax_lena.flax
 from tests import helpers
 from tests.flax.problem import (
+    BATCH,
     FEATURES,
     N,
     make_batch,
@@ -216,3 +217,24 @@ def test_nnx_sharded_batch_is_a_single_device(single_device, types):
         helpers.assert_trees_close(ours, theirs, rtol=1e-4, atol=1e-6)
     ours, theirs = (to_dict(nnx.state(m, nnx.RngCount)) for m in (model, one))
     helpers.assert_trees_equal(ours, theirs)
+
+
+def test_nnx_loss_may_print_and_rely_on_the_length_of_a_microbatch(capfd):
+    """A print keeps its values in use, and says nothing of what depends on what."""
+
+    def loss(model, batch):
+        value = nnx_loss(
+            model, jax.tree.map(lambda x: x.reshape(BATCH // N, -1), batch)
+        )
+        jax.debug.print("loss {}", value)
+        return value
+
+    batch, model = make_batch(), Model()
+    gather = optax_lena.flax.value_and_grad(loss, N)
+    value, grads, _ = gather(model, batch)
+    quiet = optax_lena.flax.value_and_grad(nnx_loss, N)
+    expected, like, _ = quiet(Model(), batch)
+    assert value == expected
+    helpers.assert_trees_equal(to_dict(grads), to_dict(like))
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("loss") == N

@@ -261,3 +261,9 @@ def test_map_params_finds_the_gradient_sums():
     mapped = optax.tree.map_params(tx, lambda _: "params", state)
     assert mapped.sums.grads == {"a": "params", "b": "params"}
     assert mapped.calls.dtype == jnp.int32
+
+
+def test_one_call_without_moments_warns_that_nothing_is_measured():
+    tx = optax_lena.accumulate(inner(), 1)
+    with pytest.warns(RuntimeWarning, match=helpers.says("`every_k`", "moments")):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)

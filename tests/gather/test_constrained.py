@@ -245,3 +245,13 @@ def test_nnx_model_with_a_constraint_and_batch_statistics():
         loss, *rest = nnx.jit(gather)(model, jax.device_put(batch, placement))
         results.append((loss, jax.tree.leaves(rest), model.norm.mean[...]))
     assert_same(results[1], results[0])
+
+
+def test_a_loss_that_fails_by_itself_says_so_and_not_how_to_spread_it():
+    mesh = mesh_of("data", AxisType.Auto)
+    params, batch = placed(mesh, *example())
+    gather = optax_lena.value_and_grad(
+        lambda params, batch: params["missing"], 8, axis_name="data"
+    )
+    with jax.set_mesh(mesh), pytest.raises(KeyError, match="missing"):
+        gather(params, batch, weights=jnp.ones(8))

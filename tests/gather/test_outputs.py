@@ -175,3 +175,40 @@ def test_what_is_said_needs_no_larger_batch():
     gather = optax_lena.value_and_grad(unclear, 2, has_aux=True, aux="examples")
     (_, joined), _, _ = gather(jnp.ones(3), jnp.arange(24.0).reshape(8, 3))
     np.testing.assert_array_equal(joined, jnp.arange(24.0).reshape(8, 3).sum(1))
+
+
+def in_time_or_space(loss, spread, **options):
+    """A gatherer of two microbatches, and the batch, over two devices."""
+    batch = jax.device_put(X, NamedSharding(devices.data_mesh(2), devices.P("data")))
+    over = {"axis_name": "data", "spread": spread}
+    return optax_lena.value_and_grad(loss, 2, has_aux=True, **over, **options), batch
+
+
+@pytest.mark.parametrize("spread", ["space", "time"])
+def test_rows_of_several_tokens_keep_their_order_over_devices(spread):
+    """In time a microbatch has examples i, i + n, ..., and three rows of each."""
+
+    def loss(w, x):
+        tokens = jnp.repeat(x @ w, 3) + jnp.tile(jnp.arange(3.0), len(x))
+        return jnp.mean(x @ w), tokens
+
+    gather, batch = in_time_or_space(loss, spread)
+    (_, tokens), _, _ = helpers.jit(gather)(W, batch)
+    np.testing.assert_allclose(tokens, loss(W, X)[1], rtol=1e-5, atol=1e-6)
+
+
+def test_rows_that_are_not_as_many_for_each_example_are_an_error_in_time():
+    loss = lambda w, x: (jnp.mean(x @ w), jnp.pad(x @ w, 1))
+    gather, batch = in_time_or_space(loss, "time", aux="examples")
+    with pytest.raises(ValueError, match=helpers.says("`aux`", "aux='stack'")):
+        helpers.jit(gather)(W, batch)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide"), [(bool, jnp.int32), (jnp.int8, jnp.int32), (jnp.int32,) * 2]
+)
+def test_counts_are_summed_as_wide_as_jnp_does(dtype, wide):
+    loss = lambda w, x: (jnp.mean(x @ w), jnp.ones((), dtype))
+    gather = optax_lena.value_and_grad(loss, N, has_aux=True, aux="sum")
+    (_, count), _, _ = gather(W, X)
+    assert count == N and count.dtype == wide

@@ -235,3 +235,24 @@ def test_the_batch_is_not_a_constant_of_the_compilation():
     with helpers.count_compilations() as compiled:
         f(PARAMS, other)
     assert not compiled
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"x": jnp.ones((8, 2)), "token": jnp.ones(16)},
+        {"step": jnp.ones((4, 8)), "start": jnp.ones(8)},
+    ],
+)
+def test_leaves_with_other_numbers_of_rows_are_an_error_that_says_what_to_do(batch):
+    """Graphs' nodes and edges, or time in front: cut apart, they were a wrong batch."""
+    gather = optax_lena.value_and_grad(lambda w, batch: jnp.sum(w), 4)
+    message = helpers.says("`batch`", "as many rows", "(examples, k, ...)", "graphs")
+    with pytest.raises(ValueError, match=message):
+        gather(jnp.ones(2), batch)
+
+
+def test_rows_beside_a_batch_that_is_a_tree_are_an_error_that_says_what_to_do():
+    gather = optax_lena.value_and_grad(lambda w, batch, weight: jnp.sum(w), 4)
+    with pytest.raises(ValueError, match=helpers.says("`batch`", "(8,)", "keyword")):
+        gather(jnp.ones(2), {"x": jnp.ones((8, 2))}, jnp.ones(8))

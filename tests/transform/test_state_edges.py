@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optax_lena
 from optax_lena._transform.state import _Names, follows, row_ids
@@ -95,3 +96,19 @@ def test_rows_of_several_numbers_follow_their_names_in_any_dtype(dtype):
     got, expected = (tx.update(grads, s, moments=moments)[1] for s in (moved, state))
     helpers.assert_trees_equal(got, expected)
     assert got.averages["own"].dtype == jnp.float32
+
+
+def test_an_ensemble_over_an_explicit_mesh_is_the_members_one_by_one():
+    """JAX has no place for a NumPy constant in the branch of a mapped condition."""
+    mesh = jax.make_mesh((4,), ("member",), axis_types=(AxisType.Explicit,))
+    tx = optax_lena.lena(0.1, batch_scale=4)
+    stacks = jnp.arange(32.0).reshape(4, 4, 2)
+
+    def update(stack):
+        mean, moments = optax_lena.moments_from_stack({"w": stack})
+        return tx.update(mean, tx.init(mean), mean, moments=moments)
+
+    expected = helpers.jit(jax.vmap(update))(stacks)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(stacks, NamedSharding(mesh, PartitionSpec("member")))
+        helpers.assert_trees_equal(helpers.jit(jax.vmap(update))(placed), expected)

@@ -151,6 +151,8 @@ OF_GATHERERS = [
         "floating-point",
         (jnp.array(1), "int32 at parameter 'model'"),
         (COUNTS, "int32 at parameter 'w'"),
+        (KEY, "key<fry> at parameter 'model'"),
+        ("relu", "str at parameter 'model'"),
     ),
     *bad(
         "value_and_grad",
