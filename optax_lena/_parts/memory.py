@@ -119,3 +119,8 @@ class Memory(NamedTuple):
             added=xp.where(is_base, xp.subtract(1, self.decay), -xp.expm1(log_kept)),
             steps=steps,
         )
+
+
+def without_dtype(number: ArrayLike, like: jax.Array) -> jax.Array:
+    """Returns a number without a say in the dtype of its product with `like`."""
+    return jnp.asarray(number, jnp.finfo(like.dtype).dtype)

@@ -12,8 +12,8 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._measure.layout import PyTree
-from optax_lena._parts.memory import FIRST_FLOOR, Memory
-from optax_lena._transform.scale_by_adam import scale_of, without_dtype
+from optax_lena._parts.memory import FIRST_FLOOR, Memory, without_dtype
+from optax_lena._transform.batch_scale import scale_of
 
 
 class _Options(NamedTuple):

@@ -18,7 +18,8 @@ from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import is_masked
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
-from optax_lena._transform.scale_by_adam import average, scale_of, start_of_count
+from optax_lena._transform.batch_scale import scale_of
+from optax_lena._transform.scale_by_adam import average, start_of_count
 
 
 class MomentumState(NamedTuple):

@@ -20,13 +20,18 @@ from optax_lena._checks import (
     check_dtype,
     check_eps,
     check_flag,
-    check_given,
 )
 from optax_lena._measure.adam import AdamState
 from optax_lena._measure.layout import PyTree
-from optax_lena._measure.moments import check_count, check_moments
 from optax_lena._parts.clocks import Count
-from optax_lena._parts.memory import FIRST_FLOOR, SECOND_FLOOR, Forgotten, Memory
+from optax_lena._parts.memory import (
+    FIRST_FLOOR,
+    SECOND_FLOOR,
+    Forgotten,
+    Memory,
+    without_dtype,
+)
+from optax_lena._transform.batch_scale import scale_of
 
 
 class _Options(NamedTuple):
@@ -159,24 +164,6 @@ def start_of_count() -> Count:
     return Count(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
 
-def scale_of(
-    batch_scale: ArrayLike | None,
-    *,
-    moments: Any = None,
-    is_half: bool = False,
-    **extra_args: Any,
-) -> ArrayLike:
-    """Returns S: the number of microbatches, if it is not given."""
-    del extra_args
-    if is_half:  # the microbatches are two batches, and do not say what S is
-        check_given("batch_scale", batch_scale, "from_successive_gradients")
-    if batch_scale is not None:
-        return batch_scale
-    check_moments(moments)
-    check_count(moments.num_microbatches)
-    return moments.num_microbatches
-
-
 def average(
     memory: Memory,
     grads: PyTree,
@@ -220,11 +207,6 @@ def _move(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
 
 def _ahead(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
     return without_dtype(moved.kept, old) * old + without_dtype(moved.added, new) * new
-
-
-def without_dtype(number: ArrayLike, like: jax.Array) -> jax.Array:
-    """Returns a number without a say in the dtype of its product with `like`."""
-    return jnp.asarray(number, jnp.finfo(like.dtype).dtype)
 
 
 def _as_float32(number: ArrayLike) -> jax.Array:

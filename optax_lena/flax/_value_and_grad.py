@@ -104,9 +104,7 @@ def value_and_grad(
     ) -> tuple[Any, Any, GradMoments]:
         check_rows(batch, args)
         loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
-        is_mapped = axis_name is not None and is_bound(axis_name)
-        devices = jax.lax.axis_size(axis_name) if is_mapped else 1
-        same = loss.same_in_every_microbatch(batch, num_microbatches // devices)
+        same = loss.same_in_every_microbatch(batch, _own(num_microbatches, axis_name))
         changing = [value is None for value in same]
         f = dataclasses.replace(
             gatherer, loss_fn=functools.partial(loss, changing=changing)
@@ -122,3 +120,10 @@ def value_and_grad(
         return (value, aux) if has_aux else value, grads, moments
 
     return gather
+
+
+def _own(num_microbatches: int, axis_name: AxisName | None) -> int:
+    """Returns how many of them are this device's."""
+    is_mapped = axis_name is not None and is_bound(axis_name)
+    devices = jax.lax.axis_size(axis_name) if is_mapped else 1
+    return num_microbatches // devices
