@@ -123,12 +123,12 @@ def check_rows(batch: Any, args: tuple[Any, ...]) -> None:
             )
         rows = own or rows
     for arg in args:
-        shape, dtype = getattr(arg, "shape", ()), getattr(arg, "dtype", None)
         # Keys of the raw kind are two numbers, whatever the batch.
-        if rows and rows != (1,) and shape[:1] == rows and dtype != jnp.uint32:
+        is_array = isinstance(arg, (jax.Array, np.ndarray)) and arg.dtype != jnp.uint32
+        if is_array and rows not in ((), (1,)) and arg.shape[:1] == rows:
             raise ValueError(
                 f"`batch` must hold all that has an example per row, got {rows[0]} "
-                f"examples and a further argument of shape {tuple(shape)}, which every "
+                f"examples and a further argument of shape {arg.shape}, which every "
                 "microbatch would get whole: pass `(x, y)` as the batch, or by keyword "
                 "what is no example."
             )
