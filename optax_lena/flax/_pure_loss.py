@@ -45,6 +45,7 @@ class PureLoss:
                 "`model` must be an nnx.Module with variables that `wrt` selects "
                 f"({wrt!r}), got none in {model!r}."
             )
+        _check_no_part_of(model, self.nodes)
         self.nodes_def, *self.nodes_state = nnx.split(self.nodes, nnx.RngState, ...)
 
     def __call__(
@@ -158,3 +159,26 @@ class PureLoss:
 
 def _is_node(x: Any) -> bool:
     return isinstance(x, (nnx.Module, nnx.Rngs, nnx.Variable))
+
+
+def _check_no_part_of(model: Any, nodes: list[Any]) -> None:
+    """Raises a `ValueError` for an argument whose variables are the model's too.
+
+    The loss would get copies, and the model's variables no gradient of what it does
+    with them. Random streams may be shared: every microbatch has keys of its own.
+    """
+    own, others = (_variables(x) for x in (model, nodes))
+    if own & others:
+        raise ValueError(
+            "The loss must get no part of the model as a further argument, got one "
+            f"with {len(own & others)} of its variables: its gradient would be lost. "
+            "Reach it through the model."
+        )
+
+
+def _variables(node: Any) -> set[int]:
+    return {
+        id(x)
+        for _, x in nnx.iter_graph(node)
+        if isinstance(x, nnx.Variable) and not isinstance(x, nnx.RngState)
+    }

@@ -238,3 +238,12 @@ def test_nnx_loss_may_print_and_rely_on_the_length_of_a_microbatch(capfd):
     helpers.assert_trees_equal(to_dict(grads), to_dict(like))
     jax.effects_barrier()
     assert capfd.readouterr().out.count("loss") == N
+
+
+def test_nnx_argument_that_is_part_of_the_model_is_an_error_that_says_what_to_do():
+    model = Model()
+    gather = optax_lena.flax.value_and_grad(
+        lambda model, batch, readout: jnp.mean(readout(batch["x"])), N
+    )
+    with pytest.raises(ValueError, match=helpers.says("part of the model", "Reach")):
+        gather(model, make_batch(), model.readout)
