@@ -212,7 +212,8 @@ def align_norms(
     except ValueError as error:
         raise ValueError(
             f"`{name}` must be a pytree like the updates, with one norm per "
-            f"parameter: {error} Take moments and gradients from the same call."
+            f"parameter: {error} Take moments and gradients from the same call, and "
+            "give an nnx gatherer the optimizer's `wrt`."
         ) from error
     pairs = [
         (node, entry)
