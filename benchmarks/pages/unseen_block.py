@@ -91,8 +91,7 @@ def at_other_rates(
             [one for one in recorded if (one.task, one.rate) == (task, rate)]
         )
         base, good = scores[task, "base", 1], _middle(usual[task, "base", 1])
-        lost = _lost(base, good)
-        of_base = f"{lost} of {len(base)} lost" if lost else _text(base)
+        of_base = _scored(base, good)
         for scale in SCALES:
             own = [scores.get((task, method, scale)) for method in methods]
             cells = [_cell(one, own, good) for one in own]
@@ -190,7 +189,8 @@ def _table(family: Family, scores: Scores) -> list[list[str]]:
         base = scores[task, "base", 1]
         own = [scores.get((task, method, scale)) for method in methods]
         cells = [_cell(one, own, _middle(base)) for one in own]
-        rows.append([_name(family, task), str(scale), _text(base), *cells])
+        row = [_name(family, task), str(scale), _scored(base, _middle(base))]
+        rows.append([*row, *cells])
     return rows
 
 
@@ -249,6 +249,11 @@ def _layers(family: Family, scores: Scores) -> list[list[str]]:
             rows.append([_name(family, task), *cells])
     kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
     return [[row[i] for i in kept] for row in rows]
+
+
+def _scored(values: Sequence[float], base: float) -> str:
+    lost = _lost(values, base)
+    return f"{lost} of {len(values)} lost" if lost else _text(values)
 
 
 def _lost(values: Sequence[float], base: float) -> int:
