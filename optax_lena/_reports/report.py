@@ -208,8 +208,8 @@ def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> No
             "Every layer's gradient is free of noise, so every gain is 1. Most likely "
             "the gradients were averaged over the devices before their norms were "
             "taken: give `moments_over_axis` each device's own gradients, or use "
-            "`value_and_grad(loss_fn, n, axis_name=...)`. Or the loss reads a batch that "
-            "it closes over, and not the microbatch that it is given.",
+            "`value_and_grad(loss_fn, n, axis_name=...)`. Or the loss reads a batch "
+            "that it closes over, and not the microbatch that it is given.",
             RuntimeWarning,
             stacklevel=3,
         )
