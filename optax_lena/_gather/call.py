@@ -104,24 +104,14 @@ def check_arrays(name: str, tree: PyTree) -> None:
 
 
 def check_rows(batch: Any, args: tuple[Any, ...]) -> None:
-    """Raises a `ValueError` where rows of the batch would not stay together.
+    """Raises a `ValueError` for `f(params, x, y)`, where y looks like x's labels.
 
-    In `f(params, x, y)` every microbatch would get all of y, which broadcasts, or is
-    read at wrong rows, in silence. Leaves with other numbers of rows, such as the nodes
-    and edges of graphs, would be cut in other places.
+    Every microbatch would get all of y, which broadcasts, or is read at wrong rows, in
+    silence.
     """
     rows: tuple[int, ...] = ()
-    for path, leaf in tree_leaves_with_path(batch):
-        own = jnp.shape(leaf)[:1]
-        if rows and own and own != rows:
-            raise ValueError(
-                "`batch` must have as many rows in every leaf, one for each example, "
-                f"got {own[0]} at {keystr(path)} and {rows[0]} before it: reshape what "
-                "has k rows an example to (examples, k, ...). Of graphs and other "
-                "ragged data stack n padded parts and take [0] of each leaf in the "
-                "loss. Pass what is no example as a further argument."
-            )
-        rows = own or rows
+    for leaf in jax.tree.leaves(batch):
+        rows = jnp.shape(leaf)[:1] or rows
     for arg in args:
         # Keys of the raw kind are two numbers, whatever the batch.
         is_array = isinstance(arg, (jax.Array, np.ndarray)) and arg.dtype != jnp.uint32

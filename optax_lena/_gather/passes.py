@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import keystr
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._gather.outputs import MEAN, SUM
 from optax_lena._measure.layout import PyTree, accumulation_dtype, zeros_of
@@ -45,7 +45,25 @@ def _cut(batch: PyTree, num_microbatches: int, shape: tuple[int, int]) -> PyTree
         known = tuple(size if length == -1 else length for length in shape)
         return jnp.reshape(leaf, (*known, *given[1:]))
 
-    return jax.tree_util.tree_map_with_path(cut_leaf, batch)
+    cut = jax.tree_util.tree_map_with_path(cut_leaf, batch)
+    _check_rows(batch)
+    return cut
+
+
+def _check_rows(batch: PyTree) -> None:
+    """Raises where leaves have other numbers of rows: they are cut in other places."""
+    rows = None
+    for path, leaf in tree_leaves_with_path(batch):
+        own = jnp.shape(leaf)[0]
+        if rows is not None and own != rows:
+            raise ValueError(
+                "`batch` must have as many rows in every leaf, one for each example, "
+                f"got {own} at {keystr(path)} and {rows} before it: reshape what has k "
+                "rows an example to (examples, k, ...). Of graphs and other ragged "
+                "data stack n padded parts and take [0] of each leaf in the loss. Pass "
+                "what is no example as a further argument."
+            )
+        rows = own
 
 
 def weighted_scan(

@@ -103,7 +103,7 @@ def test_the_summary_puts_tasks_side_by_side():
         for seed in (0, 1)
     ]
     text = summary_block.block(kept, gpt, [])
-    assert "On 0 [small tasks](docs/benchmarks.md#tasks-that" in text
+    assert "On 0 [small tasks](docs/benchmarks.md#small-tasks)" in text
     assert "the gains of `lena_adamw` add +2.0 ± 0.7 points at S = 16 on" in text
     lines = text.splitlines()
     assert lines[1].startswith(
