@@ -91,14 +91,17 @@ class PureLoss:
         return loss, aux, (rest, node_rest, *counts)
 
     def same_in_every_microbatch(self, batch: PyTree, count: int) -> list[Any]:
-        """Returns the new value of every variable that does not depend on examples.
+        """Finds out what becomes of the variables that do not depend on examples.
 
-        None for the others. Which is which is read from the traced program: a value is
-        the same in every microbatch if neither examples nor keys enter its computation.
+        Which those are is read from the traced program: a value is the same in every
+        microbatch if neither examples nor keys enter its computation.
 
         Args:
           batch: of which a microbatch is a part.
           count: how many microbatches the batch is.
+
+        Returns:
+          The new value of each such variable, and None for each other one.
         """
         traced, batch = self._traced(batch, count)
         inputs = (self.params, batch, jax.random.key(0))
