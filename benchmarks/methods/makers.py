@@ -71,10 +71,7 @@ def composed(
             warmup=type(rate.warmup)(length),
         )
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
-        if counts_examples:
-            buffer = trace_of_examples(batch_scale, recipe.momentum, False, None)
-        else:
-            buffer = optax.trace(recipe.momentum)
+        buffer = buffer_of(recipe.momentum, batch_scale if counts_examples else None)
         return optax.chain(
             optax.add_decayed_weights(recipe.weight_decay),
             *((scale, buffer) if enters_buffer else (buffer, scale)),
@@ -87,6 +84,19 @@ def composed(
 def momentum_at(momentum: float, batch_scale: int) -> float:
     """The momentum that counts examples, down to the floor of `lena_amplified`."""
     return float(optax_lena.decay_at(momentum, batch_scale, 0.8))
+
+
+def buffer_of(momentum: float, batch_scale: int | None) -> optax.GradientTransformation:
+    """A momentum buffer.
+
+    Args:
+      momentum: at the base batch.
+      batch_scale: S, whose examples it counts, as in `lena_amplified`; None: it is as
+        it is.
+    """
+    if batch_scale is None:
+        return optax.trace(momentum)
+    return trace_of_examples(batch_scale, momentum, False, None)
 
 
 def _check_optimizer(recipe: Recipe, optimizer: str) -> None:

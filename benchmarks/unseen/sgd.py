@@ -5,6 +5,7 @@ import dataclasses
 import optax
 
 import optax_lena
+from benchmarks.methods.makers import buffer_of
 from benchmarks.methods.rates import (
     CUT_TO_BASE,
     FIRST_AMPLIFIED,
@@ -17,7 +18,6 @@ from benchmarks.methods.rates import (
     noise_times,
 )
 from benchmarks.unseen.family import WARMUP, Family, Method
-from optax_lena._transform.momentum import trace_of_examples
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 _lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
@@ -67,10 +67,7 @@ def _method(
             length = max(WARMUP, float(warmup_updates * batch_scale))
             own = dataclasses.replace(own, warmup=optax_lena.FixedWarmup(length))
         scale = optax_lena.scale_by_layer_rate(own, batch_scale, layers=layers)
-        if counts_examples:
-            buffer = trace_of_examples(batch_scale, 0.9, False, None)
-        else:
-            buffer = optax.trace(0.9)
+        buffer = buffer_of(0.9, batch_scale if counts_examples else None)
         links = (scale, buffer) if enters_buffer else (buffer, scale)
         return optax.chain(*links, optax.scale(-1.0))
 

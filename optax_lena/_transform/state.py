@@ -184,9 +184,7 @@ jax.tree_util.register_pytree_with_keys(
 def named(rows: LayerRateState, names: tuple[str, ...]) -> ScaleByLenaState:
     """Returns the state whose rows belong to layers of these names, in float32."""
     rows = jax.tree.map(_to_float32, rows)
-    # In jax 0.8 what is made from a NumPy array has no mesh; a sum has the one set.
-    ids = jnp.zeros(2 * len(names), jnp.uint32) + row_ids(names)
-    return ScaleByLenaState(*rows, row_ids=ids, names=names)
+    return ScaleByLenaState(*rows, row_ids=_array_of_ids(names), names=names)
 
 
 def _to_float32(x: jax.Array) -> jax.Array:
@@ -198,6 +196,13 @@ def row_ids(names: tuple[str, ...]) -> np.ndarray:
     """Returns a 64-bit digest of every name, uint32 `[2 * layers]`."""
     digests = [hashlib.blake2b(n.encode(), digest_size=8).digest() for n in names]
     return np.frombuffer(b"".join(digests), np.uint32)
+
+
+def _array_of_ids(names: tuple[str, ...]) -> jax.Array:
+    # In jax 0.8 what is made from a NumPy array has no mesh; a sum has the one set.
+    # And under `jax.vmap` over an explicit mesh axis a NumPy constant has no place in
+    # the branch of a condition.
+    return jnp.zeros(2 * len(names), jnp.uint32) + row_ids(names)
 
 
 def follow_names(
@@ -221,9 +226,7 @@ def follow_names(
     check_names(state, names)
     if not names:
         return state.rows()
-    # Made by an operation: under `jax.vmap` over an explicit mesh axis a NumPy constant
-    # has no place in the branch of a condition.
-    wanted = jnp.zeros(2 * len(names), jnp.uint32) + row_ids(names)
+    wanted = _array_of_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
         given, asked = state.row_ids.reshape(-1, 2), wanted.reshape(-1, 2)
