@@ -45,12 +45,13 @@ def _rows(
     tunes: bool,
 ) -> Iterator[tuple[str, int, float]]:
     """Method, S and rate of every row."""
-    if rate is None:
-        return
-    for one in family.grid(task) if tunes else (rate,):
-        yield "base", 1, one
-    for scale, method in itertools.product(() if tunes else SCALES, methods):
-        yield method, scale, rate
+    if tunes:
+        for one in family.grid(task):
+            yield "base", 1, one
+    elif rate is not None:
+        yield "base", 1, rate
+        for scale, method in itertools.product(SCALES, methods):
+            yield method, scale, rate
 
 
 @command.program
