@@ -26,6 +26,8 @@ AMPLIFIED = optax_lena.LayerRate(
     guard=optax_lena.SpikeLimit(1.25),
     loss_limit=optax_lena.LossLimit(1.02, rise=0.1),
 )
+# What `lena_amplified` is where updates are not given the loss.
+WITHOUT_LOSS = dataclasses.replace(AMPLIFIED, loss_limit=None)
 # What `lena_amplified` was until point sets were lost, which start above chance.
 LIMIT_OF_START = dataclasses.replace(
     AMPLIFIED, loss_limit=optax_lena.LossLimit(1.02, rise=1.0)

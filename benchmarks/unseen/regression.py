@@ -114,6 +114,7 @@ def badly_scaled() -> Task:
         name="inputs of unequal size",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
+        adamw_rate=0.016,
         init=lambda seed: perceptron(seed, (10, 64, 64, 1)),
         losses=(loss, score),
         examples=(x, y, y),
@@ -142,6 +143,7 @@ def counts() -> Task:
         name="Poisson counts",
         rate=0.01,
         rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+        adamw_rate=0.008,
         init=lambda seed: perceptron(seed, (width, 64, 64, 1)),
         losses=(loss, score),
         examples=(x, seen, log_mean),
@@ -164,6 +166,7 @@ def coordinates() -> Task:
         name="coordinates and sines",
         rate=0.005,
         rates=(0.002, 0.005, 0.01, 0.02, 0.05),
+        adamw_rate=0.002,
         init=lambda seed: perceptron(seed, (2, 64, 64, 64, 1)),
         losses=(
             lambda params, batch: jnp.mean((predict(params, batch) - batch[1]) ** 2),
@@ -195,6 +198,7 @@ def quantiles() -> Task:
         name="quantiles",
         rate=0.1,
         rates=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
+        adamw_rate=0.008,
         init=lambda seed: perceptron(seed, (20, 64, 64, 5)),
         losses=(
             loss,

@@ -52,6 +52,7 @@ def recurrent() -> Task:
         name="recurrent network",
         rate=0.1,
         rates=(0.05, 0.1, 0.2, 0.4),
+        adamw_rate=0.032,
         init=init,
         losses=classifier(predict),
         examples=(x, seen, labels),
@@ -98,6 +99,7 @@ def attention() -> Task:
         name="look-up by attention",
         rate=0.02,
         rates=(0.005, 0.01, 0.02, 0.05),
+        adamw_rate=0.016,
         init=init,
         losses=classifier(predict),
         examples=(x, labels, labels),
@@ -129,6 +131,7 @@ def rollouts() -> Task:
         name="rollouts of pendulums",
         rate=0.005,
         rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+        adamw_rate=0.016,
         init=lambda seed: perceptron(seed, (4, 48, 48, 4)),
         losses=(
             lambda params, batch: jnp.mean((predict(params, batch[0]) - batch[1]) ** 2),

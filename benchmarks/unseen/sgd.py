@@ -15,12 +15,16 @@ from benchmarks.methods.rates import (
     REMEMBERED_AMPLIFIED,
     ROOT_OF_SCALE,
     WARMUP_UPDATES,
+    WITHOUT_LOSS,
     noise_times,
 )
 from benchmarks.unseen.family import WARMUP, Family, Method
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 _lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
+_without_loss = dataclasses.replace(
+    WITHOUT_LOSS, warmup=optax_lena.FixedWarmup(WARMUP)
+)
 _limit_of_start = dataclasses.replace(
     LIMIT_OF_START, warmup=optax_lena.FixedWarmup(WARMUP)
 )
@@ -108,6 +112,12 @@ SGD = Family(
         "lena_no_warmup": _method("LENA, no warm-up", LENA),
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
+        "amplified_without_loss": _method(
+            "amplified LENA, not given the loss",
+            _without_loss,
+            enters_buffer=True,
+            counts_examples=True,
+        ),
         "amplified_limit_of_start": _method(
             "amplified LENA, loss limit of the start",
             _limit_of_start,
@@ -187,6 +197,7 @@ SGD = Family(
         "linear_of_examples",
         "adascale_of_examples",
         "lena_of_examples",
+        "amplified_without_loss",
         "amplified_limit_of_start",
         "amplified_limit_of_start_model",
         "amplified_cut_to_base",
