@@ -22,9 +22,7 @@ from benchmarks.unseen.family import WARMUP, Family, Method
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 _lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
-_without_loss = dataclasses.replace(
-    WITHOUT_LOSS, warmup=optax_lena.FixedWarmup(WARMUP)
-)
+_without_loss = dataclasses.replace(WITHOUT_LOSS, warmup=optax_lena.FixedWarmup(WARMUP))
 _limit_of_start = dataclasses.replace(
     LIMIT_OF_START, warmup=optax_lena.FixedWarmup(WARMUP)
 )
