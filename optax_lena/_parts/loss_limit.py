@@ -96,9 +96,10 @@ class LossLimit:
 
     def init(self) -> LossLimitState:
         """Returns the state before the first update."""
-        zero = jnp.zeros(())
+        # Each is an array of its own: JAX does not donate one buffer twice.
+        start, recent, lowest = (jnp.zeros(()) for _ in range(3))
         has_started = jnp.zeros((), jnp.int32)
-        return LossLimitState(zero, zero, zero, has_started, jnp.ones(()))
+        return LossLimitState(start, recent, lowest, has_started, jnp.ones(()))
 
     def update(self, state: LossLimitState, loss: ArrayLike) -> LossLimitState:
         """Moves the share by one update's loss, `()`."""

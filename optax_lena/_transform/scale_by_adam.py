@@ -121,7 +121,8 @@ def _init(options: _Options, params: PyTree) -> AdamState:
         mu_steps=start_of_count(),
         nu_steps=start_of_count(),
         nu_weight=jnp.zeros((), jnp.float32),
-        scaled_eps=_as_float32(options.eps),
+        # A copy: `inject_hyperparams` keeps the same array, which may be donated.
+        scaled_eps=jnp.array(options.eps, jnp.float32),
     )
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import optax_lena
 from tests import helpers
@@ -99,3 +100,24 @@ def test_runs_in_a_scan(case):
 
     lena = helpers.lena_state(run(tx.init(PARAMS)))
     assert float(lena.clocks.base_steps) == 12
+
+
+def donate(state):
+    """Raises where two leaves are one buffer, which JAX does not donate twice."""
+    used = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    jax.block_until_ready(used(state))
+
+
+@every_case
+def test_a_state_made_outside_of_jit_can_be_donated(case):
+    factory, arguments = CASES[case]
+    donate(build(case).init(PARAMS))
+    donate(optax.inject_hyperparams(factory)(**arguments).init(PARAMS))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda tx: optax_lena.accumulate(tx, 2), optax_lena.from_successive_gradients],
+)
+def test_so_can_the_state_of_a_gatherer_around_an_optimizer(wrap):
+    donate(wrap(optax_lena.lena_amplified(0.1, 4)).init(PARAMS))

@@ -129,17 +129,3 @@ def distinct_kernels(num_layers, layers):
 @pytest.mark.parametrize("layers", [optax_lena.per_parameter, optax_lena.per_module])
 def test_more_layers_are_not_more_kernels_to_compile(layers):
     assert distinct_kernels(30, layers) <= distinct_kernels(10, layers) < 40
-
-
-@pytest.mark.parametrize(
-    "tx",
-    [
-        optax_lena.lena(0.1, 32, warmup_steps=100),
-        optax_lena.accumulate(optax_lena.lena(0.1, 32), 2),
-        optax_lena.from_successive_gradients(optax_lena.lena(0.1, 32)),
-    ],
-)
-def test_a_state_made_outside_of_jit_can_be_donated(tx):
-    state = tx.init({"w": jnp.ones(3), "b": jnp.ones(3)})
-    state, again = jax.jit(lambda s: (s, 1), donate_argnums=0)(state)
-    jax.block_until_ready((state, again))
