@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 import optax_lena
+from optax_lena._parts.averages import AveragesState
+from optax_lena._parts.guard import STEP
 
 # What a spike leaves of the noise's share, and how the share grows back.
 SHRINK, GROWTH = 0.5, 1.1
@@ -25,8 +27,41 @@ class RememberedState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LimitToBase(optax_lena.SpikeLimit):
-    """A `SpikeLimit` that cuts no ratio below 1, the base batch's own."""
+class ArithmeticLimit:
+    """A `SpikeLimit` that compares with the arithmetic mean of the last ten or so.
+
+    Attributes:
+      limit: on the squared norm, over that mean.
+    """
+
+    limit: float = 1.25
+
+    def init(self, num_rows: int) -> AveragesState:
+        """Returns the state before the first update."""
+        del num_rows
+        return AveragesState.zeros()
+
+    def update(
+        self, state: AveragesState, trust_ratio: jax.Array, measured: Any
+    ) -> tuple[jax.Array, AveragesState, jax.Array]:
+        """Cuts the ratios of one update, and remembers a spike as it was cut."""
+        scale = measured.batch_scale
+        model = optax_lena.Estimate(*(x[-1] for x in measured.estimate))
+        allowed = self.limit * state.unbiased().sq_norm(scale)
+        sq_norm = model.noise / scale + model.signal
+        is_spike = (allowed > 0) & (sq_norm > allowed)
+        cut = jnp.sqrt(allowed / jnp.where(is_spike, sq_norm, 1))
+        factor = jnp.where(measured.overflows, 0, jnp.where(is_spike, cut, 1))
+        seen = optax_lena.Estimate(*(factor**2 * x for x in model))
+        is_seen = measured.is_usable[-1] & ~measured.overflows
+        least = jnp.minimum(1, 1 / scale)
+        ratio = jnp.minimum(trust_ratio, jnp.maximum(factor * trust_ratio, least))
+        return ratio, state.move(seen, STEP, is_seen), factor
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitToBase(ArithmeticLimit):
+    """One that cuts no ratio below 1, the base batch's own."""
 
     limit: float = 2.0
 

@@ -9,7 +9,7 @@ import dataclasses
 import jax.numpy as jnp
 
 import optax_lena
-from benchmarks.methods.guards import LimitToBase, RememberedSpikes
+from benchmarks.methods.guards import ArithmeticLimit, LimitToBase, RememberedSpikes
 
 LENA = optax_lena.LayerRate(
     clock="base_steps",
@@ -28,9 +28,11 @@ AMPLIFIED = optax_lena.LayerRate(
 )
 # What `lena_amplified` is where updates are not given the loss.
 WITHOUT_LOSS = dataclasses.replace(AMPLIFIED, loss_limit=None)
-# What `lena_amplified` was until point sets were lost, which start above chance.
+# What `lena_amplified` was until a denoiser was lost, whose gradient shrinks at once.
+ARITHMETIC_LIMIT = dataclasses.replace(AMPLIFIED, guard=ArithmeticLimit(1.25))
+# What it was until point sets were lost, which start above chance.
 LIMIT_OF_START = dataclasses.replace(
-    AMPLIFIED, loss_limit=optax_lena.LossLimit(1.02, rise=1.0)
+    ARITHMETIC_LIMIT, loss_limit=optax_lena.LossLimit(1.02, rise=1.0)
 )
 # What it was until an attention model was lost with it.
 CUT_TO_BASE = dataclasses.replace(LIMIT_OF_START, guard=LimitToBase(2.0))

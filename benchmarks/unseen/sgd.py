@@ -7,6 +7,7 @@ import optax
 import optax_lena
 from benchmarks.methods.makers import buffer_of
 from benchmarks.methods.rates import (
+    ARITHMETIC_LIMIT,
     CUT_TO_BASE,
     FIRST_AMPLIFIED,
     LENA,
@@ -23,6 +24,9 @@ from benchmarks.unseen.family import WARMUP, Family, Method
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 _lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
 _without_loss = dataclasses.replace(WITHOUT_LOSS, warmup=optax_lena.FixedWarmup(WARMUP))
+_arithmetic = dataclasses.replace(
+    ARITHMETIC_LIMIT, warmup=optax_lena.FixedWarmup(WARMUP)
+)
 _limit_of_start = dataclasses.replace(
     LIMIT_OF_START, warmup=optax_lena.FixedWarmup(WARMUP)
 )
@@ -116,6 +120,19 @@ SGD = Family(
             enters_buffer=True,
             counts_examples=True,
         ),
+        "amplified_arithmetic": _method(
+            "amplified LENA, arithmetic spike limit",
+            _arithmetic,
+            enters_buffer=True,
+            counts_examples=True,
+        ),
+        "amplified_arithmetic_model": _method(
+            "amplified, arithmetic spike limit, one layer: the model",
+            _arithmetic,
+            _MODEL,
+            enters_buffer=True,
+            counts_examples=True,
+        ),
         "amplified_limit_of_start": _method(
             "amplified LENA, loss limit of the start",
             _limit_of_start,
@@ -196,6 +213,8 @@ SGD = Family(
         "adascale_of_examples",
         "lena_of_examples",
         "amplified_without_loss",
+        "amplified_arithmetic",
+        "amplified_arithmetic_model",
         "amplified_limit_of_start",
         "amplified_limit_of_start_model",
         "amplified_cut_to_base",

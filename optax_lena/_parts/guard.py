@@ -5,27 +5,51 @@ In: trust ratios, and what this update measured. Out: the ratios to train at.
 ratio, though not below 1 / S, by
 
 $$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot
-  \frac{\bar{\sigma}^2 / S + \lVert\bar{\mu}\rVert^2}{\lVert\bar g\rVert^2}}\Bigr)$$
+  \frac{\text{usual}}{\lVert\bar g\rVert^2}}\Bigr), \qquad
+  \log \text{usual} = \sum_{i \ge 1} 0.1 \cdot 0.9^{i - 1}
+    \log \lVert\bar g_{t-i}\rVert^2$$
 
 A rate that is too large for the loss's curvature shows in the gradient first: it grows
 from update to update, faster than the averages that the gain is made of forget. When
 the parameters have been thrown out, even the base rate is too large for the gradient
 that follows, so a ratio may fall below 1. At S = 1 nothing is ever cut.
+
+What is usual is a geometric mean. The first gradients of a run can be a hundred times
+longer than those after a few updates, and an arithmetic mean would hold them for as
+long as it takes a rate to throw the parameters out (docs/benchmarks.md).
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_number
-from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.estimate import Estimate, Measured
 
 # Per update, not per base batch: instability takes updates, whatever their batch. As
 # long a memory as a momentum of 0.9 has.
 STEP = 0.1
+# The least that a squared norm counts for, of the usual one. A batch without anything
+# to learn has a gradient of nearly zero, and says nothing of the next one.
+_LEAST = 0.01
+
+
+class SpikeLimitState(NamedTuple):
+    """State of a `SpikeLimit`: noise and signal of the usual gradient.
+
+    Attributes:
+      noise: float32 `()`.
+      signal: float32 `()`; noise / S + signal is the geometric mean of the squared
+        norms, if all had this S.
+      weight: float32 `()`, in [0, 1], that the mean has gathered.
+    """
+
+    noise: jax.Array
+    signal: jax.Array
+    weight: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +57,9 @@ class SpikeLimit:
     """Cuts the trust ratios, though not below 1 / S, when a gradient spikes.
 
     A spike is a gradient of the whole model whose squared norm is more than `limit`
-    times what the last ten or so updates had. The ratios are cut to what brings it back
-    there; to 1 / S, if the norm is too large for float32. For a place before the
-    momentum buffer, which else would keep the spike.
+    times what the last ten or so updates had, in their geometric mean. The ratios are
+    cut to what brings it back there; to 1 / S, if the norm is too large for float32.
+    Put it before the momentum buffer, which would otherwise keep the spike.
 
     Attributes:
       limit: on the squared norm, over the usual one; at least 1.
@@ -56,14 +80,15 @@ class SpikeLimit:
         meaning = "a squared norm over the usual one"
         check_number("limit", self.limit, meaning, at_least=1)
 
-    def init(self, num_rows: int) -> AveragesState:
+    def init(self, num_rows: int) -> SpikeLimitState:
         """Returns the state before the first update: the whole model's, `()` each."""
         del num_rows
-        return AveragesState.zeros()
+        # Each is an array of its own: JAX does not donate one buffer twice.
+        return SpikeLimitState(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
     def update(
-        self, state: AveragesState, trust_ratio: jax.Array, measured: Measured
-    ) -> tuple[jax.Array, AveragesState, jax.Array]:
+        self, state: SpikeLimitState, trust_ratio: jax.Array, measured: Measured
+    ) -> tuple[jax.Array, SpikeLimitState, jax.Array]:
         """Cuts the ratios of one update.
 
         Args:
@@ -74,33 +99,54 @@ class SpikeLimit:
         Returns:
           The ratios to train at, the new state, and the factor `()` in [0, 1].
         """
-        model = Estimate(*(x[-1] for x in measured.estimate))
-        factor = self.factor(state, model, measured)
+        factor = self.factor(state, measured)
         least = jnp.minimum(1, 1 / measured.batch_scale)
         cut = jnp.minimum(trust_ratio, jnp.maximum(factor * trust_ratio, least))
-        return cut, self.remember(state, model, factor, measured), factor
+        return cut, self.remember(state, factor, measured), factor
 
-    def factor(
-        self, state: AveragesState, model: Estimate, measured: Measured
-    ) -> jax.Array:
+    def factor(self, state: SpikeLimitState, measured: Measured) -> jax.Array:
         """Returns what brings the gradient back to the limit; 1 before the first."""
-        batch_scale = measured.batch_scale
-        allowed = self.limit * state.unbiased().sq_norm(batch_scale)
-        sq_norm = model.noise / batch_scale + model.signal
+        allowed = self.limit * _usual(state, measured)
+        sq_norm = _sq_norm(measured)
         is_spike = (allowed > 0) & (sq_norm > allowed)
         cut = jnp.sqrt(allowed / jnp.where(is_spike, sq_norm, 1))
         return jnp.where(measured.overflows, 0, jnp.where(is_spike, cut, 1))
 
     def remember(
-        self,
-        state: AveragesState,
-        model: Estimate,
-        factor: jax.Array,
-        measured: Measured,
-    ) -> AveragesState:
+        self, state: SpikeLimitState, factor: jax.Array, measured: Measured
+    ) -> SpikeLimitState:
         """Moves toward this update's values, a spike's as far as it was cut."""
-        seen = Estimate(*(factor**2 * x for x in model))
-        return state.move(seen, STEP, measured.is_usable[-1] & ~measured.overflows)
+        usual, sq_norm = _usual(state, measured), _sq_norm(measured)
+        is_seen = measured.is_usable[-1] & ~measured.overflows & (sq_norm > 0)
+        is_first = usual <= 0
+        weight = (1 - STEP) * state.weight + STEP
+        # Over the weight: no bias from the start at zero.
+        step = jnp.where(is_first, 1, STEP / weight)
+        usual, seen = jnp.where(is_first, 1, usual), jnp.where(is_seen, sq_norm, 1)
+        times = jnp.maximum(factor**2 * seen / usual, _LEAST)
+        level = jnp.where(is_first, seen, usual * times**step)
+
+        def moved(old: jax.Array, new: jax.Array) -> jax.Array:
+            # Shares of the squared norm are averaged as they are, and sum to one.
+            share = (1 - step) * old / usual + step * new[-1] / seen
+            return jnp.where(is_seen, level * share, old)
+
+        return SpikeLimitState(
+            moved(state.noise, measured.estimate.noise),
+            moved(state.signal, measured.estimate.signal),
+            jnp.where(is_seen, weight, state.weight),
+        )
+
+
+def _usual(state: SpikeLimitState, measured: Measured) -> jax.Array:
+    """Returns the squared norm that the model's gradient usually has at this S."""
+    return Estimate(state.noise, state.signal).sq_norm(measured.batch_scale)
+
+
+def _sq_norm(measured: Measured) -> jax.Array:
+    """Returns the squared norm of the model's gradient in this update."""
+    noise, signal = (x[-1] for x in measured.estimate)
+    return noise / measured.batch_scale + signal
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,6 @@ import pytest
 
 import optax_lena
 from optax_lena import Estimate, GrowthLimit, SpikeLimit
-from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.estimate import Measured
 from tests import helpers
 
@@ -27,16 +26,14 @@ def measured(estimate, batch_scale, *, overflows=False):
 
 
 def factor(limit, state, estimate, batch_scale):
-    update = measured(estimate, batch_scale)
-    return SpikeLimit(limit).factor(state, estimate, update)
+    return SpikeLimit(limit).factor(state, measured(estimate, batch_scale))
 
 
 def after(noise, signal, updates=50):
     """What is remembered of so many equal updates."""
-    recent, estimate = AveragesState.zeros(), model(noise, signal)
+    recent, update = SpikeLimit().init(2), measured(model(noise, signal), 16)
     for _ in range(updates):
-        update = measured(estimate, 16)
-        recent = SpikeLimit().remember(recent, estimate, ONE, update)
+        recent = SpikeLimit().remember(recent, ONE, update)
     return recent
 
 
@@ -62,7 +59,7 @@ def test_a_batch_whose_signal_is_hidden_is_expected_to_have_noise():
     assert factor(1.5, recent, model(32, 0), 64) == 1
 
 
-@pytest.mark.parametrize("recent", [AveragesState.zeros(), after(0.0, 0.0)])
+@pytest.mark.parametrize("recent", [SpikeLimit().init(2), after(0.0, 0.0)])
 def test_without_a_gradient_before_nothing_is_a_spike(recent):
     assert factor(2, recent, model(1, 1), 4) == 1
 
@@ -71,8 +68,45 @@ def test_a_spike_is_remembered_as_it_was_cut():
     recent, tenfold = after(32.0, 1.0), model(320, 10)
     update = measured(tenfold, 16)
     cut = factor(2, recent, tenfold, 16)
-    moved = SpikeLimit(2).remember(recent, tenfold, cut, update)
-    np.testing.assert_allclose(moved.noise / recent.noise, 1.1, rtol=1e-2)
+    moved = SpikeLimit(2).remember(recent, cut, update)
+    np.testing.assert_allclose(moved.noise / recent.noise, 2**0.1, rtol=1e-2)
+
+
+def usual(sq_norms):
+    """What is usual after these squared norms, of noise alone, at S = 1."""
+    recent = SpikeLimit().init(2)
+    for sq_norm in sq_norms:
+        update = measured(model(sq_norm, 0), 1)
+        recent = SpikeLimit().remember(recent, ONE, update)
+    return float(recent.noise)
+
+
+def test_the_usual_norm_is_a_geometric_mean_without_bias():
+    sq_norms = np.exp(np.random.default_rng(0).normal(size=30))
+    weights = 0.9 ** np.arange(30)[::-1]
+    expected = np.exp(np.average(np.log(sq_norms), weights=weights))
+    np.testing.assert_allclose(usual(sq_norms), expected, rtol=1e-5)
+
+
+def test_a_first_gradient_that_is_far_longer_is_soon_forgotten():
+    """An arithmetic mean of these is 0.1 still, and takes 0.04 for no spike."""
+    assert usual([0.8] + 6 * [0.005]) < 0.01
+
+
+def test_a_gradient_of_nearly_zero_says_little_of_the_next():
+    before = usual(50 * [1.0])
+    after = usual(50 * [1.0] + [1e-30])
+    np.testing.assert_allclose(after, before * 0.01**0.1, rtol=0.01)
+    assert usual(50 * [1.0] + [0.0]) == before
+
+
+def test_what_is_usual_holds_at_another_batch_too():
+    """Of noise 32 and signal 1 at every S, whichever it was measured at."""
+    recent = SpikeLimit().init(2)
+    for scale in (16, 64, 4, 16, 2, 64):
+        update = measured(model(32, 1), scale)
+        recent = SpikeLimit().remember(recent, ONE, update)
+        np.testing.assert_allclose((recent.noise, recent.signal), (32, 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1, 4, 16])

@@ -46,9 +46,7 @@ def test_the_guards_memory_moves_only_where_the_model_is_usable(usable, overflow
     update = measure(jnp.ones(1), jnp.ones(1), 2, jnp.float32(4))._replace(
         is_usable=jnp.array([True, usable]), overflows=jnp.array(overflows)
     )
-    zero = AveragesState.zeros()
-    one = Estimate(jnp.ones(()), jnp.ones(()))
-    moved = SpikeLimit().remember(zero, one, jnp.ones(()), update)
+    moved = SpikeLimit().remember(SpikeLimit().init(2), jnp.ones(()), update)
     assert (moved.weight > 0) == (usable and not overflows)
 
 
