@@ -261,7 +261,9 @@ def _lost(values: Sequence[float], base: float) -> int:
 
 
 def _middle(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
+    """The median, where what is not finite is less than all else."""
+    known = [x if math.isfinite(x) else -math.inf for x in values]
+    return sorted(known)[len(values) // 2]
 
 
 def _text(values: Sequence[float]) -> str:

@@ -162,6 +162,16 @@ def test_a_row_in_which_all_others_are_lost_counts(own, expected):
     assert f"loses runs in {lost} of 1 rows" in unseen_block.sentence(recorded)
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_base_run_that_is_lost_is_less_than_all_others(lost):
+    """Wherever it stands, the run in the middle is one that trained."""
+    base = [None if seed == lost else 80.0 for seed in range(3)]
+    recorded = [score("base", 1, seed, value) for seed, value in enumerate(base)]
+    for method, value in {"lena": 30.0, "lena_amplified": 60.0}.items():
+        recorded += [score(method, 16, seed, value) for seed in range(3)]
+    assert "| none trains all seeds |  | holds |" in unseen_block.block(recorded)
+
+
 def test_scores_at_another_rate():
     values = {"base": 80.0, "lena": 70.0, "lena_amplified": None}
     recorded = [
