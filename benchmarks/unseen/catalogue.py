@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 from benchmarks.unseen import (
     classes,
+    combined,
     found,
+    generative,
     rare,
     regression,
     sequences,
@@ -42,4 +44,12 @@ TASKS: dict[str, Callable[[], Task]] = {
     "rollouts": sequences.rollouts,
     "graphs": classes.graphs,
     "bandit": unlabelled.bandit,
+    "denoising": generative.denoising,
+    "values": unlabelled.values,
+    "poisson_equation": combined.poisson_equation,
+    "imbalanced": combined.imbalanced,
+    "flow": generative.flow,
+    "linear_recurrence": sequences.linear_recurrence,
+    "parity": classes.parity,
+    "two_losses": combined.two_losses,
 }

@@ -1,4 +1,4 @@
-"""Classes of points, sets and graphs that are made; with and without norms."""
+"""Classes of points, sets, graphs and signs that are made; with and without norms."""
 
 import jax
 import jax.numpy as jnp
@@ -212,4 +212,28 @@ def graphs() -> Task:
         init=init,
         losses=classifier(predict),
         examples=(x, labels, labels),
+    )
+
+
+def parity() -> Task:
+    """Whether three of sixteen signs multiply to one: a plateau, then all at once."""
+    rng, bits = np.random.default_rng(9007), 16
+    x = rng.choice([-1.0, 1.0], size=(EXAMPLES, bits))
+    labels = (x[:, :3].prod(1) > 0).astype(np.int32)
+    is_wrong = rng.random(EXAMPLES) < 0.1
+    seen = np.where(is_wrong, 1 - labels, labels).astype(np.int32)
+
+    def predict(params, x):
+        return outputs(params, x, jnp.tanh)
+
+    loss, right = classifier(predict)
+    return task_of(
+        name="parity of three signs",
+        # The middle of those that tie, 0.0015625 to 0.1.
+        rate=0.0125,
+        rates=(0.00078125, 0.0015625, 0.003125, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2),
+        init=lambda key: perceptron(key, (bits, 24, 24, 24, 24, 2), gain=1.0),
+        # Zero by chance.
+        losses=(loss, lambda params, batch: 2 * right(params, batch) - 100),
+        examples=(x.astype(np.float32), seen, labels),
     )

@@ -139,3 +139,47 @@ def rollouts() -> Task:
         ),
         examples=(x, noisy, true),
     )
+
+
+def linear_recurrence() -> Task:
+    """The frequency of a wave in noise, by damped rotations over a hundred steps."""
+    rng, length, classes, states = np.random.default_rng(9006), 100, 8, 24
+    labels = rng.integers(classes, size=EXAMPLES).astype(np.int32)
+    frequency = np.linspace(0.1, 0.8, classes)[labels][:, None]
+    phase = rng.uniform(0, 2 * np.pi, (EXAMPLES, 1))
+    wave = np.sin(frequency * np.arange(length)[None] + phase)
+    x = (wave + 1.5 * rng.normal(size=wave.shape)).astype(np.float32)
+    # How long ago each input was, when the state is read.
+    ages = np.arange(length - 1, -1, -1, dtype=np.float32)[:, None]
+
+    def init(key):
+        keys = jax.random.split(key, 4)
+        decay = jax.random.uniform(keys[0], (states,), minval=0.02, maxval=0.2)
+        return {
+            "log_decay": jnp.log(decay),
+            "angle": jax.random.uniform(keys[1], (states,), minval=0.0, maxval=1.0),
+            "input": jax.random.normal(keys[2], (2, states)),
+            "readout": perceptron(keys[3], (2 * states, 48, classes)),
+        }
+
+    def predict(params, x):
+        # A linear recurrence is a sum over its inputs: no loop is needed.
+        decay = jnp.exp(params["log_decay"])[None]
+        size = jnp.exp(-decay * ages)
+        angle = params["angle"][None] * ages
+        # States of equal variance, however long they remember.
+        norm = jnp.sqrt(1 - jnp.exp(-2 * decay))
+        real = x @ (size * jnp.cos(angle) * norm)
+        imaginary = x @ (size * jnp.sin(angle) * norm)
+        a, b = params["input"][:1], params["input"][1:]
+        turned = [real * a - imaginary * b, real * b + imaginary * a]
+        return outputs(params["readout"], jnp.concatenate(turned, 1), jax.nn.relu)
+
+    return task_of(
+        name="linear recurrence",
+        rate=0.00125,
+        rates=(0.000625, 0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        init=init,
+        losses=classifier(predict),
+        examples=(x, labels, labels),
+    )

@@ -253,6 +253,7 @@ SGD = Family(
         "counts",
         "coordinates",
         "point_sets",
+        "denoising",
     ),
     pairs={
         "LENA": ("lena", "lena_model"),

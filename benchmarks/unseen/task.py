@@ -90,10 +90,12 @@ def _along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.expand_dims(vector, range(x.ndim - 1))
 
 
-def perceptron(key: jax.Array, sizes: tuple[int, ...]) -> list[Params]:
-    """Layers of these sizes, the last for outputs of variance one."""
+def perceptron(
+    key: jax.Array, sizes: tuple[int, ...], gain: float = 2.0
+) -> list[Params]:
+    """Layers of these sizes and this gain, the last for outputs of variance one."""
     keys = jax.random.split(key, len(sizes) - 1)
-    gains = [2.0] * (len(sizes) - 2) + [1.0]
+    gains = [gain] * (len(sizes) - 2) + [1.0]
     pairs = zip(keys, sizes, sizes[1:], gains, strict=False)
     return [dense(*pair) for pair in pairs]
 

@@ -130,3 +130,48 @@ def bandit() -> Task:
         train=(x[:TRAIN], done[:TRAIN], reward[:TRAIN]),
         test=(x[TRAIN:], worth[TRAIN:].astype(np.float32)),
     )
+
+
+def values() -> Task:
+    """What states are worth, from single steps: the target moves with the network."""
+    rng, width, waves, discount = np.random.default_rng(9002), 8, 6, 0.95
+    rotation, _ = np.linalg.qr(rng.normal(size=(width, width)))
+    moves = 0.9 * rotation
+    directions = rng.normal(size=(waves, width)) * 0.8
+    heights = rng.normal(size=waves)
+    phases = rng.uniform(0, 6, waves)
+    state = rng.normal(size=(EXAMPLES, width))
+    # States keep their distribution, a standard normal one.
+    pushed = np.sqrt(1 - 0.81) * rng.normal(size=(EXAMPLES, width))
+    following = state @ moves.T + pushed
+    # Of all that is to come, what is expected: a wave of a normal variable is damped.
+    worth, power = np.zeros(EXAMPLES), np.eye(width)
+    for step in range(150):
+        damping = np.exp(-0.5 * (directions**2).sum(1) * (1 - 0.81**step))
+        seen = np.cos(state @ power.T @ directions.T + phases) * damping
+        worth += discount**step * seen @ heights
+        power = moves @ power
+    reward = np.cos(state @ directions.T + phases) @ heights
+    spread = worth.std()
+    noise = 0.5 * reward.std() / spread * rng.normal(size=EXAMPLES)
+    arrays = (state, following, reward / spread + noise, worth / spread)
+    state, following, reward, worth = (x.astype(np.float32) for x in arrays)
+
+    def value(params, state):
+        return outputs(params, state, jax.nn.relu)[:, 0]
+
+    def loss(params, batch):
+        state, following, reward = batch
+        target = jax.lax.stop_gradient(reward + discount * value(params, following))
+        return jnp.mean((value(params, state) - target) ** 2) / 2
+
+    return Task(
+        name="values of states",
+        rate=0.04,
+        rates=(0.005, 0.01, 0.02, 0.04, 0.08),
+        init=lambda key: perceptron(key, (width, 64, 64, 1)),
+        loss=loss,
+        score=lambda params, batch: explained(value(params, batch[0]), batch[1]),
+        train=(state[:TRAIN], following[:TRAIN], reward[:TRAIN]),
+        test=(state[TRAIN:], worth[TRAIN:]),
+    )

@@ -1,0 +1,164 @@
+"""Losses that are put together: of two parts, or of classes that weigh unequally."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.unseen.task import (
+    EXAMPLES,
+    TRAIN,
+    Task,
+    apply,
+    cross_entropy,
+    dense,
+    explained,
+    outputs,
+    perceptron,
+    task_of,
+)
+
+
+def poisson_equation() -> Task:
+    """Poisson's equation: a network's Laplacian in a square, its values on the edge."""
+    rng = np.random.default_rng(9003)
+    inside = rng.uniform(-1, 1, (EXAMPLES, 2))
+    boundary = rng.uniform(-1, 1, (EXAMPLES, 2))
+    side = rng.integers(2, size=EXAMPLES)
+    boundary[np.arange(EXAMPLES), side] = np.sign(rng.normal(size=EXAMPLES))
+
+    def sines(points):
+        return np.sin(np.pi * points[:, 0]), np.sin(np.pi * points[:, 1])
+
+    def solution(points):
+        first, second = sines(points)
+        # What is added has no Laplacian: only the boundary tells of it.
+        return first * second + 0.5 * (points[:, 0] ** 2 - points[:, 1] ** 2)
+
+    first, second = sines(inside)
+    source = -2 * np.pi**2 * first * second
+    arrays = (inside, source, boundary, solution(boundary), solution(inside))
+    inside, source, boundary, held, true = (x.astype(np.float32) for x in arrays)
+
+    def field(params, points):
+        return outputs(params, 2 * points, jnp.tanh)[:, 0]
+
+    def laplacian(params, points):
+        total = 0.0
+        for axis in range(2):
+            along = jnp.zeros_like(points).at[:, axis].set(1.0)
+
+            def slope(points, along=along):
+                return jax.jvp(lambda x: field(params, x), (points,), (along,))[1]
+
+            total = total + jax.jvp(slope, (points,), (along,))[1]
+        return total
+
+    def loss(params, batch):
+        inside, source, boundary, held = batch
+        equation = jnp.mean((laplacian(params, inside) - source) ** 2)
+        return 0.01 * equation + jnp.mean((field(params, boundary) - held) ** 2)
+
+    return Task(
+        name="Poisson's equation",
+        rate=0.04,
+        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        init=lambda key: perceptron(key, (2, 32, 32, 32, 1), gain=1.0),
+        loss=loss,
+        score=lambda params, batch: explained(field(params, batch[0]), batch[1]),
+        train=tuple(x[:TRAIN] for x in (inside, source, boundary, held)),
+        test=(inside[TRAIN:], true[TRAIN:]),
+    )
+
+
+def two_losses() -> Task:
+    """A value and a class from one trunk; their losses start near 100 and near 1."""
+    rng, width, classes = np.random.default_rng(9008), 24, 5
+    x = rng.normal(size=(EXAMPLES, width))
+    hidden = np.tanh(x @ rng.normal(size=(width, 32)) * 1.2 / np.sqrt(width))
+    value = (hidden @ rng.normal(size=(32, 1)))[:, 0]
+    value = 10 * value / value.std()
+    logits = hidden @ rng.normal(size=(32, classes))
+    drawn = (logits + 0.5 * rng.gumbel(size=logits.shape)).argmax(1).astype(np.int32)
+    likeliest = logits.argmax(1).astype(np.int32)
+    noisy = (value + 5 * rng.normal(size=EXAMPLES)).astype(np.float32)
+    x, value = x.astype(np.float32), value.astype(np.float32)
+
+    def init(key):
+        keys = jax.random.split(key, 4)
+        return {
+            "first": dense(keys[0], width, 64),
+            "second": dense(keys[1], 64, 64),
+            "value": dense(keys[2], 64, 1, 1.0),
+            "class": dense(keys[3], 64, classes, 1.0),
+        }
+
+    def predict(params, x):
+        x = jax.nn.relu(apply(params["first"], x))
+        x = jax.nn.relu(apply(params["second"], x))
+        return apply(params["value"], x)[:, 0], apply(params["class"], x)
+
+    def loss(params, batch):
+        x, noisy, drawn = batch
+        value, logits = predict(params, x)
+        return jnp.mean((value - noisy) ** 2) + cross_entropy(logits, drawn)
+
+    def score(params, batch):
+        x, true, likeliest = batch
+        value, logits = predict(params, x)
+        # Of the classes, how far above chance.
+        chance = 1 / classes
+        right = jnp.mean(logits.argmax(-1) == likeliest)
+        told = 100 * (right - chance) / (1 - chance)
+        return (explained(value, true) + told) / 2
+
+    return Task(
+        name="two losses of unequal size",
+        rate=0.0008,
+        rates=(0.0001, 0.0002, 0.0004, 0.0008, 0.0016),
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:TRAIN], noisy[:TRAIN], drawn[:TRAIN]),
+        test=(x[TRAIN:], value[TRAIN:], likeliest[TRAIN:]),
+    )
+
+
+def imbalanced() -> Task:
+    """Two classes, of which one is fifty times as rare and weighs fifty times as much.
+
+    The score is the share of those found less the share of false alarms.
+    """
+    rng, width, weight = np.random.default_rng(9004), 20, 50
+    x = rng.normal(size=(EXAMPLES, width))
+    hidden = np.tanh(x @ rng.normal(size=(width, 24)) * 1.3 / np.sqrt(width))
+    height = (hidden @ rng.normal(size=(24, 1)))[:, 0]
+    height /= height.std()
+    noisy = height + 0.2 * rng.normal(size=EXAMPLES)
+
+    def is_rare(height):
+        return (height > np.quantile(height, weight / (weight + 1))).astype(np.float32)
+
+    def logit(params, x):
+        return outputs(params, x, jax.nn.relu)[:, 0]
+
+    def loss(params, batch):
+        x, rare = batch
+        found = logit(params, x)
+        entropy = jnp.logaddexp(0.0, found) - rare * found
+        return jnp.mean(entropy * jnp.where(rare > 0, float(weight), 1.0))
+
+    def score(params, batch):
+        x, rare = batch
+        found = logit(params, x) > 0
+        common = 1 - rare
+        alarms = jnp.sum(found * common) / common.sum()
+        return 100 * (jnp.sum(found * rare) / rare.sum() - alarms)
+
+    return task_of(
+        name="one positive to fifty",
+        rate=0.0025,
+        rates=(0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04),
+        init=lambda key: perceptron(key, (width, 64, 64, 1)),
+        losses=(loss, score),
+        examples=(x.astype(np.float32), is_rare(noisy), is_rare(height)),
+    )

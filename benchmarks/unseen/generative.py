@@ -1,0 +1,134 @@
+"""Models that could draw examples: by taking noise away, and by a flow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_digits
+
+from benchmarks.unseen.task import (
+    EXAMPLES,
+    TRAIN,
+    Task,
+    apply,
+    dense,
+    explained,
+    outputs,
+    perceptron,
+)
+
+# Of the digits, which are 1,797.
+_TRAIN_DIGITS = 1400
+
+
+def denoising() -> Task:
+    """The noise in a digit, from none to nothing else; the network is told how much."""
+    rng, width = np.random.default_rng(9001), 96
+    digits = load_digits(return_X_y=True)[0]
+    digits = digits[rng.permutation(len(digits))]
+    known = digits[:_TRAIN_DIGITS]
+    digits = (digits - known.mean(0)) / known.std()
+    # Each digit comes up with many noises; those of the test set are other digits.
+    rows = np.concatenate(
+        [
+            rng.integers(_TRAIN_DIGITS, size=TRAIN),
+            rng.integers(_TRAIN_DIGITS, len(digits), size=EXAMPLES - TRAIN),
+        ]
+    )
+    time = rng.random((EXAMPLES, 1))
+    noise = rng.normal(size=(EXAMPLES, 64))
+    # Of variance one at any time.
+    noisy = np.cos(np.pi * time / 2) * digits[rows] + np.sin(np.pi * time / 2) * noise
+    arrays = [array.astype(np.float32) for array in (noisy, time, noise)]
+
+    def init(key):
+        keys = jax.random.split(key, 6)
+        return {
+            "in": dense(keys[0], 64, width),
+            "mid": dense(keys[1], width, width),
+            "out": dense(keys[2], width, 64, 1.0),
+            "time": dense(keys[3], 8, 32),
+            "film1": dense(keys[4], 32, 2 * width, 0.3),
+            "film2": dense(keys[5], 32, 2 * width, 0.3),
+        }
+
+    def predict(params, x, time):
+        angles = time * (np.pi / 2) * np.array([[1, 2, 4, 8]], np.float32)
+        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+        moment = jax.nn.silu(apply(params["time"], waves))
+        for layer, film in (("in", "film1"), ("mid", "film2")):
+            scale, shift = jnp.split(apply(params[film], moment), 2, axis=1)
+            x = jax.nn.silu(apply(params[layer], x) * (1 + scale) + shift)
+        return apply(params["out"], x)
+
+    def loss(params, batch):
+        noisy, time, noise = batch
+        return jnp.mean((predict(params, noisy, time) - noise) ** 2)
+
+    def score(params, batch):
+        noisy, time, noise = batch
+        return explained(predict(params, noisy, time), noise)
+
+    return Task(
+        name="denoising of digits",
+        rate=0.8,
+        rates=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+        init=init,
+        loss=loss,
+        score=score,
+        train=tuple(array[:TRAIN] for array in arrays),
+        test=tuple(array[TRAIN:] for array in arrays),
+    )
+
+
+def flow() -> Task:
+    """A density in six dimensions, by six affine couplings; the true one is known.
+
+    The score is a hundred times the exponential of minus the divergence from it.
+    """
+    rng, width = np.random.default_rng(9005), 6
+    half, log_of_normal = width // 2, width / 2 * np.log(2 * np.pi)
+    x = rng.normal(size=(EXAMPLES, width))
+    true = -0.5 * (x**2).sum(1) - log_of_normal
+    for _ in range(2):
+        kept, changed = x[:, :half], x[:, half:]
+        log_scale = 0.8 * np.tanh(kept @ rng.normal(size=(half, half)))
+        shift = 1.5 * np.sin(kept @ rng.normal(size=(half, half)))
+        x = np.concatenate([changed * np.exp(log_scale) + shift, kept], axis=1)
+        true -= log_scale.sum(1)
+    rotation, _ = np.linalg.qr(rng.normal(size=(width, width)))
+    x, true = (x @ rotation).astype(np.float32), true.astype(np.float32)
+    orders = [rng.permutation(width) for _ in range(6)]
+
+    def init(key):
+        keys = jax.random.split(key, len(orders))
+        nets = [perceptron(one, (half, 32, 32, 2 * half)) for one in keys]
+        # Couplings start near the identity, as is usual.
+        for *_, last in nets:
+            last["kernel"] = 0.1 * last["kernel"]
+        return nets
+
+    def log_density(params, x):
+        log_det = 0.0
+        for net, order in zip(params, orders, strict=True):
+            x = x[:, order]
+            kept, changed = x[:, :half], x[:, half:]
+            log_scale, shift = jnp.split(outputs(net, kept, jax.nn.relu), 2, axis=1)
+            log_scale = 2 * jnp.tanh(log_scale / 2)
+            x = jnp.concatenate([kept, changed * jnp.exp(log_scale) + shift], axis=1)
+            log_det += log_scale.sum(1)
+        return log_det - 0.5 * (x**2).sum(1) - log_of_normal
+
+    def score(params, batch):
+        x, true = batch
+        return 100 * jnp.exp(jnp.mean(log_density(params, x) - true))
+
+    return Task(
+        name="coupling flow",
+        rate=0.0025,
+        rates=(0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04),
+        init=init,
+        loss=lambda params, batch: -jnp.mean(log_density(params, batch[0])),
+        score=score,
+        train=(x[:TRAIN],),
+        test=(x[TRAIN:], true[TRAIN:]),
+    )
