@@ -196,7 +196,7 @@ def test_what_was_not_recorded_is_left_out():
 
 
 def test_the_sentence_counts_rows_and_what_no_rule_was_chosen_on():
-    """The words are developed on, convolutions are not."""
+    """The words are developed on, the parity is not."""
     values = {"base": 80.0, "lena": 70.0, "lena_amplified": 60.0}
     words = [
         score(method, 1 if method == "base" else 16, seed, value)
@@ -205,7 +205,7 @@ def test_the_sentence_counts_rows_and_what_no_rule_was_chosen_on():
     ]
     level = {"lena": 80.0, "lena_amplified": 80.0, "base": 80.0}
     others = [
-        dataclasses.replace(one, task="convnet", score=level[one.method])
+        dataclasses.replace(one, task="parity", score=level[one.method])
         for one in words
     ]
     said = unseen_block.sentence([*words, *others])
