@@ -38,7 +38,7 @@ def make_batch(rng, size):
 def make_optimizer(scale, base_steps):
     """Returns LENA at S = `scale`: the state has the same structure for all S."""
     schedule = optax.cosine_decay_schedule(0.1, base_steps)
-    return optax_lena.lena(schedule, scale, warmup_steps=base_steps // 20)
+    return optax_lena.lena_amplified(schedule, scale, warmup_steps=base_steps // 20)
 
 
 def init(tx):
@@ -62,10 +62,10 @@ def train(tx, state, scale, updates, seed):
     gather = optax_lena.value_and_grad(loss_fn, scale, axis_name="data")
 
     @jax.jit
-    def train_step(params, opt_state, batch):
-        _, grads, moments = gather(params, batch)
-        updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
-        return optax.apply_updates(params, updates), opt_state
+    def train_step(params, opt, batch):
+        loss, grads, moments = gather(params, batch)
+        updates, opt = tx.update(grads, opt, params, moments=moments, value=loss)
+        return optax.apply_updates(params, updates), opt
 
     rng = np.random.default_rng(seed)
     for _ in range(updates):

@@ -4,7 +4,7 @@
 
 Every part is a process; orbax hands the state on. Each device has one base batch, so S
 is their number. LENA follows S; plain SGD keeps the rate of S = 8 and counts updates.
-Expect LENA to end within 5 % of its steady run, and SGD a third above its own.
+Expect LENA to end within 5 % of its steady run, and SGD two fifths above its own.
 """
 
 import argparse

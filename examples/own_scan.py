@@ -41,7 +41,7 @@ def make_batch(rng):
 def main(base_steps=1600):
     """Trains; returns the losses and the final trust ratios."""
     schedule = optax.cosine_decay_schedule(0.1, base_steps)
-    tx = optax_lena.lena(schedule, SCALE, warmup_steps=base_steps // 20)
+    tx = optax_lena.lena_amplified(schedule, SCALE, warmup_steps=base_steps // 20)
     incremental = optax_lena.IncrementalMoments()
 
     @jax.jit
@@ -57,9 +57,11 @@ def main(base_steps=1600):
         (sums, total_loss), _ = jax.lax.scan(accumulate, start, batch)
         # Inside shard_map, `sums = jax.lax.psum(sums, "data")` comes here.
         grads, moments = incremental.finish(sums, like=params)
-        updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
-        params = optax.apply_updates(params, updates)
-        return params, opt_state, total_loss / sums.weight
+        loss = total_loss / sums.weight
+        updates, opt_state = tx.update(
+            grads, opt_state, params, moments=moments, value=loss
+        )
+        return optax.apply_updates(params, updates), opt_state, loss
 
     keys = jax.random.split(jax.random.key(0))
     params = {

@@ -36,15 +36,17 @@ def main(base_steps=1600):
     """Trains; returns the losses and the final trust ratios."""
     devices = jax.local_device_count()
     schedule = optax.cosine_decay_schedule(0.1, base_steps)
-    # None: a microbatch is a base batch, and there is one on each device.
-    tx = optax_lena.lena(schedule, batch_scale=None, warmup_steps=base_steps // 20)
+    scale = devices  # 32 examples, the base batch, on each device
+    tx = optax_lena.lena_amplified(schedule, scale, warmup_steps=base_steps // 20)
 
     @functools.partial(jax.pmap, axis_name="batch")
     def train_step(params, opt_state, batch):
         loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-        loss = jax.lax.pmean(loss, "batch")
+        loss = jax.lax.pmean(loss, "batch")  # of the whole batch
         grads, moments = optax_lena.moments_over_axis(grads, "batch")
-        updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
+        updates, opt_state = tx.update(
+            grads, opt_state, params, moments=moments, value=loss
+        )
         return optax.apply_updates(params, updates), opt_state, loss
 
     keys = jax.random.split(jax.random.key(0))

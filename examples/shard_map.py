@@ -39,12 +39,14 @@ def main(base_steps=1600):
     """Trains; returns the losses and the final trust ratios."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
     schedule = optax.cosine_decay_schedule(0.1, base_steps)
-    tx = optax_lena.lena(schedule, SCALE, warmup_steps=base_steps // 20)
+    tx = optax_lena.lena_amplified(schedule, SCALE, warmup_steps=base_steps // 20)
     gather = optax_lena.value_and_grad(loss_fn, SCALE, axis_name="data")
 
     def train_step(params, opt_state, batch):  # of one device
         loss, grads, moments = gather(params, batch)
-        updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
+        updates, opt_state = tx.update(
+            grads, opt_state, params, moments=moments, value=loss
+        )
         return optax.apply_updates(params, updates), opt_state, loss
 
     specs = dict(in_specs=(P(), P(), P("data")), out_specs=P())

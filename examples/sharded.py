@@ -64,13 +64,15 @@ def train(devices, base_steps):
         shape, ("data", "tensor"), (AxisType.Auto,) * 2, devices=devices
     )
     schedule = optax.cosine_decay_schedule(0.1, base_steps)
-    tx = optax_lena.lena(schedule, batch_scale=8, warmup_steps=base_steps // 20)
+    tx = optax_lena.lena_amplified(schedule, 8, warmup_steps=base_steps // 20)
     gather = optax_lena.value_and_grad(loss_fn, MICROBATCHES, axis_name="data")
 
     @jax.jit
     def train_step(params, opt_state, batch):
         loss, grads, moments = gather(params, batch)
-        updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
+        updates, opt_state = tx.update(
+            grads, opt_state, params, moments=moments, value=loss
+        )
         return optax.apply_updates(params, updates), opt_state, loss
 
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS)

@@ -45,13 +45,15 @@ def train(process, base_steps):
     mesh = jax.make_mesh((jax.device_count(),), ("data",), (AxisType.Auto,))
     over_data, replicated = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     schedule = optax.cosine_decay_schedule(0.1, base_steps)
-    tx = optax_lena.lena(schedule, SCALE, warmup_steps=base_steps // 20)
+    tx = optax_lena.lena_amplified(schedule, SCALE, warmup_steps=base_steps // 20)
     gather = optax_lena.value_and_grad(loss_fn, SCALE, axis_name="data")
 
     @jax.jit
     def train_step(params, opt_state, batch):
         loss, grads, moments = gather(params, batch)
-        updates, opt_state = tx.update(grads, opt_state, params, moments=moments)
+        updates, opt_state = tx.update(
+            grads, opt_state, params, moments=moments, value=loss
+        )
         return optax.apply_updates(params, updates), opt_state, loss
 
     def init(key):

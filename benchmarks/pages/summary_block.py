@@ -94,7 +94,8 @@ def _headline(found: Found) -> list[str]:
         f"`{OURS}` is within half a point of the base run after {ours} updates at S = "
         f"{_listed(COUNTED)}. Updates that are each worth S of the base "
         f"run's would take {perfect}. AdaScale with LENA's warm-up, as LENA's paper "
-        f"runs it, takes {peer}.{text} Seeds that miss it are not in these means."
+        f"runs it, takes {peer}.{text} Seeds that miss it are not in these means "
+        "(docs/benchmarks.md enters such seeds with all their updates)."
     ]
 
 
@@ -114,8 +115,9 @@ def _adamw(runs: Sequence[Record]) -> list[str]:
     if not added:
         return []
     return [
-        "With AdamW most of it is β1 and β2 that count examples: to √S with those, the "
-        f"gains of `lena_adamw` add {', '.join(added)} on [a small GPT](docs/adamw.md)."
+        "With AdamW, most of the benefit is that β1 and β2 count examples. Beside √S "
+        "scaling with such β1 and β2, `lena_adamw` changes accuracy by "
+        f"{_listed(added)}, on [a small GPT](docs/adamw.md)."
     ]
 
 

@@ -44,14 +44,17 @@ def recommendation(advice: "Advice") -> str:
     lines = [
         f"Critical batch scale: S = {_number(critical)}{_examples(advice, critical)} "
         f"{sure}, "
-        f"where {more:.0f} % more examples are needed; noise scale b = "
-        f"{_number(advice.curve.noise_scale)} base batches.",
+        f"where {more:.0f} % more examples are needed than in ever smaller batches; "
+        f"noise scale b = {_number(advice.curve.noise_scale)} base batches.",
     ]
     scale = 2.0 ** math.floor(math.log2(critical)) if critical >= 1 else 1.0
     if critical < 1:
         lines.append("The base batch is past it already: a smaller one saves examples.")
     elif scale == 1:
-        lines.append("Keep the base batch: twice of it is past the critical scale.")
+        lines.append(
+            "By the noise scale alone, keep the base batch: twice of it is past the "
+            "critical scale."
+        )
     else:
         examples = float(advice.curve.examples(scale))
         lines.append(

@@ -304,7 +304,8 @@ def test_time():
     ("noise_scale", "words"),
     [
         (100.0, "Recommended: S = 16 (512 examples), 15 % more examples"),
-        (7.0, "Keep the base batch"),
+        (7.0, "By the noise scale alone, keep the base batch"),
+        (7.0, "examples are needed than in ever smaller batches"),
         (2.0, "past it already"),
         (0.0, "No noise was seen"),
         (math.inf, "No signal was seen"),

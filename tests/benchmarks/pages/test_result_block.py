@@ -104,7 +104,7 @@ def test_the_summary_puts_tasks_side_by_side():
     ]
     text = summary_block.block(kept, gpt, [])
     assert "On 0 [small tasks](docs/benchmarks.md#small-tasks)" in text
-    assert "the gains of `lena_adamw` add +2.0 ± 0.7 points at S = 16 on" in text
+    assert "`lena_adamw` changes accuracy by +2.0 ± 0.7 points at S = 16, on" in text
     lines = text.splitlines()
     assert lines[1].startswith(
         "|  | images, long, S = 32 | images, long, S = 64 | images, long, S = 128 | "
