@@ -116,8 +116,9 @@ class Measured(NamedTuple):
 
     Attributes:
       estimate: noise and signal of this update alone, `[rows]` each.
-      is_finite: bool `[rows]`; false where the moments are not finite. The whole model
-        is the sum of the layers that are, and finite if there is one.
+      is_finite: bool `[rows]`; false where the moments are not finite, and everywhere
+        if the whole batch is padding. The whole model is the sum of the layers that
+        are finite, and finite if there is one.
       is_usable: bool `[rows]`; finite, and taken from at least two microbatches.
       overflows: bool `()`; whether a squared norm, or the noise that it says there is,
         is too large for float32.
@@ -168,6 +169,7 @@ def measure(
     is_finite &= jnp.isfinite(sq_norm)
     overflows = jnp.any(jnp.isinf(micro_sq_norm) | jnp.isinf(batch_sq_norm))
     overflows |= jnp.any(jnp.isinf(sq_norm))
+    is_finite &= count > 0
     is_usable = is_finite & (count >= 2)
     return Measured(estimate, is_finite, is_usable, overflows, batch_scale)
 

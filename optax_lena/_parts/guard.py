@@ -144,13 +144,14 @@ class GrowthLimit:
         """Limits the ratios of one update.
 
         Args:
-          last: `[rows]`, what the previous update returned.
+          last: `[rows]`, what the previous update remembered.
           trust_ratio: `[rows]`.
-          measured: what this update measured; rows that are not finite do not grow.
+          measured: what this update measured; rows that are not finite keep theirs.
 
         Returns:
-          The ratios to train at, the same as the new state, and 1: no spike.
+          The ratios to train at, the new state, and 1: no spike.
         """
         most = jnp.where(measured.is_finite, self.growth * last, last)
         ratio = jnp.minimum(trust_ratio, most)
-        return ratio, ratio, jnp.ones(())
+        last = jnp.where(measured.is_finite, ratio, last)
+        return ratio, last, jnp.ones(())

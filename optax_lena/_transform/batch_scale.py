@@ -1,7 +1,9 @@
 """S, of what counts examples: given, or as many base batches as microbatches."""
 
+import numbers
 from typing import Any
 
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_given
@@ -15,7 +17,21 @@ def scale_of(
     is_half: bool = False,
     **extra_args: Any,
 ) -> ArrayLike:
-    """Returns S: the number of microbatches, if it is not given."""
+    """Returns S, of which all transformations of a chain have one opinion.
+
+    Args:
+      batch_scale: S, as the user gave it; None: the number of microbatches.
+      moments: of the update.
+      is_half: whether the moments are those of two batches, and not of this one.
+      **extra_args: what else the update was given, which says nothing about S.
+
+    Returns:
+      A number or a scalar array, above 0.
+
+    Raises:
+      ValueError: if S is not given where the microbatches do not say it.
+      TypeError: if it is not given and there are no moments.
+    """
     del extra_args
     if is_half:  # the microbatches are two batches, and do not say what S is
         check_given("batch_scale", batch_scale, "from_successive_gradients")
@@ -23,4 +39,8 @@ def scale_of(
         return batch_scale
     check_moments(moments)
     check_count(moments.num_microbatches)
-    return moments.num_microbatches
+    count = moments.num_microbatches
+    if isinstance(count, numbers.Integral):
+        return int(count)
+    # A batch of padding alone has none with a weight, and no rule is defined at S = 0.
+    return jnp.maximum(count, 1)
