@@ -18,7 +18,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-
 _DIGEST_SIZE = 16
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _LEAF = jax.tree.structure(0)

@@ -1,6 +1,7 @@
 """Muon for matrices and AdamW for the rest, with a rate for every layer."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.muon import (
     are_matrices,
+    check_options,
     momentum_of_examples,
     orthogonalise,
     orthogonaliser,
@@ -76,8 +78,9 @@ def lena_muon(
       adam_weight_decay: λ of the parameters that are no matrices.
       warmup_steps: θ; a layer has its full rate once its gains sum to it. 0: at once.
       layers: which parameters share a gain.
-      options: of `optax.contrib.muon`, such as `{"ns_steps": 6}`, or
-        `muon_weight_dimension_numbers`, which says what a matrix is.
+      options: what `optax.contrib.muon` takes to shape its orthogonalisation, such as
+        `{"ns_steps": 6}`, or `muon_weight_dimension_numbers`, which says what a matrix
+        is.
 
     Returns:
       The optimizer; pass `moments=` to its `update`.
@@ -101,6 +104,7 @@ def lena_muon(
       Muon's layers against each other by their noise, at one batch.
     """
     check_steps(warmup_steps)
+    check_options(options, tuple(inspect.signature(lena_muon).parameters))
     orthogonal = orthogonaliser(eps=eps, **(options or {}))
     momentum = momentum_of_examples(batch_scale, beta, nesterov, mu_dtype)
     matrices = _matrices(orthogonal, momentum, weight_decay, weight_decay_mask)
