@@ -183,8 +183,9 @@ def evaluate(learning_rate: Any, clock: Count) -> Any:
         return learning_rate
     try:
         rate = learning_rate(clock.read())
-    except TypeError:
-        # A schedule that indexes a table takes whole steps only, as optax counts them.
+    except (TypeError, ValueError, IndexError):
+        # A schedule that indexes a table takes whole steps only, as optax counts them:
+        # brackets, jnp.take and NumPy each refuse others by an error of their own.
         rate = learning_rate(clock.whole)
     meaning = "what the schedule returned"
     check_number("learning_rate", rate, meaning)
