@@ -1,8 +1,8 @@
 r"""Guards: what cuts trust ratios that come too soon, or when a gradient spikes.
 
 In: trust ratios, and what this update measured. Out: the ratios to train at.
-`GrowthLimit` holds every row to its own last ratio, but for that of a short batch. `SpikeLimit` multiplies every
-ratio, though not below 1 / S, by
+`GrowthLimit` holds every row to its own last ratio, or to that before a short batch.
+`SpikeLimit` multiplies every ratio, though not below 1 / S, by
 
 $$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot
   \frac{\bar{\sigma}^2 / S + \lVert\bar{\mu}\rVert^2}{\lVert\bar g\rVert^2}}\Bigr)$$
