@@ -32,7 +32,19 @@ def split_interleaved(batch: PyTree, num_microbatches: int) -> PyTree:
 
 
 def _cut(batch: PyTree, num_microbatches: int, shape: tuple[int, int]) -> PyTree:
-    def cut_leaf(path: Any, leaf: Any) -> jax.Array:
+    def cut_leaf(leaf: Any) -> jax.Array:
+        given = jnp.shape(leaf)
+        size = given[0] // num_microbatches
+        known = tuple(size if length == -1 else length for length in shape)
+        return jnp.reshape(leaf, (*known, *given[1:]))
+
+    check_divides(batch, num_microbatches)
+    return jax.tree.map(cut_leaf, batch)
+
+
+def check_divides(batch: PyTree, num_microbatches: int) -> None:
+    """Raises a `ValueError` unless all leaves can be cut, and in the same places."""
+    for path, leaf in tree_leaves_with_path(batch):
         given = jnp.shape(leaf)
         if not given or given[0] % num_microbatches or not given[0]:
             raise ValueError(
@@ -41,13 +53,7 @@ def _cut(batch: PyTree, num_microbatches: int, shape: tuple[int, int]) -> PyTree
                 "last examples (and pass `weights`), and pass what is no example as a "
                 "further argument."
             )
-        size = given[0] // num_microbatches
-        known = tuple(size if length == -1 else length for length in shape)
-        return jnp.reshape(leaf, (*known, *given[1:]))
-
-    cut = jax.tree_util.tree_map_with_path(cut_leaf, batch)
     _check_rows(batch)
-    return cut
 
 
 def _check_rows(batch: PyTree) -> None:

@@ -28,6 +28,7 @@ def in_turn(call: Call) -> tuple[Any, PyTree, GradMoments]:
 def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """All devices together: each microbatch has a share of every device's examples."""
     n = call.gatherer.num_microbatches
+    passes.check_divides(call.batch, n)
     axes.check_spreads(call.batch, n)
     rows = [jnp.shape(leaf)[0] for leaf in jax.tree.leaves(call.batch)]
     join = functools.partial(outputs.join_interleaved, size=max(rows, default=n) // n)
