@@ -158,7 +158,8 @@ def measure(
     spread = jnp.maximum(micro_sq_norm - batch_sq_norm, 0)
     # The barrier keeps XLA from contracting division and subtraction in one program and
     # not in another: the same microbatches give the same bits by every route.
-    over_scale = jax.lax.optimization_barrier(spread / (jnp.maximum(count, 2) - 1))
+    others = (jnp.maximum(count, 2) - 1).astype(spread.dtype)
+    over_scale = jax.lax.optimization_barrier(spread / others)
     noise, signal = batch_scale * over_scale, batch_sq_norm - over_scale
     # Not finite if a norm is not, and also where S times a large norm overflows, or the
     # sum that every gain is made of.

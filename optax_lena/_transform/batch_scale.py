@@ -26,7 +26,7 @@ def scale_of(
       **extra_args: what else the update was given, which says nothing about S.
 
     Returns:
-      A number or a scalar array, above 0.
+      A Python number, or a float32 scalar array; above 0.
 
     Raises:
       ValueError: if S is not given where the microbatches do not say it.
@@ -36,11 +36,12 @@ def scale_of(
     if is_half:  # the microbatches are two batches, and do not say what S is
         check_given("batch_scale", batch_scale, "from_successive_gradients")
     if batch_scale is not None:
-        return batch_scale
+        is_plain = isinstance(batch_scale, (int, float))
+        return batch_scale if is_plain else jnp.asarray(batch_scale, jnp.float32)
     check_moments(moments)
     check_count(moments.num_microbatches)
     count = moments.num_microbatches
     if isinstance(count, numbers.Integral):
         return int(count)
     # A batch of padding alone has none with a weight, and no rule is defined at S = 0.
-    return jnp.maximum(count, 1)
+    return jnp.maximum(count, 1).astype(jnp.float32)

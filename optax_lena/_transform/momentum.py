@@ -12,7 +12,7 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._measure.layout import PyTree
-from optax_lena._parts.memory import FIRST_FLOOR, Memory, without_dtype
+from optax_lena._parts.memory import FIRST_FLOOR, Memory, add, without_dtype
 from optax_lena._transform.batch_scale import scale_of
 
 
@@ -67,11 +67,11 @@ def _update(
     moved = Memory(momentum, FIRST_FLOOR).forget(scale)
     longer = moved.added / (1 - momentum)
 
-    def add(update: jax.Array, trace: jax.Array) -> jax.Array:
+    def move(update: jax.Array, trace: jax.Array) -> jax.Array:
         kept = without_dtype(moved.kept, trace) * trace
-        return without_dtype(longer, update) * update + kept
+        return add(without_dtype(longer, update) * update, kept)
 
-    trace = jax.tree.map(add, updates, state.trace)
-    updates = jax.tree.map(add, updates, trace) if nesterov else trace
+    trace = jax.tree.map(move, updates, state.trace)
+    updates = jax.tree.map(move, updates, trace) if nesterov else trace
     trace = optax.tree.cast(trace, accumulator_dtype)
     return updates, optax.TraceState(trace)

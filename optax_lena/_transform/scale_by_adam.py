@@ -29,6 +29,7 @@ from optax_lena._parts.memory import (
     SECOND_FLOOR,
     Forgotten,
     Memory,
+    add,
     without_dtype,
 )
 from optax_lena._transform.batch_scale import scale_of
@@ -203,11 +204,13 @@ def _over_weight(average: PyTree, memory: Memory, steps: Count) -> PyTree:
 
 # The order of the terms, and the dtypes of the numbers, are optax's: so are the bits.
 def _move(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
-    return without_dtype(moved.added, new) * new + without_dtype(moved.kept, old) * old
+    added, kept = without_dtype(moved.added, new), without_dtype(moved.kept, old)
+    return add(added * new, kept * old)
 
 
 def _ahead(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
-    return without_dtype(moved.kept, old) * old + without_dtype(moved.added, new) * new
+    added, kept = without_dtype(moved.added, new), without_dtype(moved.kept, old)
+    return add(kept * old, added * new)
 
 
 def _as_float32(number: ArrayLike) -> jax.Array:
