@@ -137,7 +137,7 @@ def _init(
         return jnp.zeros((), jnp.int32)
 
     sums = IncrementalMoments(layers).init(params)
-    losses = jnp.zeros(())
+    losses = jnp.zeros((), jnp.float32)
     return AccumulateState(tx.init(params), sums, losses, zero(), zero(), zero())
 
 

@@ -21,7 +21,7 @@ from optax_lena._measure.moments import is_masked
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
-from optax_lena._transform.scale_by_adam import average, start_of_count
+from optax_lena._transform.scale_by_adam import average
 
 
 class MomentumState(NamedTuple):
@@ -71,7 +71,7 @@ def momentum_of_examples(
 
 def _init(options: _Options, params: PyTree) -> MomentumState:
     mu = optax.tree.zeros_like(params, dtype=options.mu_dtype)
-    return MomentumState(mu, start_of_count())
+    return MomentumState(mu, Count.zeros())
 
 
 def _update(

@@ -119,8 +119,8 @@ def _init(options: _Options, params: PyTree) -> AdamState:
         count=jnp.zeros((), jnp.int32),
         mu=optax.tree.zeros_like(params, dtype=options.mu_dtype),
         nu=optax.tree.zeros_like(params),
-        mu_steps=start_of_count(),
-        nu_steps=start_of_count(),
+        mu_steps=Count.zeros(),
+        nu_steps=Count.zeros(),
         nu_weight=jnp.zeros((), jnp.float32),
         # A copy: `inject_hyperparams` keeps the same array, which may be donated.
         scaled_eps=jnp.array(options.eps, jnp.float32),
@@ -159,11 +159,6 @@ def _update(
         nu_weight=_as_float32(weight),
         scaled_eps=eps,
     )
-
-
-def start_of_count() -> Count:
-    """Returns a count of zero, in float32 also where the default is wider."""
-    return Count(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
 
 
 def average(

@@ -185,6 +185,16 @@ def test_low_precision_gradients_are_summed_in_float32():
     assert float(history["w"][-1]) == -float(jnp.asarray(263 / 8, jnp.bfloat16))
 
 
+def test_the_loss_is_summed_in_float32_also_where_the_default_is_wider():
+    with jax.enable_x64(True):
+        tx = optax_lena.accumulate(optax_lena.lena_amplified(0.1, 4), 2)
+        state = tx.init(PARAMS)
+        for value in (1.0, 3.0, 2.0):
+            _, state = tx.update(PARAMS, state, PARAMS, value=value)
+            assert state.losses.dtype == jnp.float32
+        assert state.losses == 2 and helpers.lena_state(state).loss_limit.start == 2
+
+
 def test_stacked_parameters_keep_a_norm_per_slice():
     layers = optax_lena.stacked("^b$")
     tx = optax_lena.accumulate(optax_lena.lena(0.1, layers=layers), K, layers=layers)

@@ -151,6 +151,13 @@ def test_the_clocks_of_a_run_go_on_near_a_billion(clock):
     assert state.applied.schedule == 128
 
 
+def test_a_count_is_of_float32_also_where_the_default_is_wider():
+    with jax.enable_x64(True):
+        for count in (Count.zeros(), Count.zeros(3)):
+            assert count.fraction.dtype == jnp.float32
+            assert count.whole.dtype == jnp.int32
+
+
 TABLE = np.float32([0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0])
 
 
