@@ -39,7 +39,7 @@ class AccumulateState(NamedTuple):
 
     Attributes:
       inner_state: the wrapped optimizer's state.
-      sums: of the gradients so far, and of their squared norms.
+      sums: the sums of the gradients so far, and of their squared norms.
       losses: `()` float32, of the losses so far, weighted likewise.
       calls: `()` int32, calls that made the sums.
       updates: `()` int32, updates that the wrapped optimizer has made.

@@ -53,10 +53,10 @@ def check_divides(batch: PyTree, num_microbatches: int) -> None:
                 "last examples (and pass `weights`), and pass what is no example as a "
                 "further argument."
             )
-    _check_rows(batch)
+    _check_equal_rows(batch)
 
 
-def _check_rows(batch: PyTree) -> None:
+def _check_equal_rows(batch: PyTree) -> None:
     """Raises where leaves have other numbers of rows: they are cut in other places."""
     rows = None
     for path, leaf in tree_leaves_with_path(batch):
@@ -96,7 +96,7 @@ def weighted_scan(
         weight, x = weight_and_x
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
         summed, stacked = _divided(leaves, kinds)
-        added = [_share(weight, leaf, kind) for leaf, kind in summed]
+        added = [_added(weight, leaf, kind) for leaf, kind in summed]
         return jax.tree.map(jnp.add, sums, added), [leaf for leaf, _ in stacked]
 
     # What the types say of mesh axes is kept, which scan insists on.
@@ -109,7 +109,7 @@ def weighted_scan(
     return sums, [leaf[None] for leaf in stacked]
 
 
-def _share(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
+def _added(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
     """What one microbatch adds: nothing, whatever its values, with a weight of 0."""
     if kind == MEAN:
         return weigh(weight, leaf)

@@ -97,7 +97,7 @@ class PureLoss:
         microbatch if neither examples nor keys enter its computation.
 
         Args:
-          batch: of which a microbatch is a part.
+          batch: the whole batch, of which a microbatch is a part.
           count: how many microbatches the batch is.
 
         Returns:
