@@ -130,14 +130,6 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
         if x.dtype == object:  # whose bytes are addresses
             return head, list(np.asarray(x).flat)
         return head + np.asarray(x).tobytes(), []
-    if isinstance(x, enum.Enum):
-        return str(x.name).encode(), []
-    if isinstance(x, re.Pattern):
-        return b"pattern", [x.pattern, x.flags]
-    if isinstance(x, Mesh):
-        return repr(x).encode(), [x.devices]
-    if isinstance(x, NamedSharding):
-        return repr(x).encode(), [x.mesh, x.spec]
     if isinstance(x, functools.partial):
         return b"partial", [x.func, *x.args, x.keywords]
     if isinstance(x, types.FunctionType):
@@ -157,13 +149,21 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
         return b"", [getattr(x, field.name) for field in dataclasses.fields(x)]
     if isinstance(x, type):
         return f"{x.__module__}.{x.__qualname__}".encode(), []
-    if isinstance(x, types.ModuleType):
-        return x.__name__.encode(), []
     return _content_of_object(x)
 
 
 def _content_of_object(x: Any) -> tuple[bytes, list[Any]]:
-    """Returns what says most about an object of a type that has no rule of its own."""
+    """Returns what tells an object of another type from the others of its type."""
+    if isinstance(x, types.ModuleType):
+        return x.__name__.encode(), []
+    if isinstance(x, enum.Enum):
+        return str(x.name).encode(), []
+    if isinstance(x, re.Pattern):
+        return b"pattern", [x.pattern, x.flags]
+    if isinstance(x, Mesh):
+        return repr(x).encode(), [x.devices]
+    if isinstance(x, NamedSharding):
+        return repr(x).encode(), [x.mesh, x.spec]
     leaves, treedef = jax.tree.flatten(x)
     if treedef != _LEAF:
         structure = repr(treedef)

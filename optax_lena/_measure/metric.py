@@ -117,7 +117,7 @@ def metric_of(
       preconditioner: multipliers, or a metric, or None.
       like: the gradients or parameters. Leaves are matched by name: the gradients of an
         nnx model stand in other variables than the optimizer's state does.
-      name: of `like`, for errors.
+      name: the name of `like`, for errors.
 
     Returns:
       The metric that a gatherer takes its norms in.
@@ -193,7 +193,7 @@ class ShardedMetric:
     """The metric of gradients of which this device holds one shard, in `shard_map`.
 
     Attributes:
-      metric: of the shards.
+      metric: the metric of the shards.
       axes: for each parameter the bound axes over which it is sharded.
     """
 

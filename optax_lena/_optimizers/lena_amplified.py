@@ -54,9 +54,9 @@ def lena_amplified(
     examples, $\beta_S = \beta^S$ but at least 0.8. A buffer that averages ten updates
     would lag far behind at S = 64. What one gradient contributes in all stays the same.
     The rate enters the momentum buffer: while it rises, a gradient keeps the rate that
-    it was taken at. The warm-up counts base batches, so it takes the same share of a run at
-    every S. And the moving averages are short (300 base batches) and relative to the
-    model's squared norm, so that large early gradients do not outlive their time.
+    it was taken at. The warm-up counts base batches, so it takes the same share of a
+    run at every S. And the moving averages are short (300 base batches) and relative to
+    the model's squared norm, so that large early gradients do not outlive their time.
 
     With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
 

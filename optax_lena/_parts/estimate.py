@@ -73,7 +73,7 @@ class Estimate(NamedTuple):
           batch_scale: S, the batch in base batches; any S, not only the run's own.
 
         Returns:
-          float32 `[rows]`, between 1 and S.
+          float32 `[rows]`, between 1 and S; where S is below 1, between S and 1.
 
         Raises:
           ValueError: for a plain number that is not positive.

@@ -18,7 +18,7 @@ def vector(name: str, what: str, value: Any, num_rows: int) -> jax.Array:
     """Returns what must be real numbers, one for each row.
 
     Args:
-      name: of the part.
+      name: the part's name.
       what: each of the numbers is, such as `"one trust ratio"`.
       value: that the part returned.
       num_rows: the layers, and one for the whole model.

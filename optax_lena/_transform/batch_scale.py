@@ -21,7 +21,7 @@ def scale_of(
 
     Args:
       batch_scale: S, as the user gave it; None: the number of microbatches.
-      moments: of the update.
+      moments: the update's moments, or None.
       is_half: whether the moments are those of two batches, and not of this one.
       **extra_args: what else the update was given, which says nothing about S.
 

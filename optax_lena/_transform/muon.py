@@ -52,7 +52,7 @@ def momentum_of_examples(
       batch_scale: S; None: the number of microbatches.
       beta: β at the base batch.
       nesterov: whether the average looks ahead.
-      mu_dtype: of the average; None: that of the parameters.
+      mu_dtype: the dtype of the average; None: that of the parameters.
 
     Returns:
       The transformation.

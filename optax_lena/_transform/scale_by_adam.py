@@ -71,7 +71,7 @@ def scale_by_adam(
       b2: β2 at the base batch.
       eps: ε at the base batch. It shrinks as $\sqrt{\hat\nu}$ does where noise
         dominates.
-      mu_dtype: of the first average, as in `optax.adam`.
+      mu_dtype: the dtype of the first average, as in `optax.adam`.
       nesterov: whether the first average is Nesterov's.
       b1_floor: the least β1 that a larger batch leads to; `b1` itself: β1 counts
         updates at every S.
@@ -172,8 +172,8 @@ def average(
     """Averages gradients.
 
     Args:
-      memory: of the average.
-      grads: of the batch.
+      memory: the average's decay and its floor.
+      grads: the batch's gradients.
       mu: the average so far, from a start at zero.
       steps: how many base-batch steps it has forgotten.
       batch_scale: S.
