@@ -30,9 +30,9 @@ def check_number(
     """Raises unless `value` is a number in the range, or an array not known yet.
 
     Args:
-      name: of the argument.
+      name: the argument's name.
       value: a Python number, or a scalar array of NumPy or JAX.
-      meaning: of the argument, as the end of "it is ...".
+      meaning: what the argument is, as the end of "it is ...".
       at_least: the least value allowed.
       above: what the value must exceed.
       below: what the value must stay below.
@@ -71,7 +71,7 @@ def check_loss(value: Any, like: Any) -> None:
     """Raises a `ValueError` unless `value` can be the loss of a batch.
 
     Args:
-      value: of the user.
+      value: what the user gave.
       like: arrays that are the same on all devices that must agree on the loss.
     """
     is_one = not isinstance(value, (tuple, list, dict))  # such as a loss and its aux
@@ -122,8 +122,8 @@ def check_callable(name: str, value: Any, call: str) -> None:
     """Raises a `ValueError` unless `value` can be called, in the way that `call` says.
 
     Args:
-      name: of the argument.
-      value: of the argument.
+      name: the argument's name.
+      value: the argument's value.
       call: how it is called, such as `"loss_fn(params, batch)"`.
 
     Raises:
@@ -137,8 +137,8 @@ def check_is(name: str, value: Any, kind: type, source: str) -> None:
     """Raises a `TypeError` unless `value` is of a kind that has only one source.
 
     Args:
-      name: of the argument.
-      value: of the argument.
+      name: the argument's name.
+      value: the argument's value.
       kind: a class.
       source: where one gets such an object.
 

@@ -5,8 +5,10 @@ another setting trains other "replicated" parameters, and nothing fails.
 """
 
 import dataclasses
+import enum
 import functools
 import hashlib
+import re
 import types
 from typing import Any
 
@@ -14,6 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+_DIGEST_SIZE = 16
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
+_LEAF = jax.tree.structure(0)
+_JITTED = type(jax.jit(lambda: None))
+# What `functools.wraps` copies: a wrapper's `__wrapped__` says it all again.
+_SAID_OF_FUNCTIONS = {*functools.WRAPPER_ASSIGNMENTS, "__doc__"}
 
 
 def assert_same_on_processes(**settings: Any) -> None:
@@ -25,11 +35,12 @@ def assert_same_on_processes(**settings: Any) -> None:
     Args:
       **settings: by name: optimizers, gatherers and other functions (their code and
         what they close over is compared), numbers, strings, arrays, optimizer states
-        and other pytrees. Arrays that no process holds as a whole are compared by shape
-        and dtype.
+        and other pytrees, meshes, and objects with attributes. Arrays that no process
+        holds as a whole are compared by shape and dtype.
 
     Raises:
-      ValueError: that names the setting which differs; without settings.
+      ValueError: that names the setting which differs, or of which a part says nothing
+        about itself; without settings.
 
     Example:
       >>> import optax_lena
@@ -50,7 +61,14 @@ def assert_same_on_processes(**settings: Any) -> None:
 
 def _compare(settings: dict[str, Any]) -> None:
     """Gathers everybody's digests, so that all processes raise and none waits."""
-    own = np.frombuffer(b"".join(map(fingerprint, settings.values())), np.uint8)
+    fingerprints, opaque = [], {}
+    for name, setting in settings.items():
+        try:
+            fingerprints.append(fingerprint(setting))
+        except _OpaqueError as error:  # raised below: the others wait for the digest
+            fingerprints.append(bytes(_DIGEST_SIZE))
+            opaque[name] = error
+    own = np.frombuffer(b"".join(fingerprints), np.uint8)
     all_digests = np.asarray(multihost_utils.process_allgather(own))
     for name, digests in zip(
         settings, np.split(all_digests, len(settings), axis=1), strict=True
@@ -62,12 +80,26 @@ def _compare(settings: dict[str, Any]) -> None:
                 f"got another on {differing.tolist()} than on process 0: start every "
                 "process with the same program, versions and settings."
             )
+    for name, error in opaque.items():
+        raise ValueError(
+            f"`{name}` must be made of functions, numbers, strings, arrays, pytrees or "
+            f"objects with attributes, got {error}, which says nothing about itself "
+            "that is the same on two processes: pass what it is made of."
+        )
+
+
+class _OpaqueError(Exception):
+    """That a part of a setting has neither attributes nor a name."""
 
 
 def fingerprint(setting: Any) -> bytes:
     """Returns a digest of what a setting is made of."""
-    digest = hashlib.blake2b(digest_size=16)
-    _feed(digest, setting, frozenset())
+    return _digest_of(setting, frozenset())
+
+
+def _digest_of(x: Any, seen: frozenset[int]) -> bytes:
+    digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
+    _feed(digest, x, seen)
     return digest.digest()
 
 
@@ -76,6 +108,10 @@ def _feed(digest: Any, x: Any, seen: frozenset[int]) -> None:
     if id(x) in seen:
         return
     digest.update(f"{type(x).__qualname__};".encode())
+    if isinstance(x, (set, frozenset)):
+        # In an order of their own: strings' differs from process to process.
+        digest.update(b"".join(sorted(_digest_of(e, seen | {id(x)}) for e in x)))
+        return
     own, parts = _content(x)
     digest.update(own)
     for part in parts:
@@ -90,7 +126,10 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return b"key", [jax.random.key_data(jnp.asarray(x))]
-        return repr((np.shape(x), x.dtype)).encode() + np.asarray(x).tobytes(), []
+        head = repr((np.shape(x), x.dtype)).encode()
+        if x.dtype == object:  # whose bytes are addresses
+            return head, list(np.asarray(x).flat)
+        return head + np.asarray(x).tobytes(), []
     if isinstance(x, functools.partial):
         return b"partial", [x.func, *x.args, x.keywords]
     if isinstance(x, types.FunctionType):
@@ -98,7 +137,8 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
         name = f"{x.__module__}.{x.__qualname__}".encode()
         return name, [x.__code__, x.__defaults__, x.__kwdefaults__, *cells]
     if isinstance(x, types.CodeType):
-        return x.co_code, list(x.co_consts)
+        # The code says which of the names it calls by their places alone.
+        return x.co_code, [x.co_names, *x.co_consts]
     if isinstance(x, types.MethodType):
         return b"method", [x.__func__, x.__self__]
     if isinstance(x, dict):
@@ -109,4 +149,32 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
         return b"", [getattr(x, field.name) for field in dataclasses.fields(x)]
     if isinstance(x, type):
         return f"{x.__module__}.{x.__qualname__}".encode(), []
-    return b"", jax.tree.leaves(x) if jax.tree.leaves(x) != [x] else []
+    return _content_of_object(x)
+
+
+def _content_of_object(x: Any) -> tuple[bytes, list[Any]]:
+    """Returns what tells an object of another type from the others of its type."""
+    if isinstance(x, types.ModuleType):
+        return x.__name__.encode(), []
+    if isinstance(x, enum.Enum):
+        return str(x.name).encode(), []
+    if isinstance(x, re.Pattern):
+        return b"pattern", [x.pattern, x.flags]
+    if isinstance(x, Mesh):
+        return repr(x).encode(), [x.devices]
+    if isinstance(x, NamedSharding):
+        return repr(x).encode(), [x.mesh, x.spec]
+    leaves, treedef = jax.tree.flatten(x)
+    if treedef != _LEAF:
+        structure = repr(treedef)
+        return b"" if _ADDRESS.search(structure) else structure.encode(), leaves
+    if isinstance(x, _JITTED):
+        return b"jit", [x.__wrapped__]
+    if isinstance(x, types.BuiltinFunctionType):
+        return x.__qualname__.encode(), [x.__self__]
+    if hasattr(x, "__dict__"):
+        said = {k: v for k, v in vars(x).items() if k not in _SAID_OF_FUNCTIONS}
+        return b"", [part for item in sorted(said.items()) for part in item]
+    if _ADDRESS.search(repr(x)):
+        raise _OpaqueError(repr(x))
+    return repr(x).encode(), []

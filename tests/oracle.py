@@ -234,7 +234,7 @@ class Layer:
 
     def __init__(self, rule, batch_scale, warmup_steps=0, horizon=1000, growth=np.inf):
         self.rule, self.warmup_steps, self.horizon = rule, warmup_steps, horizon
-        self.growth, self.ratio = growth, 1.0
+        self.growth, self.ratio, self.last_scale = growth, 1.0, 0.0
         self.average, self.progress = np.zeros(2), 0.0
         self.at(batch_scale)
 
@@ -252,8 +252,10 @@ class Layer:
         self.progress += gain
         warmup = warmup_factor(self, self.progress)
         ratio = self.rule(*self.average, self.scale)
-        self.ratio = min(ratio, self.growth * self.ratio)
-        return gain, self.ratio * warmup
+        ratio = min(ratio, self.growth * self.ratio)
+        is_shorter, self.last_scale = self.scale < self.last_scale, self.scale
+        self.ratio = max(ratio, self.ratio) if is_shorter else ratio
+        return gain, ratio * warmup
 
 
 def forget(beta, batch_scale, floor):

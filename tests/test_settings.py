@@ -3,8 +3,12 @@
 That processes compare them is tested with real ones, in gather/test_processes.py.
 """
 
+import argparse
 import dataclasses
+import enum
 import functools
+import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +26,24 @@ class Recipe:
     rate: float
 
 
+class Kind(enum.Enum):
+    ONE = enum.auto()
+    OTHER = enum.auto()
+
+
+class Schedule:
+    def __init__(self, rate):
+        self._rate = rate
+
+    def __call__(self, step):
+        return self._rate * step
+
+
+@jax.custom_jvp
+def identity(x):
+    return x
+
+
 class Model:
     def loss(self, x):
         return x + 1
@@ -36,6 +58,11 @@ def rate_of(rate):
 
 def lena(batch_scale=8, layers=optax_lena.per_parameter, **options):
     return optax_lena.lena(0.1, batch_scale, layers=layers, **options)
+
+
+def mesh(*names):
+    devices = np.array(jax.devices()[:1]).reshape((1,) * len(names))
+    return jax.sharding.Mesh(devices, names)
 
 
 def cyclic(number):
@@ -72,6 +99,28 @@ DIFFERENT = {
     ),
     "state": (lena().init({"a": jnp.ones(2)}), lena().init({"b": jnp.ones(2)})),
     "cycle": (cyclic(1), cyclic(2)),
+    "jitted function": (jax.jit(lambda x: x + 1), jax.jit(lambda x: x + 2)),
+    "wrapped function": (
+        functools.cache(lambda x: x + 1),
+        functools.cache(lambda x: x + 2),
+    ),
+    "namespace": (argparse.Namespace(rate=1), argparse.Namespace(rate=2)),
+    "partition": (jax.P("data"), jax.P("model")),
+    "mesh": (mesh("data"), mesh("model")),
+    "sharding": (
+        jax.sharding.NamedSharding(mesh("a", "b"), jax.P("a")),
+        jax.sharding.NamedSharding(mesh("a", "b"), jax.P("b")),
+    ),
+    "set": ({"a", "b"}, {"a", "c"}),
+    "member of an enum": (Kind.ONE, Kind.OTHER),
+    "callable object": (Schedule(0.1), Schedule(0.2)),
+    "names in code": (lambda x: jnp.sin(x), lambda x: jnp.cos(x)),
+    "builtin": (min, max),
+    "builtin method": ("a".join, "b".join),
+    "range": (range(2), range(3)),
+    "pattern": (re.compile("a" * 300), re.compile("a" * 300 + "b")),
+    "array of objects": (np.array([{}, "a"]), np.array([{}, "b"])),
+    "module": (np, jnp),
 }
 
 
@@ -90,6 +139,14 @@ def test_what_differs_has_another_digest(what):
         lambda: optax_lena.value_and_grad(rate_of, 4, layers=optax_lena.stacked("a")),
         lambda: {"params": {"w": jnp.ones(3)}, "key": jax.random.key(3)},
         lambda: Recipe(0.1),
+        lambda: jax.jit(rate_of(0.1)),
+        lambda: [optax.adamw(optax.cosine_decay_schedule(0.1, 10)), identity, jnp.add],
+        lambda: optax.inject_hyperparams(optax_lena.lena)(0.1, batch_scale=4),
+        lambda: optax_lena.lena_muon(0.1, options={"ns_steps": 3}),
+        lambda: optax_lena.accumulate(optax_lena.lena_amplified(rate_of(0.1)), 4),
+        lambda: [argparse.Namespace(a={"b", "c"}), Schedule(0.1), Kind.ONE, jax.P("a")],
+        lambda: [mesh("a"), jax.sharding.NamedSharding(mesh("a"), jax.P("a"))],
+        lambda: [np.array([Schedule(1), "a"], object), re.compile("a"), len, np],
     ],
 )
 def test_what_is_made_alike_has_one_digest(make):
@@ -133,3 +190,13 @@ def test_the_error_names_the_setting_and_the_processes(monkeypatch, changes, nam
     message = rf"`{name}` must be the same on all 3 processes, got another on \[1, 2\]"
     with pytest.raises(ValueError, match=message):
         optax_lena.assert_same_on_processes(tx=lena(), seed=0)
+
+
+def test_a_setting_that_says_nothing_about_itself_is_an_error_that_names_it(
+    monkeypatch,
+):
+    """Its digest is gathered first: else the other processes would wait for it."""
+    others_have(monkeypatch, same, same)
+    message = "`lock` must be made of functions.*got <unlocked _thread.lock"
+    with pytest.raises(ValueError, match=message):
+        optax_lena.assert_same_on_processes(lock=[threading.Lock()], seed=0)

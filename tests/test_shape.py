@@ -1,9 +1,12 @@
 """The shape of the package: short functions, optimizers put together in few lines."""
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
+
+import optax_lena
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "optax_lena").rglob("*.py"))
@@ -48,6 +51,27 @@ def test_no_function_is_long(path):
 def test_an_optimizer_is_put_together_in_a_few_lines(name):
     found = dict(bodies(ROOT / "optax_lena" / "_optimizers" / f"{name}.py"))
     assert found[name] <= 12
+
+
+SHARED = (
+    "learning_rate",
+    "batch_scale",
+    "warmup_steps",
+    "layers",
+    "momentum",
+    "nesterov",
+    "accumulator_dtype",
+    "weight_decay",
+    "weight_decay_mask",
+    "reference",
+)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_arguments_that_optimizers_share_have_one_order(name):
+    given = list(inspect.signature(getattr(optax_lena, name)).parameters)
+    shared = [argument for argument in given if argument in SHARED]
+    assert shared == [argument for argument in SHARED if argument in given]
 
 
 def test_files_are_short():

@@ -38,7 +38,8 @@ class Advice:
         downward and 17 upward for what a noise scale does not say (see `advise`);
         (0, inf) if the history is too short to say anything: a single state, or fewer
         than eight entries.
-      chance_interval: of chance within the log alone, by a block bootstrap.
+      chance_interval: the interval of chance within the log alone, by a block
+        bootstrap.
       curve: predicted examples over those of the base batch: `curve.examples(1)` is 1,
         and `curve.noise_scale` is b.
       per_layer: critical scale by layer.

@@ -46,10 +46,18 @@ class BranchTest:
 
     @property
     def scale(self) -> float:
-        """The largest scale whose loss is at most the smallest's plus the tolerance."""
-        reference = self.losses[min(self.losses)]
-        good = [s for s, x in self.losses.items() if x <= reference + self.tolerance]
-        return max(good, default=min(self.losses))
+        """The largest scale up to which no loss exceeds the smallest's by more.
+
+        More than the tolerance, that is: one that does better again, above one that
+        failed, does so by chance.
+        """
+        found, *larger = sorted(self.losses)
+        most = self.losses[found] + self.tolerance
+        for scale in larger:
+            if not self.losses[scale] <= most:  # also where it is not a number
+                break
+            found = scale
+        return found
 
     @property
     def is_bound(self) -> bool:

@@ -43,7 +43,8 @@ def levanter_config(schedule: BatchSchedule, base_batch: int) -> str:
     _check(schedule, base_batch=base_batch)
     lines = ["trainer:", "  train_batch_size:"]
     for update, scale in schedule.updates():
-        lines += [f"    - start: {update}", f"      value: {scale * base_batch}"]
+        batch = round(scale * base_batch)  # either may be a float that is whole
+        lines += [f"    - start: {update}", f"      value: {batch}"]
     return "\n".join(lines)
 
 

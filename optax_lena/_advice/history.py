@@ -77,7 +77,7 @@ def read_last(source: Any, name: str) -> tuple[float, float, float]:
 
     Args:
       source: as for `read_history`.
-      name: of the argument, for errors.
+      name: the argument's name, for errors.
 
     Returns:
       The noise scale (not a number if nothing was measured), the base steps, and the

@@ -30,7 +30,7 @@ def columns_of(source: Any, name: str) -> Columns:
 
     Args:
       source: as for `optax_lena.advise`.
-      name: of the argument, for errors.
+      name: the argument's name, for errors.
 
     Returns:
       By the metric's name, its values over time.

@@ -39,7 +39,7 @@ class AccumulateState(NamedTuple):
 
     Attributes:
       inner_state: the wrapped optimizer's state.
-      sums: of the gradients so far, and of their squared norms.
+      sums: the sums of the gradients so far, and of their squared norms.
       losses: `()` float32, of the losses so far, weighted likewise.
       calls: `()` int32, calls that made the sums.
       updates: `()` int32, updates that the wrapped optimizer has made.
@@ -70,7 +70,8 @@ def accumulate(
     its optimizer only the last call's keyword arguments.
 
     A call whose gradient is not finite is left out, and another one is awaited in its
-    place. The state may be saved at any call.
+    place. One of weight 0 counts as a call, and adds nothing, whatever its gradient is.
+    The state may be saved at any call.
 
     Args:
       tx: the optimizer that gets the moments, such as `optax_lena.lena(...)`. Its
@@ -136,7 +137,7 @@ def _init(
         return jnp.zeros((), jnp.int32)
 
     sums = IncrementalMoments(layers).init(params)
-    losses = jnp.zeros(())
+    losses = jnp.zeros((), jnp.float32)
     return AccumulateState(tx.init(params), sums, losses, zero(), zero(), zero())
 
 
@@ -200,9 +201,14 @@ def _add(
 ) -> AccumulateState:
     """Adds a call's gradient, unless that, its moments or its weight are not finite."""
     weight = check_weights(weight, (), equal=1, name="weight")
-    added = incremental.add(state.sums, grads, weight=1, moments=moments)
-    is_finite = jnp.all(jnp.isfinite(added.micro_sq_norm)) & jnp.isfinite(weight)
-    is_finite &= weight >= 0
+    is_weight = jnp.isfinite(weight) & (weight >= 0)
+    weight = jnp.where(is_weight, weight, 0)
+    # What it would add to the sums: nothing with a weight of 0, whatever the gradient.
+    # A squared norm may be infinite, which the guards read; it is so from 2e19 on.
+    added = incremental.add(state.sums, grads, weight=weight, moments=moments)
+    finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(added.grads)]
+    finite.append(~jnp.any(jnp.isnan(added.micro_sq_norm)))
+    is_finite = functools.reduce(jnp.logical_and, finite, is_weight)
     used = jnp.where(is_finite, weight, 0)
     losses = state.losses
     if value is not None:

@@ -115,7 +115,7 @@ def check_own_loss(loss: Any, params: PyTree, axis_name: AxisName) -> None:
     """Raises a `ValueError` for a loss that is not the mean of a device's own examples.
 
     Args:
-      loss: of a microbatch, or its type.
+      loss: the loss of a microbatch, or its type.
       params: as the gatherer got them.
       axis_name: over which it averages; () for none.
     """
@@ -152,7 +152,7 @@ def metric_of_shards(
     Tensor-parallel parameters: each device holds a shard, and a norm is a sum over all.
 
     Args:
-      metric: of what one device holds.
+      metric: the metric of what one device holds.
       grads: the gradients or parameters that it holds.
       axis_name: the axis of the batch.
       param_specs: which axes shard each parameter; None: what the types say.

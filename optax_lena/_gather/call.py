@@ -103,7 +103,7 @@ def check_arrays(name: str, tree: PyTree) -> None:
             )
 
 
-def check_rows(batch: Any, args: tuple[Any, ...]) -> None:
+def check_no_example_beside(batch: Any, args: tuple[Any, ...]) -> None:
     """Raises a `ValueError` for `f(params, x, y)`, where y looks like x's labels.
 
     Every microbatch would get all of y, which broadcasts, or is read at wrong rows, in
@@ -139,8 +139,8 @@ def fold_in(tree: PyTree, number: jax.Array) -> PyTree:
     """Gives a microbatch keys of its own: dropout masks differ between examples.
 
     Args:
-      tree: of which typed PRNG keys are folded, also stacks of them; all else stays.
-      number: of the microbatch.
+      tree: a tree whose typed PRNG keys are folded, also stacks; all else stays.
+      number: the microbatch's number.
 
     Returns:
       The tree with other keys.

@@ -51,7 +51,7 @@ def kinds_of(
     Args:
       aux: shapes and dtypes, of one microbatch.
       asked: what the user said, a prefix of `aux`; None for what the shapes say.
-      sizes: of the microbatch, along axis 0.
+      sizes: the microbatch's lengths along axis 0.
       larger: returns the shapes for a batch several times as large.
 
     Returns:

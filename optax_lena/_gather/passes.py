@@ -32,7 +32,19 @@ def split_interleaved(batch: PyTree, num_microbatches: int) -> PyTree:
 
 
 def _cut(batch: PyTree, num_microbatches: int, shape: tuple[int, int]) -> PyTree:
-    def cut_leaf(path: Any, leaf: Any) -> jax.Array:
+    def cut_leaf(leaf: Any) -> jax.Array:
+        given = jnp.shape(leaf)
+        size = given[0] // num_microbatches
+        known = tuple(size if length == -1 else length for length in shape)
+        return jnp.reshape(leaf, (*known, *given[1:]))
+
+    check_divides(batch, num_microbatches)
+    return jax.tree.map(cut_leaf, batch)
+
+
+def check_divides(batch: PyTree, num_microbatches: int) -> None:
+    """Raises a `ValueError` unless all leaves can be cut, and in the same places."""
+    for path, leaf in tree_leaves_with_path(batch):
         given = jnp.shape(leaf)
         if not given or given[0] % num_microbatches or not given[0]:
             raise ValueError(
@@ -41,16 +53,10 @@ def _cut(batch: PyTree, num_microbatches: int, shape: tuple[int, int]) -> PyTree
                 "last examples (and pass `weights`), and pass what is no example as a "
                 "further argument."
             )
-        size = given[0] // num_microbatches
-        known = tuple(size if length == -1 else length for length in shape)
-        return jnp.reshape(leaf, (*known, *given[1:]))
-
-    cut = jax.tree_util.tree_map_with_path(cut_leaf, batch)
-    _check_rows(batch)
-    return cut
+    _check_equal_rows(batch)
 
 
-def _check_rows(batch: PyTree) -> None:
+def _check_equal_rows(batch: PyTree) -> None:
     """Raises where leaves have other numbers of rows: they are cut in other places."""
     rows = None
     for path, leaf in tree_leaves_with_path(batch):
@@ -90,7 +96,7 @@ def weighted_scan(
         weight, x = weight_and_x
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
         summed, stacked = _divided(leaves, kinds)
-        added = [_share(weight, leaf, kind) for leaf, kind in summed]
+        added = [_added(weight, leaf, kind) for leaf, kind in summed]
         return jax.tree.map(jnp.add, sums, added), [leaf for leaf, _ in stacked]
 
     # What the types say of mesh axes is kept, which scan insists on.
@@ -103,7 +109,7 @@ def weighted_scan(
     return sums, [leaf[None] for leaf in stacked]
 
 
-def _share(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
+def _added(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
     """What one microbatch adds: nothing, whatever its values, with a weight of 0."""
     if kind == MEAN:
         return weigh(weight, leaf)

@@ -11,10 +11,14 @@ from typing import Any
 import jax
 
 from optax_lena._checks import check_callable, check_choice, check_flag
-from optax_lena._gather import axes, outputs
-from optax_lena._gather import spread as ways
+from optax_lena._gather import axes, outputs, ways
 from optax_lena._gather.axes import AxisName
-from optax_lena._gather.call import Call, check_arrays, check_key, check_rows
+from optax_lena._gather.call import (
+    Call,
+    check_arrays,
+    check_key,
+    check_no_example_beside,
+)
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
@@ -63,10 +67,11 @@ def value_and_grad(
       num_microbatches: n, of the whole batch on all devices; at least 2.
       has_aux: whether `loss_fn` returns auxiliary data.
       aux: what becomes of them: `"mean"`, `"sum"`, `"examples"` (joined along axis 0
-        in the batch's order) or `"stack"` (`(n, ...)`), for all or in a pytree that is
-        a prefix of them. None: what shapes say. Data whose first axis grows with the
-        batch are examples (logits), other floating-point data are averaged like the
-        loss (BatchNorm statistics, accuracies), and any other data are stacked.
+        in the batch's order), `"stack"` (`(n, ...)`) or `"shape"`, for all or in a
+        pytree that is a prefix of them. None: `"shape"` for all, which is what their
+        shapes say. Data whose first axis grows with the batch are examples (logits),
+        other floating-point data are averaged like the loss (BatchNorm statistics,
+        accuracies), and any other data are stacked.
       axis_name: the mesh axis (or a tuple of axes) over which the batch is spread.
         Under `jax.jit` it is sharded over that axis; inside `shard_map` or `pmap`,
         `batch` is the device's own part and so are `weights` (`[n / devices]`) and
@@ -95,7 +100,7 @@ def value_and_grad(
         if the batch does not divide by n, or n by the number of devices, or no mesh has
         the axis, or `preconditioner` is not like the parameters, or a weight is
         negative or not finite, or `key` is no key, or an auxiliary output is unclear,
-        or a batch that is one array is followed by one with as many rows;
+        or a further argument is an array with as many rows as the batch;
         in `shard_map`, if a parameter is sharded over the axis, or the loss is averaged
         over it already, or varies over an axis that is not named.
       TypeError: when called, if a parameter is of integers, or the batch holds what is
@@ -167,7 +172,7 @@ class Gatherer:
         metric = metric_of(self.layers, preconditioner, params, "params")
         check_key(key)
         check_arrays("batch", batch)
-        check_rows(batch, args)
+        check_no_example_beside(batch, args)
         call = Call(self, params, batch, args, kwargs, weights, key, metric)
         if self.axis_name is not None and axes.is_bound(self.axis_name):
             return ways.over_bound_axis(call, self.axis_name)

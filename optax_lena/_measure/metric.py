@@ -5,6 +5,7 @@ optimizer that divides every entry of the gradient by a scale of its own (Adam) 
 measured in the norm of the divided gradient.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -30,10 +31,11 @@ class Metric:
     $$\lVert g \rVert_p^2 = \sum_j (p_j g_j)^2$$
 
     A metric of your own is a subclass with another `sq_norm`, given to a gatherer as
-    `preconditioner`.
+    `preconditioner`, which puts its own `layers` into it.
 
     Attributes:
-      layers: which parameters stack several layers.
+      layers: which parameters stack several layers; of a metric that goes to a
+        gatherer, those of the gatherer, or none.
       multipliers: p, a pytree like the gradient; None: 1.
 
     Example:
@@ -91,7 +93,15 @@ class Metric:
         """Returns the metric with its arrays placed elsewhere on a mesh."""
         if self.multipliers is None:
             return self
-        return dataclasses.replace(self, multipliers=place(self.multipliers))
+        return _with(self, multipliers=place(self.multipliers))
+
+
+def _with(metric: Metric, **attributes: Any) -> Metric:
+    """Returns a metric with other attributes, whatever its `__init__` takes."""
+    changed = copy.copy(metric)
+    for name, value in attributes.items():
+        object.__setattr__(changed, name, value)  # the class is frozen
+    return changed
 
 
 def metric_of(
@@ -107,21 +117,36 @@ def metric_of(
       preconditioner: multipliers, or a metric, or None.
       like: the gradients or parameters. Leaves are matched by name: the gradients of an
         nnx model stand in other variables than the optimizer's state does.
-      name: of `like`, for errors.
+      name: the name of `like`, for errors.
 
     Returns:
       The metric that a gatherer takes its norms in.
 
     Raises:
-      ValueError: if the multipliers are not like the parameters.
+      ValueError: if the multipliers are not like the parameters, or the metric has
+        other layers than the gatherer.
       TypeError: if `like` has integers in it.
     """
     check_layers(layers)
     check_inexact(name, like)
     if preconditioner is None:
         return Metric(layers)
-    if isinstance(preconditioner, Metric):
-        return dataclasses.replace(preconditioner, layers=layers)
+    if not isinstance(preconditioner, Metric):
+        return Metric(layers, _aligned(preconditioner, like))
+    if preconditioner.layers not in (per_parameter, layers):
+        raise ValueError(
+            "`preconditioner` must be an optax_lena.Metric without `layers`, or with "
+            f"the {layers!r} of its gatherer, got one with {preconditioner.layers!r}: "
+            "give `layers` to the gatherer."
+        )
+    multipliers = preconditioner.multipliers
+    if multipliers is not None:
+        multipliers = _aligned(multipliers, like)
+    return _with(preconditioner, layers=layers, multipliers=multipliers)
+
+
+def _aligned(preconditioner: PyTree, like: PyTree) -> PyTree:
+    """Returns multipliers, matched by name, as a tree like the gradients."""
     given, expected = (
         dict(zip(parameter_names(tree), jax.tree.leaves(tree), strict=True))
         for tree in (preconditioner, like)
@@ -139,7 +164,7 @@ def metric_of(
                 "params), with the parameters that are differentiated."
             )
     leaves = [_multiplier(parameter, given[parameter]) for parameter in expected]
-    return Metric(layers, jax.tree.unflatten(jax.tree.structure(like), leaves))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _multiplier(parameter: str, given: Any) -> jax.Array:
@@ -168,7 +193,7 @@ class ShardedMetric:
     """The metric of gradients of which this device holds one shard, in `shard_map`.
 
     Attributes:
-      metric: of the shards.
+      metric: the metric of the shards.
       axes: for each parameter the bound axes over which it is sharded.
     """
 

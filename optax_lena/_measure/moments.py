@@ -143,10 +143,10 @@ def check_weights(
     """Returns float32 weights of the given shape; `equal` ones where there are none.
 
     Args:
-      weights: of the user.
+      weights: what the user gave.
       shape: that they must have.
       equal: what each weight is without them.
-      name: of the argument.
+      name: the argument's name.
 
     Returns:
       The weights.
@@ -196,9 +196,9 @@ def align_norms(
 
     Args:
       norms: a pytree like the parameters.
-      name: of it, for errors.
+      name: its name, for errors.
       updates: a pytree like the parameters, of which some may be masked.
-      layout: of the updates.
+      layout: the updates' layout.
 
     Returns:
       One norm per parameter of the layout, or one per slice of a stacked one.

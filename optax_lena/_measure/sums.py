@@ -34,9 +34,9 @@ class MomentSums(NamedTuple):
     """Weighted sums over the microbatches so far; sums of sums are sums.
 
     Attributes:
-      grads: of the gradients, a pytree like them in float32 or wider.
-      micro_sq_norm: of their squared norms, one vector for all parameters (and slices
-        of stacked ones), in float32 or wider.
+      grads: the sums of the gradients, a pytree like them in float32 or wider.
+      micro_sq_norm: those of their squared norms, one vector for all parameters (and
+        slices of stacked ones), in float32 or wider.
       weight: `()` float32, of the weights.
       num_microbatches: `()` int32, how many have a weight.
     """
@@ -110,7 +110,7 @@ class IncrementalMoments:
 
         Args:
           sums: what the previous call returned, or `init`.
-          grads: of the microbatch.
+          grads: the microbatch's gradients.
           weight: `()`, what its mean was taken over (tokens, unpadded examples). With a
             weight of 0 a microbatch is left out, whatever its gradient is.
           moments: if `grads` is itself a mean over several microbatches (devices), its

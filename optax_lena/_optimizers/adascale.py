@@ -18,15 +18,15 @@ def adascale(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: jax.typing.ArrayLike | None = None,
     *,
+    warmup_steps: jax.typing.ArrayLike = 0,
     momentum: float | jax.Array | None = 0.9,
     nesterov: bool = False,
+    accumulator_dtype: Any = None,
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
-    accumulator_dtype: Any = None,
-    warmup_steps: jax.typing.ArrayLike = 0,
     reference: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdaScale SGD: one gain for the whole model, its own clock, no warm-up.
+    r"""AdaScale SGD: one gain for the whole model, on its own clock.
 
     $$w \leftarrow w - \eta(\textstyle\sum \text{gain}) \cdot \text{gain}(S) \cdot m$$
 
@@ -36,16 +36,19 @@ def adascale(
     Args:
       learning_rate: η, the small batch's rate, or its schedule, which is called with
         the sum of the gains.
-      batch_scale: S, the global batch in base batches, above 0; None: the number of
-        microbatches.
-      momentum: of the buffer in front of the gain, in [0, 1); None for none.
+      batch_scale: S, the global batch over the base batch that the recipe was tuned at,
+        above 0; None: the number of microbatches.
+      warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
+        It counts gains. AdaScale's authors have none.
+      momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
+        buffer.
       nesterov: whether the momentum is Nesterov's.
-      weight_decay: added to the gradient before the momentum buffer.
-      weight_decay_mask: what decays: a pytree of booleans, or a function that makes it.
-      accumulator_dtype: of the buffer; None: that of the parameters.
-      warmup_steps: over which the rate rises, counted in gains; AdaScale's authors have
-        none.
-      reference: follow the code of LENA's authors, who compare with AdaScale.
+      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
+      weight_decay: λ; the parameters times λ are added to the gradient, in front of
+        the momentum buffer.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
+        the parameters that returns one; None: all.
+      reference: follow the code of LENA's authors where it differs from their paper.
 
     Returns:
       The optimizer. Its `update` takes the keyword argument `moments`.

@@ -40,15 +40,19 @@ def lena(
         with the number of base batches seen and not with the number of updates.
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
-      warmup_steps: θ, in base-batch steps, at which a layer whose gains sum to it has
-        its full rate; the paper takes 5 % of the base run's steps. 0: no warm-up.
+      warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
+        A layer is through it once its gains sum to θ. The paper takes 5 % of the base
+        run's steps.
       layers: which parameters are one layer, such as `optax_lena.per_module`.
-      momentum: β, in [0, 1); None for no buffer.
+      momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
+        buffer.
       nesterov: whether the momentum is Nesterov's.
-      accumulator_dtype: of the momentum buffer, as in `optax.sgd`.
-      weight_decay: λ, added to the gradient before the momentum buffer.
-      weight_decay_mask: which parameters decay, as in `optax.add_decayed_weights`.
-      reference: follow the authors' code where it differs from their paper.
+      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
+      weight_decay: λ; the parameters times λ are added to the gradient, in front of
+        the momentum buffer.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
+        the parameters that returns one; None: all.
+      reference: follow the code of LENA's authors where it differs from their paper.
 
     Returns:
       The optimizer. Its `update` takes the keyword argument `moments`.

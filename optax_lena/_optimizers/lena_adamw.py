@@ -23,6 +23,8 @@ def lena_adamw(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: jax.typing.ArrayLike | None = None,
     *,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    layers: Layers = per_parameter,
     b1: jax.typing.ArrayLike = 0.9,
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
@@ -30,8 +32,6 @@ def lena_adamw(
     nesterov: bool = False,
     weight_decay: float | jax.Array = 1e-4,
     weight_decay_mask: Any = None,
-    warmup_steps: jax.typing.ArrayLike = 0,
-    layers: Layers = per_parameter,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AdamW whose every layer finds its own rate, and whose averages count examples.
 
@@ -61,21 +61,25 @@ def lena_adamw(
     Args:
       learning_rate: η, the rate of AdamW at the base batch, or its schedule over base
         batches.
-      batch_scale: S, the batch in base batches, above 0; None: one base batch a
-        microbatch.
+      batch_scale: S, the global batch over the base batch that the recipe was tuned at,
+        above 0; None: the number of microbatches.
+      warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
+        A layer is through it once its gains sum to θ.
+      layers: which parameters are one layer, such as `optax_lena.per_module`.
       b1: β1 at the base batch; one below 0.8 counts updates.
       b2: β2 at the base batch; one below 0.9 counts updates.
       eps: ε at the base batch.
-      mu_dtype: of the first moment, as in `optax.adamw`; a name such as `"bfloat16"`
-        also passes `optax.inject_hyperparams`.
-      nesterov: whether the first moment is Nesterov's.
+      mu_dtype: the dtype of the first moment, as in `optax.adamw`; a name such as
+        `"bfloat16"` also passes `optax.inject_hyperparams`. None: that of the
+        parameters.
+      nesterov: whether the momentum is Nesterov's.
       weight_decay: λ, decoupled, and scaled by the layer's rate as the update is. A
         decay of S steps in every update, as the averages have it, lost much where it
         was tried (docs/adamw.md).
-      weight_decay_mask: what decays, as in `optax.add_decayed_weights`: usually not
-        biases and norms. Their gains need no mask: the noise of each is its own.
-      warmup_steps: θ; a layer has its full rate once its gains sum to it. 0: at once.
-      layers: which parameters share a gain.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
+        the parameters that returns one; None: all.
+        Biases and norms usually do not. Their gains need no mask: the noise of each is
+        its own.
 
     Returns:
       The optimizer; pass `moments=` to its `update`.

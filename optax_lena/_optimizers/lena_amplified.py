@@ -31,11 +31,11 @@ def lena_amplified(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: jax.typing.ArrayLike | None = None,
     *,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    layers: Layers = per_parameter,
     momentum: float | jax.Array | None = 0.9,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
-    warmup_steps: jax.typing.ArrayLike = 0,
-    layers: Layers = per_parameter,
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -51,30 +51,31 @@ def lena_amplified(
     gain is amplified, to at most S. A gradient that is longer than the last ones cuts
     the rate, by f (`SpikeLimit`). After the loss has risen noise counts for less, where
     updates are given the loss (`LossLimit`). The momentum counts
-    examples, $\beta_S = \beta^S$ but no less than 0.8, for one that averages ten
-    updates lags far behind at S = 64; a gradient's steps add up to what they did. The
-    rate enters the momentum buffer: while it rises, a gradient keeps the rate it was
-    taken at. The warm-up counts base batches, so it takes the same share of a run at
-    every S. And the moving averages are short (300 base batches) and relative to the
-    model's squared norm, so that large early gradients do not outlive their time.
+    examples, $\beta_S = \beta^S$ but at least 0.8. A buffer that averages ten updates
+    would lag far behind at S = 64. What one gradient contributes in all stays the same.
+    The rate enters the momentum buffer: while it rises, a gradient keeps the rate that
+    it was taken at. The warm-up counts base batches, so it takes the same share of a
+    run at every S. And the moving averages are short (300 base batches) and relative to
+    the model's squared norm, so that large early gradients do not outlive their time.
 
     With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
 
     Args:
       learning_rate: η, the rate of the recipe, or its schedule, called with the number
         of base batches seen, so that it ends when the base run's examples do.
-      batch_scale: S, how many base batches the global batch is, above 0; None: as
-        many as there are microbatches.
-      momentum: β of the small batch, in [0, 1), which is kept if it is below 0.8; None:
-        the gradients are not averaged.
-      nesterov: whether to look ahead, as `optax.sgd` does.
-      accumulator_dtype: in which the buffer is kept; None: the parameters'.
-      warmup_steps: θ, in base-batch steps: the small batch's own warm-up, or 5 % of its
-        steps.
-      layers: the rule that says which parameters share a rate.
-      weight_decay: λ, added to the gradient before the rate.
-      weight_decay_mask: a pytree of booleans, or a function of the parameters that
-        returns one: where λ applies. None: everywhere.
+      batch_scale: S, the global batch over the base batch that the recipe was tuned at,
+        above 0; None: the number of microbatches.
+      warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
+        Take the small batch's own, or 5 % of its steps.
+      layers: which parameters are one layer, such as `optax_lena.per_module`.
+      momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
+        buffer. It is the small batch's, and one below 0.8 counts updates.
+      nesterov: whether the momentum is Nesterov's.
+      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
+      weight_decay: λ; the parameters times λ are added to the gradient, in front of
+        the momentum buffer.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
+        the parameters that returns one; None: all.
 
     Returns:
       An optimizer that needs the moments of the gradient, and is safer with the loss of

@@ -33,9 +33,9 @@ class LenaLarsState(NamedTuple):
     """State of `lena_lars`.
 
     Attributes:
-      decay: of the weight decay.
-      lars: of LARS's ratio: masks and no arrays.
-      buffer: of gradients that have LARS's ratio and the rate.
+      decay: the state of the weight decay.
+      lars: the state of LARS's ratio: masks and no arrays.
+      buffer: the momentum, of gradients that have LARS's ratio and the rate.
       lena: the `ScaleByLenaState`, after the buffer.
     """
 
@@ -49,15 +49,15 @@ def lena_lars(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: jax.typing.ArrayLike | None = None,
     *,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    layers: Layers = per_parameter,
     trust_coefficient: jax.typing.ArrayLike = 0.001,
     eps: jax.typing.ArrayLike = 0.0,
     trust_ratio_mask: Any = None,
+    momentum: float | jax.Array | None = 0.9,
+    nesterov: bool = False,
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
-    momentum: jax.typing.ArrayLike = 0.9,
-    nesterov: bool = False,
-    warmup_steps: jax.typing.ArrayLike = 0,
-    layers: Layers = per_parameter,
 ) -> optax.GradientTransformationExtraArgs:
     r"""LARS whose every layer finds its own rate and warm-up.
 
@@ -81,20 +81,26 @@ def lena_lars(
     Args:
       learning_rate: η, the rate that LARS was tuned to at the base batch, or its
         schedule, called with the base batches seen.
-      batch_scale: S, how many times the base batch, above 0; None: n of the moments.
+      batch_scale: S, the global batch over the base batch that the recipe was tuned at,
+        above 0; None: the number of microbatches.
+      warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
+        A layer is through it once its gains sum to θ.
+      layers: which parameters are one layer, such as `optax_lena.per_module`.
+        LARS's ratio is each parameter's own, or each slice's of one that
+        `optax_lena.stacked` selects.
       trust_coefficient: c, on LARS's ratio.
       eps: ε, in its denominator.
       trust_ratio_mask: which parameters have LARS's ratio: a pytree of booleans that is
         a prefix of the parameters, or a function of them; None: all. Biases and norms
         are usually left out. They keep the gain and the warm-up, but take SGD's steps,
         for which the square root is on the careful side.
-      weight_decay: λ, added to the gradient before LARS's ratio.
-      weight_decay_mask: which parameters have it; None: all.
-      momentum: β, of the buffer between the two ratios.
-      nesterov: whether that buffer looks ahead.
-      warmup_steps: θ, the sum of its gains at which a layer has its full rate.
-      layers: what one layer is to LENA. LARS's ratio is each parameter's own, or each
-        slice's of one that `optax_lena.stacked` selects.
+      momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
+        buffer.
+      nesterov: whether the momentum is Nesterov's.
+      weight_decay: λ; the parameters times λ are added to the gradient, in front of
+        LARS's ratio.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
+        the parameters that returns one; None: all.
 
     Returns:
       The optimizer. Its `update` takes the parameters, and the keyword argument

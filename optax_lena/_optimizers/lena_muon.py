@@ -1,6 +1,7 @@
 """Muon for matrices and AdamW for the rest, with a rate for every layer."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.muon import (
     are_matrices,
+    check_options,
     momentum_of_examples,
     orthogonalise,
     orthogonaliser,
@@ -30,17 +32,17 @@ def lena_muon(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: ArrayLike | None = None,
     *,
+    warmup_steps: ArrayLike = 0,
+    layers: Layers = per_parameter,
     beta: ArrayLike = 0.95,
     eps: ArrayLike = 1e-8,
-    nesterov: bool = True,
     mu_dtype: Any = None,
+    nesterov: bool = True,
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.999,
     adam_weight_decay: float | jax.Array = 0.0,
-    warmup_steps: ArrayLike = 0,
-    layers: Layers = per_parameter,
     options: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon whose every layer finds its own rate, and whose averages count examples.
@@ -63,21 +65,25 @@ def lena_muon(
     Args:
       learning_rate: η, the rate of Muon at the base batch, or its schedule over base
         batches.
-      batch_scale: S, the batch in base batches, above 0; None: one base batch a
-        microbatch.
-      beta: β of the momentum at the base batch; β^S at another, though at least 0.9.
-      eps: ε, of the orthogonalisation and of Adam.
-      nesterov: whether both first averages look ahead.
-      mu_dtype: of both first averages; None: that of the parameters.
-      weight_decay: λ of the matrices, decoupled, and scaled by the layer's rate.
-      weight_decay_mask: which matrices decay; None: all.
-      adam_b1: β1 of Adam, as in `lena_adamw`.
-      adam_b2: β2 of Adam, as in `lena_adamw`.
-      adam_weight_decay: λ of the parameters that are no matrices.
-      warmup_steps: θ; a layer has its full rate once its gains sum to it. 0: at once.
-      layers: which parameters share a gain.
-      options: of `optax.contrib.muon`, such as `{"ns_steps": 6}`, or
-        `muon_weight_dimension_numbers`, which says what a matrix is.
+      batch_scale: S, the global batch over the base batch that the recipe was tuned at,
+        above 0; None: the number of microbatches.
+      warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
+        A layer is through it once its gains sum to θ.
+      layers: which parameters are one layer, such as `optax_lena.per_module`.
+      beta: β, the share of the momentum that is kept at the base batch; β^S at another,
+        though at least 0.9.
+      eps: ε, in the orthogonalisation and in Adam.
+      mu_dtype: the dtype of both first averages; None: that of the parameters.
+      nesterov: whether the momentum is Nesterov's, of matrices and of the rest.
+      weight_decay: λ for the matrices, decoupled, and scaled by the layer's rate.
+      weight_decay_mask: which matrices decay: a pytree of booleans, or a function of
+        the parameters that returns one; None: all.
+      adam_b1: Adam's β1, as in `lena_adamw`.
+      adam_b2: Adam's β2, as in `lena_adamw`.
+      adam_weight_decay: λ for the parameters that are no matrices.
+      options: what `optax.contrib.muon` takes to shape its orthogonalisation, such as
+        `{"ns_steps": 6}`, or `muon_weight_dimension_numbers`, which says what a matrix
+        is.
 
     Returns:
       The optimizer; pass `moments=` to its `update`.
@@ -101,6 +107,7 @@ def lena_muon(
       Muon's layers against each other by their noise, at one batch.
     """
     check_steps(warmup_steps)
+    check_options(options, tuple(inspect.signature(lena_muon).parameters))
     orthogonal = orthogonaliser(eps=eps, **(options or {}))
     momentum = momentum_of_examples(batch_scale, beta, nesterov, mu_dtype)
     matrices = _matrices(orthogonal, momentum, weight_decay, weight_decay_mask)

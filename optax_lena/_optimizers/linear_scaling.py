@@ -19,13 +19,13 @@ def linear_scaling(
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: jax.typing.ArrayLike,
     *,
-    weight_decay: float | jax.Array = 0.0,
-    weight_decay_mask: Any = None,
+    warmup_steps: jax.typing.ArrayLike = 0,
+    layers: Layers = whole_model,
     momentum: float | jax.Array | None = 0.9,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
-    layers: Layers = whole_model,
-    warmup_steps: jax.typing.ArrayLike = 0,
+    weight_decay: float | jax.Array = 0.0,
+    weight_decay_mask: Any = None,
     reference: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Linear learning-rate scaling with a fixed warm-up: the usual large-batch recipe.
@@ -36,15 +36,20 @@ def linear_scaling(
 
     Args:
       learning_rate: η, the small batch's rate, or its schedule in base-batch steps.
-      batch_scale: S, by which the rate is multiplied, above 0.
-      weight_decay: λ, which joins the gradient in front of the momentum buffer.
-      weight_decay_mask: where λ applies; None: everywhere.
-      momentum: β, in [0, 1), as in `optax.sgd`; None for none.
-      nesterov: as in `optax.sgd`.
-      accumulator_dtype: as in `optax.sgd`.
-      layers: which parameters are one layer in the reports.
-      warmup_steps: θ, over which the rate rises, in base-batch steps.
-      reference: count the warm-up as the code of LENA's authors does.
+      batch_scale: S, the global batch over the base batch that the recipe was tuned at,
+        above 0.
+      warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
+      layers: which parameters are one layer, such as `optax_lena.per_module`. It only
+        makes a difference in the reports.
+      momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
+        buffer.
+      nesterov: whether the momentum is Nesterov's.
+      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
+      weight_decay: λ; the parameters times λ are added to the gradient, in front of
+        the momentum buffer.
+      weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
+        the parameters that returns one; None: all.
+      reference: follow the code of LENA's authors where it differs from their paper.
 
     Returns:
       The optimizer. Its `update` takes the keyword argument `moments`, and does not

@@ -28,8 +28,8 @@ class Count(NamedTuple):
 
     @classmethod
     def zeros(cls, *shape: int) -> "Count":
-        """Returns counts of zero."""
-        return cls(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
+        """Returns counts of zero, in float32 also where the default is wider."""
+        return cls(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
 
     def add(self, steps: jax.Array) -> "Count":
         """Adds nonnegative float32 steps; stays at the largest int32 once there."""

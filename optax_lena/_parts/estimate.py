@@ -73,7 +73,7 @@ class Estimate(NamedTuple):
           batch_scale: S, the batch in base batches; any S, not only the run's own.
 
         Returns:
-          float32 `[rows]`, between 1 and S.
+          float32 `[rows]`, between 1 and S; where S is below 1, between S and 1.
 
         Raises:
           ValueError: for a plain number that is not positive.
@@ -116,8 +116,9 @@ class Measured(NamedTuple):
 
     Attributes:
       estimate: noise and signal of this update alone, `[rows]` each.
-      is_finite: bool `[rows]`; false where the moments are not finite. The whole model
-        is the sum of the layers that are, and finite if there is one.
+      is_finite: bool `[rows]`; false where the moments are not finite, and everywhere
+        if the whole batch is padding. The whole model is the sum of the layers that
+        are finite, and finite if there is one.
       is_usable: bool `[rows]`; finite, and taken from at least two microbatches.
       overflows: bool `()`; whether a squared norm, or the noise that it says there is,
         is too large for float32.
@@ -157,7 +158,8 @@ def measure(
     spread = jnp.maximum(micro_sq_norm - batch_sq_norm, 0)
     # The barrier keeps XLA from contracting division and subtraction in one program and
     # not in another: the same microbatches give the same bits by every route.
-    over_scale = jax.lax.optimization_barrier(spread / (jnp.maximum(count, 2) - 1))
+    others = (jnp.maximum(count, 2) - 1).astype(spread.dtype)
+    over_scale = jax.lax.optimization_barrier(spread / others)
     noise, signal = batch_scale * over_scale, batch_sq_norm - over_scale
     # Not finite if a norm is not, and also where S times a large norm overflows, or the
     # sum that every gain is made of.
@@ -168,6 +170,7 @@ def measure(
     is_finite &= jnp.isfinite(sq_norm)
     overflows = jnp.any(jnp.isinf(micro_sq_norm) | jnp.isinf(batch_sq_norm))
     overflows |= jnp.any(jnp.isinf(sq_norm))
+    is_finite &= count > 0
     is_usable = is_finite & (count >= 2)
     return Measured(estimate, is_finite, is_usable, overflows, batch_scale)
 

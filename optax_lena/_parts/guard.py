@@ -1,8 +1,8 @@
 r"""Guards: what cuts trust ratios that come too soon, or when a gradient spikes.
 
 In: trust ratios, and what this update measured. Out: the ratios to train at.
-`GrowthLimit` holds every row to its own last ratio. `SpikeLimit` multiplies every
-ratio, though not below 1 / S, by
+`GrowthLimit` holds every row to its own last ratio, or to that before a short batch.
+`SpikeLimit` multiplies every ratio, though not below 1 / S, by
 
 $$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot
   \frac{\text{usual}}{\lVert\bar g\rVert^2}}\Bigr), \qquad
@@ -149,6 +149,18 @@ def _sq_norm(measured: Measured) -> jax.Array:
     return noise / measured.batch_scale + signal
 
 
+class GrowthState(NamedTuple):
+    """State of `GrowthLimit`.
+
+    Attributes:
+      ratio: float32 `[rows]`, from which the ratios may grow.
+      last_scale: float32 `()`, S of the last update that was finite; 0 before.
+    """
+
+    ratio: jax.Array
+    last_scale: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class GrowthLimit:
     r"""Lets a row's trust ratio grow by no more than a factor from update to update.
@@ -161,8 +173,13 @@ class GrowthLimit:
     network out (docs/adamw.md). This is a warm-up that ends by itself, later where the
     ratio is higher, and it also holds where S grows in mid-run.
 
+    An update whose S is less than the last one's has a lower ratio by that alone. What
+    is remembered is not lowered in it: after one short batch, such as the last of an
+    epoch, the ratio is at once what it was. A second batch in a row that is as short
+    lowers it.
+
     Attributes:
-      growth: at least 1. Of 1.1: 22 updates from a ratio of 1 to one of 8.
+      growth: at least 1. With 1.1 a ratio takes 22 updates from 1 to 8.
 
     Raises:
       ValueError: if the growth is below 1.
@@ -180,23 +197,28 @@ class GrowthLimit:
         meaning = "by which a trust ratio may grow in one update"
         check_number("growth", self.growth, meaning, at_least=1)
 
-    def init(self, num_rows: int) -> jax.Array:
-        """Returns the ratios before the first update, `[rows]`."""
-        return jnp.ones(num_rows)
+    def init(self, num_rows: int) -> GrowthState:
+        """Returns the state before the first update."""
+        return GrowthState(jnp.ones(num_rows), jnp.zeros(()))
 
     def update(
-        self, last: jax.Array, trust_ratio: jax.Array, measured: Measured
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        self, state: GrowthState, trust_ratio: jax.Array, measured: Measured
+    ) -> tuple[jax.Array, GrowthState, jax.Array]:
         """Limits the ratios of one update.
 
         Args:
-          last: `[rows]`, what the previous update returned.
+          state: what the previous update returned.
           trust_ratio: `[rows]`.
-          measured: what this update measured; rows that are not finite do not grow.
+          measured: what this update measured; rows that are not finite keep theirs.
 
         Returns:
-          The ratios to train at, the same as the new state, and 1: no spike.
+          The ratios to train at, the new state, and 1: no spike.
         """
+        last, scale = state.ratio, measured.batch_scale
         most = jnp.where(measured.is_finite, self.growth * last, last)
         ratio = jnp.minimum(trust_ratio, most)
-        return ratio, ratio, jnp.ones(())
+        is_shorter = scale < state.last_scale
+        remembered = jnp.where(is_shorter, jnp.maximum(ratio, last), ratio)
+        remembered = jnp.where(measured.is_finite, remembered, last)
+        scale = jnp.where(jnp.any(measured.is_finite), scale, state.last_scale)
+        return ratio, GrowthState(remembered, scale), jnp.ones(())

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_lena._checks import check_number, check_rate
+from optax_lena._parts import results
 from optax_lena._parts.averages import Averages
 from optax_lena._parts.clocks import Clocks, Count, check_clock
 from optax_lena._parts.estimate import Measured
@@ -111,7 +112,7 @@ class LayerRate:
             progress=Count.zeros(num_rows),
             warmup_end=-jnp.ones(num_rows),
             clocks=Clocks.zeros(),
-            applied=Applied.nothing(num_rows, self.warmup.init(num_rows)),
+            applied=Applied.nothing(num_rows, self._first_factor(num_rows)),
         )
 
     def update(self, state: LayerRateState, measured: Measured) -> LayerRateState:
@@ -126,15 +127,15 @@ class LayerRate:
         """
         scale, is_finite = measured.batch_scale, measured.is_finite
         averages = self.estimator.update(state.averages, measured)
-        estimate = self.estimator.read(averages)
-        gain = estimate.gain(scale)
+        num_rows = len(is_finite)
+        estimate = results.estimate(self.estimator.read(averages), num_rows)
+        gain = results.vector("estimator", "one gain", estimate.gain(scale), num_rows)
         loss_limit, seen, noise_share = self._limit(state, estimate, measured.loss)
         ratio = self.rule.trust_ratio(seen, scale)
-        guard, spike_factor = state.guard, jnp.ones(())
-        if self.guard is not None:
-            ratio, guard, spike_factor = self.guard.update(guard, ratio, measured)
+        ratio = results.vector("rule", "one trust ratio", ratio, num_rows)
+        ratio, guard, spike_factor = self._guarded(state.guard, ratio, measured)
         worth = Worth(gain, ratio, scale, is_finite)
-        progress, factor = self.warmup.update(state.progress, worth)
+        progress, factor = self._warmed_up(state.progress, worth)
         schedule = evaluate(self.learning_rate, getattr(state.clocks, self.clock))
         schedule = jnp.asarray(schedule, jnp.float32)
         clocks = state.clocks.add(
@@ -164,6 +165,30 @@ class LayerRate:
             ),
         )
 
+    def _first_factor(self, num_rows: int) -> jax.Array:
+        factor = self.warmup.init(num_rows)
+        return results.vector("warmup", "one factor", factor, num_rows)
+
+    def _warmed_up(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
+        """Returns the progress after an update, and the factors on its rates."""
+        num_rows, returned = len(worth.gain), ("progress", "factors")
+        new = self.warmup.update(progress, worth)
+        progress, factor = results.members("warmup", returned, new)
+        factor = results.vector("warmup", "one factor", factor, num_rows)
+        return results.progress(progress, num_rows), factor
+
+    def _guarded(
+        self, state: Any, ratio: jax.Array, measured: Measured
+    ) -> tuple[jax.Array, Any, jax.Array]:
+        """Returns the ratios to train at, the guard's state, and a spike's factor."""
+        if self.guard is None:
+            return ratio, state, jnp.ones(())
+        returned = ("ratios", "state", "factor")
+        new = self.guard.update(state, ratio, measured)
+        cut, state, factor = results.members("guard", returned, new)
+        cut = results.vector("guard", "one trust ratio", cut, len(ratio))
+        return cut, state, results.scalar("guard", "the factor of a spike", factor)
+
     def _limit(
         self, state: LayerRateState, estimate: Any, loss: jax.Array | None
     ) -> tuple[Any, Any, jax.Array]:
@@ -174,6 +199,7 @@ class LayerRate:
         if loss is not None:
             limit = self.loss_limit.update(limit, loss)
         share = self.loss_limit.read(limit)
+        share = results.scalar("loss_limit", "the share of the noise", share)
         return limit, estimate._replace(noise=share * estimate.noise), share
 
 
@@ -183,8 +209,9 @@ def evaluate(learning_rate: Any, clock: Count) -> Any:
         return learning_rate
     try:
         rate = learning_rate(clock.read())
-    except TypeError:
-        # A schedule that indexes a table takes whole steps only, as optax counts them.
+    except (TypeError, ValueError, IndexError):
+        # A schedule that indexes a table takes whole steps only, as optax counts them:
+        # brackets, jnp.take and NumPy each refuse others by an error of their own.
         rate = learning_rate(clock.whole)
     meaning = "what the schedule returned"
     check_number("learning_rate", rate, meaning)

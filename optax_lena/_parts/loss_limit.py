@@ -64,10 +64,10 @@ class LossLimit:
     are.
 
     Attributes:
-      limit: on the loss, over the first one; at least 1. Of 1.02: 2 % of the first loss
-        are no rise.
-      rise: how much of what the average has fallen it may rise again, in [0, 1]. Of 1,
-        only the first loss is a limit.
+      limit: on the loss, over the first one; at least 1. With 1.02 a loss up to 2 %
+        above the first is allowed.
+      rise: how much of what the average has fallen it may rise again, in [0, 1]. With 1
+        it may rise to the first loss, and nothing else is a limit.
 
     Raises:
       ValueError: if the limit is below 1, or the rise not in [0, 1].

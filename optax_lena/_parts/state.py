@@ -65,10 +65,10 @@ class LayerRateState(NamedTuple):
     """What a `LayerRate` remembers.
 
     Attributes:
-      averages: of the estimator.
-      loss_limit: of the loss limit; `()` without one.
-      guard: of the guard; `()` without one.
-      progress: `[rows]`, of the warm-ups, in base-batch steps.
+      averages: the estimator's state.
+      loss_limit: the loss limit's state; `()` without one.
+      guard: the guard's state; `()` without one.
+      progress: `[rows]`, the progress of the warm-ups, in base-batch steps.
       warmup_end: float32 `[rows]`, the base-batch step at which each ended; -1 before.
       clocks: sums of steps of the whole run.
       applied: what the last update did.

@@ -78,10 +78,11 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     Returns:
       For each layer's name a dictionary of numbers:
 
-      - `gain`: base-batch steps that one update is worth to it, between 1 and S;
+      - `gain`: base-batch steps that one update is worth to it, between 1 and S (where
+        S is below 1, between S and 1);
       - `trust_ratio`: what the rule made of it, the factor on the learning rate;
       - `learning_rate`: what multiplied its update: schedule, ratio and warm-up;
-      - `progress`: of its warm-up, in base-batch steps;
+      - `progress`: how far its warm-up has come, in base-batch steps;
       - `warmup_factor`: its warm-up's factor on the learning rate, in [0, 1];
       - `warmup_end`: the base-batch step at which its warm-up ended; None before;
       - `noise`: $\sigma^2$, trace of the covariance of a base-batch gradient;

@@ -1,7 +1,9 @@
 """S, of what counts examples: given, or as many base batches as microbatches."""
 
+import numbers
 from typing import Any
 
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_given
@@ -15,12 +17,31 @@ def scale_of(
     is_half: bool = False,
     **extra_args: Any,
 ) -> ArrayLike:
-    """Returns S: the number of microbatches, if it is not given."""
+    """Returns S, of which all transformations of a chain have one opinion.
+
+    Args:
+      batch_scale: S, as the user gave it; None: the number of microbatches.
+      moments: the update's moments, or None.
+      is_half: whether the moments are those of two batches, and not of this one.
+      **extra_args: what else the update was given, which says nothing about S.
+
+    Returns:
+      A Python number, or a float32 scalar array; above 0.
+
+    Raises:
+      ValueError: if S is not given where the microbatches do not say it.
+      TypeError: if it is not given and there are no moments.
+    """
     del extra_args
     if is_half:  # the microbatches are two batches, and do not say what S is
         check_given("batch_scale", batch_scale, "from_successive_gradients")
     if batch_scale is not None:
-        return batch_scale
+        is_plain = isinstance(batch_scale, (int, float))
+        return batch_scale if is_plain else jnp.asarray(batch_scale, jnp.float32)
     check_moments(moments)
     check_count(moments.num_microbatches)
-    return moments.num_microbatches
+    count = moments.num_microbatches
+    if isinstance(count, numbers.Integral):
+        return int(count)
+    # A batch of padding alone has none with a weight, and no rule is defined at S = 0.
+    return jnp.maximum(count, 1).astype(jnp.float32)

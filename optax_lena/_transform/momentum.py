@@ -12,7 +12,7 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._measure.layout import PyTree
-from optax_lena._parts.memory import FIRST_FLOOR, Memory, without_dtype
+from optax_lena._parts.memory import FIRST_FLOOR, Memory, add, without_dtype
 from optax_lena._transform.batch_scale import scale_of
 
 
@@ -41,7 +41,7 @@ def trace_of_examples(
       batch_scale: S; None: the number of microbatches.
       momentum: β at the base batch, in [0, 1).
       nesterov: whether to look ahead.
-      accumulator_dtype: of the buffer; None: that of the parameters.
+      accumulator_dtype: the dtype of the buffer; None: that of the parameters.
 
     Returns:
       The transformation.
@@ -67,11 +67,11 @@ def _update(
     moved = Memory(momentum, FIRST_FLOOR).forget(scale)
     longer = moved.added / (1 - momentum)
 
-    def add(update: jax.Array, trace: jax.Array) -> jax.Array:
+    def move(update: jax.Array, trace: jax.Array) -> jax.Array:
         kept = without_dtype(moved.kept, trace) * trace
-        return without_dtype(longer, update) * update + kept
+        return add(without_dtype(longer, update) * update, kept)
 
-    trace = jax.tree.map(add, updates, state.trace)
-    updates = jax.tree.map(add, updates, trace) if nesterov else trace
+    trace = jax.tree.map(move, updates, state.trace)
+    updates = jax.tree.map(move, updates, trace) if nesterov else trace
     trace = optax.tree.cast(trace, accumulator_dtype)
     return updates, optax.TraceState(trace)

@@ -7,6 +7,8 @@ here, so that S may change in mid-run.
 """
 
 import functools
+import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,7 @@ from optax_lena._measure.moments import is_masked
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
-from optax_lena._transform.scale_by_adam import average, start_of_count
+from optax_lena._transform.scale_by_adam import average
 
 
 class MomentumState(NamedTuple):
@@ -50,7 +52,7 @@ def momentum_of_examples(
       batch_scale: S; None: the number of microbatches.
       beta: β at the base batch.
       nesterov: whether the average looks ahead.
-      mu_dtype: of the average; None: that of the parameters.
+      mu_dtype: the dtype of the average; None: that of the parameters.
 
     Returns:
       The transformation.
@@ -69,7 +71,7 @@ def momentum_of_examples(
 
 def _init(options: _Options, params: PyTree) -> MomentumState:
     mu = optax.tree.zeros_like(params, dtype=options.mu_dtype)
-    return MomentumState(mu, start_of_count())
+    return MomentumState(mu, Count.zeros())
 
 
 def _update(
@@ -87,11 +89,58 @@ def _update(
     return mean, MomentumState(mu, steps)
 
 
+# Every other one is of its momentum or of its Adam, of which nothing is used here. What
+# the optax that is there does not have yet is not offered.
+_SHAPING = (
+    "ns_coeffs",
+    "ns_steps",
+    "adaptive",
+    "preconditioning",
+    "consistent_rms",
+    "muon_weight_dimension_numbers",
+)
+# What `lena_muon` calls what Muon's own arguments say.
+_OWN_NAMES = {"adam_learning_rate": "learning_rate", "adam_eps_root": "eps"}
+
+
+def check_options(options: Any, own: tuple[str, ...]) -> None:
+    """Raises a `ValueError` for options that shape no orthogonalisation.
+
+    Args:
+      options: names and values, or None.
+      own: the names of the arguments of `lena_muon`.
+
+    Raises:
+      ValueError: that names `options`, and the argument that says the same, if any.
+    """
+    known = inspect.signature(optax.contrib.muon).parameters
+    allowed = tuple(name for name in _SHAPING if name in known)
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(
+            f"`options` must be a dictionary of {allowed}, or None, got {options!r}."
+        )
+    for name in options or {}:
+        if name in allowed:
+            continue
+        same = _OWN_NAMES.get(name, name)
+        remedy = (
+            f": give `{same}` to lena_muon itself."
+            if same in own
+            else f", which optax {optax.__version__} does not have, or which does not "
+            "shape the orthogonalisation."
+        )
+        raise ValueError(
+            f"`options` must be of those that shape the orthogonalisation, {allowed}, "
+            f"got {name!r}{remedy}"
+        )
+
+
 def orthogonaliser(**options: Any) -> optax.GradientTransformation:
     """`optax.contrib.muon` without its momentum: it orthogonalises what it gets.
 
     Args:
-      **options: of `optax.contrib.muon`.
+      **options: `eps`, and those of `optax.contrib.muon` that shape the
+        orthogonalisation.
 
     Returns:
       A transformation. Its Adam gets what is no matrix, and nothing of that is used.

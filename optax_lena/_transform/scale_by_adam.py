@@ -29,6 +29,7 @@ from optax_lena._parts.memory import (
     SECOND_FLOOR,
     Forgotten,
     Memory,
+    add,
     without_dtype,
 )
 from optax_lena._transform.batch_scale import scale_of
@@ -70,7 +71,7 @@ def scale_by_adam(
       b2: β2 at the base batch.
       eps: ε at the base batch. It shrinks as $\sqrt{\hat\nu}$ does where noise
         dominates.
-      mu_dtype: of the first average, as in `optax.adam`.
+      mu_dtype: the dtype of the first average, as in `optax.adam`.
       nesterov: whether the first average is Nesterov's.
       b1_floor: the least β1 that a larger batch leads to; `b1` itself: β1 counts
         updates at every S.
@@ -118,8 +119,8 @@ def _init(options: _Options, params: PyTree) -> AdamState:
         count=jnp.zeros((), jnp.int32),
         mu=optax.tree.zeros_like(params, dtype=options.mu_dtype),
         nu=optax.tree.zeros_like(params),
-        mu_steps=start_of_count(),
-        nu_steps=start_of_count(),
+        mu_steps=Count.zeros(),
+        nu_steps=Count.zeros(),
         nu_weight=jnp.zeros((), jnp.float32),
         # A copy: `inject_hyperparams` keeps the same array, which may be donated.
         scaled_eps=jnp.array(options.eps, jnp.float32),
@@ -160,11 +161,6 @@ def _update(
     )
 
 
-def start_of_count() -> Count:
-    """Returns a count of zero, in float32 also where the default is wider."""
-    return Count(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
-
-
 def average(
     memory: Memory,
     grads: PyTree,
@@ -176,8 +172,8 @@ def average(
     """Averages gradients.
 
     Args:
-      memory: of the average.
-      grads: of the batch.
+      memory: the average's decay and its floor.
+      grads: the batch's gradients.
       mu: the average so far, from a start at zero.
       steps: how many base-batch steps it has forgotten.
       batch_scale: S.
@@ -203,11 +199,13 @@ def _over_weight(average: PyTree, memory: Memory, steps: Count) -> PyTree:
 
 # The order of the terms, and the dtypes of the numbers, are optax's: so are the bits.
 def _move(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
-    return without_dtype(moved.added, new) * new + without_dtype(moved.kept, old) * old
+    added, kept = without_dtype(moved.added, new), without_dtype(moved.kept, old)
+    return add(added * new, kept * old)
 
 
 def _ahead(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
-    return without_dtype(moved.kept, old) * old + without_dtype(moved.added, new) * new
+    added, kept = without_dtype(moved.added, new), without_dtype(moved.kept, old)
+    return add(kept * old, added * new)
 
 
 def _as_float32(number: ArrayLike) -> jax.Array:

@@ -13,7 +13,6 @@ import optax
 from optax_lena._checks import (
     check_batch_scale,
     check_flag,
-    check_given,
     check_is,
     check_loss,
     check_rate,
@@ -38,6 +37,7 @@ from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.reference import follow_authors
 from optax_lena._parts.rules import Rule, capped_gain
 from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transform.state import ScaleByLenaState, follow_names, named
 
 
@@ -85,7 +85,8 @@ def scale_by_lena(
 
     Returns:
       The transformation, whose `update` takes the keyword argument `moments`. A layer
-      whose moments are not finite keeps its averages and its progress.
+      whose moments are not finite keeps its averages and its progress, and so do all
+      layers in an update with a batch of padding alone.
 
     Raises:
       ValueError: where an argument is out of its range.
@@ -193,15 +194,15 @@ def update(
 ) -> tuple[PyTree, ScaleByLenaState]:
     """Scales the updates, and remembers what the moments say."""
     del params, extra_args
-    if is_half:  # the microbatches are two batches, and do not say what S is
-        check_given("batch_scale", batch_scale, "from_successive_gradients")
-    if rate.needs_moments or batch_scale is None or moments is not None:
+    scale = scale_of(batch_scale, moments=moments, is_half=is_half)
+    scale = jnp.asarray(scale, jnp.float32)
+    if rate.needs_moments or moments is not None:
         check_moments(moments)
     check_is("state", state, ScaleByLenaState, "tx.init(params)")
     check_inexact("updates", updates)
     layout = layout_of(layers, updates)
     rows = follow_names(rate, state, layout.names)
-    measured = _measure(moments, updates, layout, batch_scale)
+    measured = _measure(moments, updates, layout, scale)
     if rate.loss_limit is not None and value is not None:
         check_loss(value, updates)
         measured = measured._replace(loss=_loss(value, moments))
@@ -220,14 +221,12 @@ def _measure(
     moments: GradMoments | None,
     updates: PyTree,
     layout: Layout,
-    batch_scale: jax.typing.ArrayLike | None,
+    scale: jax.Array,
 ) -> Measured:
     if moments is None:
-        scale = jnp.asarray(batch_scale, jnp.float32)
         return not_measured(len(layout.names), scale)
     count = moments.num_microbatches
     check_count(count)
-    scale = jnp.asarray(count if batch_scale is None else batch_scale, jnp.float32)
     micro, batch = (
         layout.gather(align_norms(norms, f"moments.{name}", updates, layout))
         for name, norms in zip(moments._fields[:2], moments[:2], strict=True)

@@ -21,27 +21,15 @@ from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.state import Applied, LayerRateState
 
 # The class below says their types.
-_Leaves: Any = namedtuple(
-    "_Leaves",
-    [
-        "averages",
-        "loss_limit",
-        "guard",
-        "progress",
-        "warmup_end",
-        "clocks",
-        "applied",
-        "row_ids",
-    ],
-)
+_Leaves: Any = namedtuple("_Leaves", [*LayerRateState._fields, "row_ids"])
 
 
 class SavedNames(np.ndarray):
     """The layers' names as bytes, each with a zero behind it.
 
     `optax.tree.set` and flax walk through the `_fields` of a named tuple by hand. To
-    the one strings would be leaves; the other saves an array and no other type of ours,
-    and puts what it loaded in its place, also where a model has other names.
+    optax strings would be leaves. Flax saves an array and no other type of ours, and
+    puts what it loaded in its place, also where a model has other names.
     """
 
     def __new__(cls, names: Iterable[str]) -> Self:
@@ -80,9 +68,9 @@ class ScaleByLenaState(_Leaves):
     for each layer and, last, one for the whole model.
 
     Attributes:
-      averages: of the estimator: noise, signal and their weight, `[rows]` each.
-      loss_limit: of the loss limit; `()` without one.
-      guard: of the guard; `()` without one.
+      averages: the estimator's state: noise, signal and their weight, `[rows]` each.
+      loss_limit: the loss limit's state; `()` without one.
+      guard: the guard's state; `()` without one.
       progress: `[rows]`, warm-up progress in base-batch steps.
       warmup_end: float32 `[rows]`, the base-batch step at which it ended; -1 before.
       clocks: exact sums of steps: `base_steps`, `gain_steps` and `rate_steps`, each a
@@ -104,20 +92,12 @@ class ScaleByLenaState(_Leaves):
     _fields = (*_Leaves._fields, "names")
 
     def __new__(
-        cls,
-        averages: Any,
-        loss_limit: Any,
-        guard: Any,
-        progress: Count,
-        warmup_end: jax.Array,
-        clocks: Clocks,
-        applied: Applied,
-        row_ids: jax.Array,
-        names: tuple[str, ...] | np.ndarray = (),
+        cls, *leaves: Any, names: tuple[str, ...] | np.ndarray = (), **named: Any
     ) -> Self:
-        """Makes the state of its fields."""
-        rows = averages, loss_limit, guard, progress, warmup_end, clocks, applied
-        state = super().__new__(cls, *rows, row_ids)
+        """Makes the state of its fields, in their order or by their names."""
+        if len(leaves) > len(_Leaves._fields):
+            *leaves, names = leaves
+        state = super().__new__(cls, *leaves, **named)
         is_saved = isinstance(names, np.ndarray)
         state.names = names.view(SavedNames) if is_saved else SavedNames(names)
         return state
@@ -215,7 +195,7 @@ def follow_names(
     Args:
       rate: which initialises such rows.
       state: as it was before the update.
-      names: of the layers to update.
+      names: the names of the layers to update.
 
     Returns:
       What the rate remembers, row by row of `names` and the whole model.

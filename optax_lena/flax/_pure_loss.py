@@ -57,15 +57,15 @@ class PureLoss:
         changing: Sequence[bool],
     ) -> tuple[jax.Array, Any]:
         """Returns the loss, and `(aux, changed variables)`."""
-        loss, aux, state = self._run(params, microbatch, key)
+        loss, aux, state, _ = self._run(params, microbatch, key)
         leaves = jax.tree.leaves(state)
         changed = [x for x, changes in zip(leaves, changing, strict=True) if changes]
         return loss, (aux, changed)
 
     def _run(
         self, params: Any, microbatch: PyTree, key: jax.Array
-    ) -> tuple[jax.Array, Any, Any]:
-        """Returns the loss, auxiliary data, and every variable that is no parameter."""
+    ) -> tuple[jax.Array, Any, Any, Any]:
+        """Returns the loss, auxiliary data, all other variables, and the parameters."""
         number = jax.random.bits(key)
         node_rngs, node_rest = self.nodes_state
         # Copies: nnx does not let the loss mutate variables of an outer trace.
@@ -83,12 +83,12 @@ class PureLoss:
             kwargs = kwargs | {"key": key}
         out = self.loss_fn(model, microbatch, *args, **kwargs)
         loss, aux = out if self.has_aux else (out, None)
-        _, _, rngs, rest = nnx.split(model, self.wrt, nnx.RngState, ...)
+        _, after, rngs, rest = nnx.split(model, self.wrt, nnx.RngState, ...)
         _, node_rngs, node_rest = nnx.split(nodes, nnx.RngState, ...)
         # Not the keys: they are each microbatch's own.
         counts = [nnx.filter_state(x, nnx.RngCount) for x in (rngs, node_rngs)]
         self.state_def = jax.tree.structure((rest, node_rest, *counts))
-        return loss, aux, (rest, node_rest, *counts)
+        return loss, aux, (rest, node_rest, *counts), after
 
     def same_in_every_microbatch(self, batch: PyTree, count: int) -> list[Any]:
         """Finds out what becomes of the variables that do not depend on examples.
@@ -97,7 +97,7 @@ class PureLoss:
         microbatch if neither examples nor keys enter its computation.
 
         Args:
-          batch: of which a microbatch is a part.
+          batch: the whole batch, of which a microbatch is a part.
           count: how many microbatches the batch is.
 
         Returns:
@@ -109,22 +109,25 @@ class PureLoss:
         # What only prints, or calls back, would keep all that it reads in use.
         pure = [eqn for eqn in traced.jaxpr.eqns if eqn.outvars or not eqn.effects]
         jaxpr = traced.jaxpr.replace(eqns=pure, effects=set())
-        num_values = len(jaxpr.outvars)
+        # The values of other variables, and behind them the parameters.
+        num_all, num_values = len(jaxpr.outvars), self.state_def.num_leaves
+        self._check_params(jaxpr, num_values)
         is_same = []
         for i in range(num_values):
-            _, used = partial_eval.dce_jaxpr(jaxpr, [i == j for j in range(num_values)])
+            _, used = partial_eval.dce_jaxpr(jaxpr, [i == j for j in range(num_all)])
             is_same.append(not any(used[starts:]))
-        program, used = partial_eval.dce_jaxpr(jaxpr, is_same)
+        needed = is_same + [False] * (num_all - num_values)
+        program, used = partial_eval.dce_jaxpr(jaxpr, needed)
         given = [x for x, is_used in zip(leaves, used, strict=True) if is_used]
         values = iter(jax.core.eval_jaxpr(program, traced.consts, *given))
-        self._check(traced.out_avals, is_same, batch)
+        self._check(traced.out_avals[:num_values], is_same, batch)
         return [next(values) if same else None for same in is_same]
 
     def _traced(self, batch: PyTree, count: int) -> tuple[Any, PyTree]:
         """Returns the traced program, and the examples that it was traced with."""
 
         def trace(examples: PyTree) -> tuple[Any, PyTree]:
-            run = jax.make_jaxpr(lambda *x: self._run(*x)[2])
+            run = jax.make_jaxpr(lambda *x: self._run(*x)[2:])
             return run(self.params, examples, jax.random.key(0)), examples
 
         try:  # as many as a microbatch has, which the loss may rely on
@@ -133,6 +136,24 @@ class PureLoss:
             # A few rows may not divide over the devices that the loss shares them to.
             pass
         return trace(batch)
+
+    def _check_params(self, jaxpr: Any, first: int) -> None:
+        """Raises a `ValueError` for a parameter that does not come out as it went in.
+
+        Args:
+          jaxpr: the traced program.
+          first: where the parameters begin among what it returns.
+        """
+        after, names = jaxpr.outvars[first:], parameter_names(self.params)
+        for name, before, now in zip(names, jaxpr.invars, after, strict=False):
+            if _source(jaxpr, now) is not before:
+                raise ValueError(
+                    f"The loss must not change the variable {name!r}, a parameter that "
+                    f"`wrt` selects ({self.wrt!r}): the optimizer updates those, "
+                    "and what the loss writes would be lost. Keep it in a variable of "
+                    "another type, such as nnx.BatchStat, or return it as auxiliary "
+                    "data."
+                )
 
     def _check(
         self, avals: Sequence[Any], is_same: Sequence[bool], batch: PyTree
@@ -158,6 +179,24 @@ class PureLoss:
         )
         nnx.update(self.model, rest, counts)
         nnx.update(self.nodes, node_rest, node_counts)
+
+
+def _source(jaxpr: Any, var: Any) -> Any:
+    """Returns the variable of a program that `var` is, where calls only pass it on."""
+    for eqn in jaxpr.eqns:
+        place = [out is var for out in eqn.outvars]
+        if not any(place):
+            continue
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        inner = getattr(inner, "jaxpr", inner)
+        # nnx.jit and nnx.remat return every variable; a scan's are of its iterations.
+        if inner is None or eqn.primitive.name in ("scan", "while"):
+            return var
+        source = _source(inner, inner.outvars[place.index(True)])
+        pairs = zip(eqn.invars, inner.invars, strict=False)
+        given = [x for x, own in pairs if own is source]
+        return _source(jaxpr, given[0]) if given else var
+    return var
 
 
 def _is_node(x: Any) -> bool:

@@ -1,6 +1,7 @@
 """The branch test, and the command line with its figure."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -53,6 +54,23 @@ def test_finds_the_largest_scale():
         step, state, batches_for, (1, 2), window=256, tolerance=0.03
     )
     assert bound.is_bound and "2 or more" in str(bound)
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [
+        ({1: 1.0, 2: 1.02, 4: 1.0}, 1),
+        ({4: 1.0, 1: 1.0, 2: math.nan}, 1),
+        ({8: 1.5, 4: 0.9, 2: 1.005, 1: 1.0}, 4),
+        ({1: math.nan, 2: 1.0}, 1),
+        ({1: 1.0, 2: 1.0}, 2),
+    ],
+)
+def test_the_search_ends_at_the_first_failure(losses, scale):
+    """A larger scale that is within the tolerance again is so by chance."""
+    found = optax_lena.BranchTest(losses, dict.fromkeys(losses, 1), 8, 0.01)
+    assert found.scale == scale
+    assert found.is_bound == (scale == max(losses))
 
 
 def test_divergence_and_evaluation():

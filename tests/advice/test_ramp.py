@@ -178,6 +178,8 @@ def test_bad_configurations():
         with pytest.raises(ValueError, match="must grow by multiples"):
             optax_lena.maxtext_config(schedule, 4, 4)
     assert optax_lena.levanter_config(constant, 4).endswith("value: 32")
+    of_floats = optax_lena.BatchSchedule(((0, 8.0),))
+    assert optax_lena.levanter_config(of_floats, 4.0).endswith("value: 32")
     with pytest.raises(ValueError, match="`base_batch` must be an integer"):
         optax_lena.levanter_config(constant, 0)
     with pytest.raises(ValueError, match="`num_devices` must be an integer"):

@@ -245,3 +245,89 @@ def test_an_optimizer_of_parts_that_are_all_ones_own():
     ratios = np.tile([1.1, 1], UPDATES // 2)
     np.testing.assert_allclose(metrics["trust_ratio/w"], ratios, rtol=1e-5)
     np.testing.assert_allclose(params, -0.1 * np.cumsum(ratios * factors), rtol=1e-5)
+
+
+class Returning:
+    """A part whose last method returns what it was made with."""
+
+    needs_moments = True
+
+    def __init__(self, value, method="update", first=None):
+        self.value, self.method, self.first = value, method, first
+
+    def init(self, num_rows=0):
+        return self.value if self.method == "init" else self.first
+
+    def update(self, *args):
+        return self.value(*args) if self.method == "update" else args[0]
+
+    def read(self, state):
+        return self.value
+
+
+ROWS = jnp.ones(2)
+BAD_PARTS = {
+    "a rule's scalar": (
+        dict(rule=optax_lena.Rule(lambda estimate, scale: scale)),
+        ["`rule`", "one trust ratio", "2 rows", "shape (2,), got ()"],
+    ),
+    "a rule's None": (
+        dict(rule=optax_lena.Rule(lambda estimate, scale: None)),
+        ["`rule`", "one trust ratio", "got None"],
+    ),
+    "a warm-up's scalar": (
+        dict(warmup=Returning(lambda count, worth: (count, jnp.ones(())), first=ROWS)),
+        ["`warmup`", "one factor", "shape (2,), got ()"],
+    ),
+    "a warm-up's first scalar": (
+        dict(warmup=Returning(jnp.ones(()), "init")),
+        ["`warmup`", "one factor", "shape (2,), got ()"],
+    ),
+    "a warm-up's progress": (
+        dict(warmup=Returning(lambda count, worth: (worth.gain, ROWS), first=ROWS)),
+        ["`warmup`", "progress", "`add`", "got"],
+    ),
+    "a warm-up's factor alone": (
+        dict(warmup=Returning(lambda count, worth: worth.gain, first=ROWS)),
+        ["`warmup`", "(progress, factors)", "got"],
+    ),
+    "a guard's ratio": (
+        dict(guard=Returning(lambda state, ratio, _: (1.0, state, 1.0), first=())),
+        ["`guard`", "one trust ratio", "shape (2,), got ()"],
+    ),
+    "a guard's None": (
+        dict(guard=Returning(lambda state, ratio, _: (ratio, state, None), first=())),
+        ["`guard`", "factor", "shape (), got None"],
+    ),
+    "a guard's pair": (
+        dict(guard=Returning(lambda state, ratio, _: (ratio, state), first=())),
+        ["`guard`", "(ratios, state, factor)", "got"],
+    ),
+    "no estimate": (
+        dict(estimator=Returning(jnp.ones(2), "read")),
+        ["`estimator`", "optax_lena.Estimate", "`read`", "got"],
+    ),
+    "an estimate of scalars": (
+        dict(estimator=Returning(optax_lena.Estimate(ROWS, jnp.ones(())), "read")),
+        ["`estimator`", "one signal", "shape (2,), got ()"],
+    ),
+    "a share of rows": (
+        dict(loss_limit=Returning(ROWS, "read", first=())),
+        ["`loss_limit`", "share of the noise", "shape (), got (2,)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_PARTS)
+def test_what_a_part_returns_is_checked_where_it_is_used(what):
+    """It would train, by broadcasting, and fail in a report or a scan."""
+    parts, message = BAD_PARTS[what]
+    tx = optax_lena.scale_by_layer_rate(optax_lena.LayerRate(0.1, **parts), S)
+    with pytest.raises(ValueError, match=helpers.says(*message)):
+        helpers.first_update(tx, {"w": STEADY["w"][0]})
+
+
+def test_whole_numbers_of_a_rule_go_through_a_scan():
+    rule = optax_lena.Rule(lambda estimate, scale: jnp.ones(2, jnp.int32))
+    params, _ = trained(optax_lena.LayerRate(0.1, rule=rule))
+    np.testing.assert_allclose(params[-1], -0.1 * 2 * UPDATES, rtol=1e-5)

@@ -247,3 +247,31 @@ def test_nnx_argument_that_is_part_of_the_model_is_an_error_that_says_what_to_do
     )
     with pytest.raises(ValueError, match=helpers.says("part of the model", "Reach")):
         gather(model, make_batch(), model.readout)
+
+
+@pytest.mark.parametrize("bias_is_one", [True, False])
+def test_nnx_parameter_that_the_loss_writes_is_an_error_that_says_what_to_do(
+    bias_is_one,
+):
+    """It would be lost: the optimizer has the last word on parameters."""
+
+    def loss(model, batch):
+        bias = model.readout.bias
+        bias[...] = jnp.ones(1) if bias_is_one else 0.9 * bias[...]
+        return nnx_loss(model, batch)
+
+    gather = optax_lena.flax.value_and_grad(loss, N)
+    message = helpers.says("must not change", "'readout/bias'", "`wrt`", "BatchStat")
+    with pytest.raises(ValueError, match=message):
+        gather(Model(), make_batch())
+
+
+@pytest.mark.parametrize("wrap", [nnx.jit, nnx.remat, lambda f: nnx.jit(nnx.remat(f))])
+def test_nnx_transforms_of_the_loss_write_no_parameter(wrap):
+    """They return every variable of the model, as it was."""
+    batch = make_batch()
+    expected, like, _ = optax_lena.flax.value_and_grad(nnx_loss, N)(Model(), batch)
+    loss = lambda model, batch: wrap(nnx_loss)(model, batch)
+    value, grads, _ = optax_lena.flax.value_and_grad(loss, N)(Model(), batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    helpers.assert_trees_close(to_dict(grads), to_dict(like), rtol=1e-4, atol=1e-6)

@@ -117,6 +117,44 @@ def test_a_non_finite_microbatch_is_left_out_and_replaced(bad):
     assert int(state.skipped) == 1
 
 
+@pytest.mark.parametrize("padding", [0.0, np.nan, np.inf])
+def test_a_call_of_weight_zero_counts_as_a_call_whatever_its_gradient_is(padding):
+    """Padding usually has a gradient of 0 / 0, and the loop counts its calls."""
+    grads, weights = stream(2 * K), np.float32([1, 0, 2, 3, 4, 5, 6, 0])
+    for leaf in grads.values():
+        leaf[weights == 0] = padding
+    history, state = run(optax_lena.accumulate(inner(), K), grads, weight=weights)
+    changed = np.any(np.diff(history["a"], axis=0) != 0, axis=1)
+    assert np.flatnonzero(changed).tolist() == [K - 2, 2 * K - 2]
+    params, metrics = from_stacks(grads, (K, K), weights)
+    assert_close(row(history, -1), params)
+    assert_close(optax_lena.metrics(state), metrics)
+    assert int(state.skipped) == 0
+
+
+def test_a_gradient_whose_square_overflows_is_a_call_that_the_guard_hears_of():
+    """1e20 is a float32, and its square is none: no other gradient would ever come."""
+    tx = optax_lena.accumulate(optax_lena.lena_amplified(0.1, batch_scale=32), 2)
+    _, before = run(tx, stream(4))
+    huge = jax.tree.map(lambda x: x * np.float32(1e20), stream(2))
+    history, after = run(tx, huge, state=before)
+    assert int(after.skipped) == 0 and int(after.updates) == 3
+    then, now = map(helpers.lena_state, (before, after))
+    assert then.applied.trust_ratio.max() > 1
+    assert now.applied.spike_factor == 0
+    np.testing.assert_array_equal(now.applied.trust_ratio, np.float32(1 / 32))
+    helpers.assert_trees_equal(now.averages, then.averages)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(history))
+
+
+def test_a_gradient_with_which_the_sum_overflows_is_left_out():
+    tx = optax_lena.accumulate(optax_lena.lena_amplified(0.1, batch_scale=32), 2)
+    grads = {"w": np.float32([3e38, 3e38, 1e3])}
+    history, state = run(tx, grads, {"w": jnp.zeros(())})
+    assert int(state.skipped) == 1 and int(state.updates) == 1
+    assert np.isfinite(history["w"]).all()
+
+
 def test_checkpoint_in_mid_accumulation_is_bit_for_bit(tmp_path):
     tx, grads = optax_lena.accumulate(inner(), K), stream(3 * K)
     uninterrupted, _ = run(tx, grads)
@@ -145,6 +183,16 @@ def test_low_precision_gradients_are_summed_in_float32():
     assert state.sums.grads["w"].dtype == jnp.float32
     assert history["w"].dtype == jnp.bfloat16
     assert float(history["w"][-1]) == -float(jnp.asarray(263 / 8, jnp.bfloat16))
+
+
+def test_the_loss_is_summed_in_float32_also_where_the_default_is_wider():
+    with jax.enable_x64(True):
+        tx = optax_lena.accumulate(optax_lena.lena_amplified(0.1, 4), 2)
+        state = tx.init(PARAMS)
+        for value in (1.0, 3.0, 2.0):
+            _, state = tx.update(PARAMS, state, PARAMS, value=value)
+            assert state.losses.dtype == jnp.float32
+        assert state.losses == 2 and helpers.lena_state(state).loss_limit.start == 2
 
 
 def test_stacked_parameters_keep_a_norm_per_slice():

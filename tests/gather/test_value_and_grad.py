@@ -252,6 +252,15 @@ def test_leaves_with_other_numbers_of_rows_are_an_error_that_says_what_to_do(bat
         gather(jnp.ones(2), batch)
 
 
+@pytest.mark.parametrize("spread", [None, "time"])
+@pytest.mark.parametrize("given", [jnp.ones(()), 1.0])
+def test_a_leaf_without_rows_is_an_error_that_says_what_to_do(spread, given):
+    gather = optax_lena.value_and_grad(lambda w, batch: jnp.sum(w), 4, spread=spread)
+    message = helpers.says("`batch`", "axis 0", "shape ()", "'rate'", "argument")
+    with pytest.raises(ValueError, match=message):
+        gather(jnp.ones(2), {"x": jnp.ones((8, 2)), "rate": given})
+
+
 def test_rows_beside_a_batch_that_is_a_tree_are_an_error_that_says_what_to_do():
     gather = optax_lena.value_and_grad(lambda w, batch, weight: jnp.sum(w), 4)
     with pytest.raises(ValueError, match=helpers.says("`batch`", "(8,)", "keyword")):

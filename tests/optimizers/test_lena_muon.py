@@ -89,3 +89,32 @@ def test_agrees_with_float64_where_the_batch_changes_in_mid_run():
         expected = -0.02 * rate * np.sqrt(4 / 3) * orthogonal(ahead)
         np.testing.assert_allclose(updates["w"], expected, rtol=1e-4, atol=1e-6)
     assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    "name, remedy",
+    [
+        ("beta", "give `beta` to lena_muon"),
+        ("nesterov", "give `nesterov` to lena_muon"),
+        ("mu_dtype", "give `mu_dtype` to lena_muon"),
+        ("eps", "give `eps` to lena_muon"),
+        ("weight_decay", "give `weight_decay` to lena_muon"),
+        ("weight_decay_mask", "give `weight_decay_mask` to lena_muon"),
+        ("adam_b1", "give `adam_b1` to lena_muon"),
+        ("adam_weight_decay", "give `adam_weight_decay` to lena_muon"),
+        ("adam_learning_rate", "give `learning_rate` to lena_muon"),
+        ("adam_eps_root", "give `eps` to lena_muon"),
+        ("ns_step", "does not have"),
+    ],
+)
+def test_options_that_shape_no_orthogonalisation_are_refused(name, remedy):
+    """Muon would take most of them, and nothing would come of it."""
+    message = helpers.says("`options`", "'ns_steps'", f"got {name!r}", remedy)
+    with pytest.raises(ValueError, match=message):
+        lena_muon(0.02, options={name: 0.1})
+
+
+def test_options_are_a_dictionary():
+    message = helpers.says("`options`", "dictionary", "'ns_steps'", "got 6")
+    with pytest.raises(ValueError, match=message):
+        lena_muon(0.02, options=6)

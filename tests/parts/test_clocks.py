@@ -151,17 +151,35 @@ def test_the_clocks_of_a_run_go_on_near_a_billion(clock):
     assert state.applied.schedule == 128
 
 
-def test_a_schedule_that_indexes_a_table_reads_whole_steps():
+def test_a_count_is_of_float32_also_where_the_default_is_wider():
+    with jax.enable_x64(True):
+        for count in (Count.zeros(), Count.zeros(3)):
+            assert count.fraction.dtype == jnp.float32
+            assert count.whole.dtype == jnp.int32
+
+
+TABLE = np.float32([0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda t: jnp.asarray(TABLE)[t],
+        lambda t: jnp.take(TABLE, t),
+        lambda t: TABLE[t],
+    ],
+    ids=["brackets", "jnp.take", "NumPy"],
+)
+def test_a_schedule_that_indexes_a_table_reads_whole_steps(schedule):
     """As with `optax.sgd`, whose count is an integer."""
-    table = jnp.array([0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0])
-    tx = optax_lena.linear_scaling(lambda t: table[t], 1.5, momentum=None)
+    tx = optax_lena.linear_scaling(schedule, 1.5, momentum=None)
     params = jnp.ones(())
     state, updates = tx.init(params), []
     for _ in range(4):
         update, state = tx.update(jnp.ones(()), state, params)
         updates.append(float(update))
     # At 0, 1.5, 3 and 4.5 base-batch steps.
-    np.testing.assert_allclose(updates, -1.5 * table[jnp.array([0, 1, 3, 4])])
-    plain = optax.sgd(lambda t: table[t])
+    np.testing.assert_allclose(updates, -1.5 * TABLE[[0, 1, 3, 4]])
+    plain = optax.sgd(schedule)
     first, _ = plain.update(jnp.ones(()), plain.init(params), params)
     assert updates[0] == 1.5 * first

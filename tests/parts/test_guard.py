@@ -211,9 +211,9 @@ def test_a_rate_that_is_too_large_does_not_run_away():
 
 def test_a_ratio_grows_by_a_factor_and_falls_at_once():
     limit, update = GrowthLimit(1.5), measured(model(1, 1), 16)
-    last, seen = limit.init(2), []
+    state, seen = limit.init(2), []
     for wanted in ([1.2, 16.0], [1.2, 16.0], [4.0, 2.0], [4.0, 0.5], [4.0, 0.5]):
-        ratio, last, factor = limit.update(last, jnp.array(wanted), update)
+        ratio, state, factor = limit.update(state, jnp.array(wanted), update)
         seen.append(ratio)
         assert factor == 1
     expected = [[1.2, 1.5], [1.2, 2.25], [1.8, 2], [2.7, 0.5], [4, 0.5]]
@@ -223,9 +223,33 @@ def test_a_ratio_grows_by_a_factor_and_falls_at_once():
 def test_a_ratio_does_not_grow_in_an_update_that_is_not_finite():
     limit, update = GrowthLimit(1.5), measured(model(1, 1), 16)
     update = update._replace(is_finite=jnp.array([True, False]))
-    ratio, last, _ = limit.update(limit.init(2), jnp.array([16.0, 16.0]), update)
+    ratio, state, _ = limit.update(limit.init(2), jnp.array([16.0, 16.0]), update)
     np.testing.assert_array_equal(ratio, [1.5, 1.0])
-    np.testing.assert_array_equal(last, ratio)
+    np.testing.assert_array_equal(state.ratio, ratio)
+
+
+@pytest.mark.parametrize("short", [[2], [2, 2]])
+def test_one_short_batch_does_not_lower_the_ratio_after_it(short):
+    """The last batch of an epoch: 19 updates of growth stood behind it."""
+    limit, wanted = GrowthLimit(1.1), jnp.sqrt(jnp.float32(64))
+    state, ratios = limit.init(2), []
+    for scale in [64] * 30 + short + [64]:
+        update = measured(model(1, 0), scale)
+        rule = jnp.full(2, jnp.sqrt(jnp.float32(scale)))
+        ratio, state, _ = limit.update(state, rule, update)
+        ratios.append(float(ratio[0]))
+    assert ratios[29] == wanted
+    assert ratios[30] == jnp.sqrt(jnp.float32(2))
+    last = wanted if len(short) == 1 else 1.1 * np.sqrt(2)
+    assert ratios[-1] == pytest.approx(last)
+
+
+def test_a_ratio_may_grow_in_an_update_of_a_shorter_batch():
+    limit = GrowthLimit(1.5)
+    _, state, _ = limit.update(limit.init(2), ONE * 4, measured(model(1, 1), 16))
+    ratio, state, _ = limit.update(state, ONE * 4, measured(model(1, 1), 8))
+    np.testing.assert_allclose(ratio, 2.25)
+    np.testing.assert_array_equal(state.ratio, ratio)
 
 
 def test_a_network_is_not_thrown_out_by_the_first_rate_that_is_measured():

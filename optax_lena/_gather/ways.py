@@ -28,6 +28,7 @@ def in_turn(call: Call) -> tuple[Any, PyTree, GradMoments]:
 def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """All devices together: each microbatch has a share of every device's examples."""
     n = call.gatherer.num_microbatches
+    passes.check_divides(call.batch, n)
     axes.check_spreads(call.batch, n)
     rows = [jnp.shape(leaf)[0] for leaf in jax.tree.leaves(call.batch)]
     join = functools.partial(outputs.join_interleaved, size=max(rows, default=n) // n)
@@ -55,7 +56,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
             f"`spread` must be 'space' or None where axis {axis_name!r} is bound, got "
             "'time': a device sees its own examples only."
         )
-    local = _share(call, jax.lax.axis_size(axis_name), axis_name)
+    local = _per_device(call, jax.lax.axis_size(axis_name), axis_name)
     axes.check_whole(call.params, axis_name)
     params = axes.to_varying(call.params, axis_name)
     metric = axes.metric_of_shards(
@@ -83,7 +84,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
 def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
     """Under `jax.jit`, in space; in time where the model cannot be traced so."""
     mesh = axes.mesh_with(axis_name, (call.batch, call.params))
-    _share(call, axes.axis_size(mesh, axis_name), axis_name)
+    _per_device(call, axes.axis_size(mesh, axis_name), axis_name)
     passes.split(call.batch, call.gatherer.num_microbatches)
     try:
         return _in_space(call, axis_name, mesh)
@@ -159,7 +160,7 @@ def _joined(
     ]
 
 
-def _share(call: Call, devices: int, axis_name: AxisName) -> int:
+def _per_device(call: Call, devices: int, axis_name: AxisName) -> int:
     n = call.gatherer.num_microbatches
     if n % devices:
         raise ValueError(
