@@ -116,8 +116,9 @@ def check_count(count: Any) -> None:
         got = count if dtype is None else f"{dtype} of shape {jnp.shape(count)}"
         raise TypeError(
             "`moments.num_microbatches` must be an integer, or an integer array of "
-            f"shape (), got {got}: a tree map over the moments has changed it. To "
-            "rescale moments use moments.rescale(factor)."
+            f"shape (), got {got}: a tree map over the moments has changed it (to "
+            "rescale moments use moments.rescale(factor)), or sums over an axis were "
+            "averaged (take jax.lax.psum of an IncrementalMoments' sums)."
         )
 
 

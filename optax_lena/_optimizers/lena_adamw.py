@@ -7,7 +7,6 @@ import optax
 
 from optax_lena._checks import (
     check_steps,
-    check_weight_decay,
 )
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
@@ -112,7 +111,6 @@ def lena_adamw(
       `AdamScale` in `scaling_rules.py` of AdaptDL.
     """
     check_steps(warmup_steps)
-    check_weight_decay(weight_decay, weight_decay_mask)
     warmup = StateAwareWarmup(warmup_steps)
     limit = GrowthLimit()
     rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup, guard=limit)
@@ -120,5 +118,5 @@ def lena_adamw(
     adam = scale_by_adam(
         batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov
     )
-    decay = optax.add_decayed_weights(weight_decay, weight_decay_mask)
+    decay = parts.decay(weight_decay, weight_decay_mask)
     return optax.chain(adam, decay, scale, parts.descent)

@@ -127,12 +127,11 @@ def _matrices(
     mask: Any,
 ) -> optax.GradientTransformation:
     """Muon's direction, and the decay of matrices."""
-    check_weight_decay(weight_decay, mask)
     only = functools.partial(are_matrices, orthogonal)
     return optax.chain(
         optax.masked(momentum, only),
         optax.stateless(functools.partial(orthogonalise, orthogonal)),
-        optax.masked(optax.add_decayed_weights(weight_decay, mask), only),
+        optax.masked(parts.decay(weight_decay, mask), only),
     )
 
 
@@ -151,7 +150,7 @@ def _rest(
     only = functools.partial(_are_others, orthogonal)
     return optax.chain(
         optax.masked(adam(b1=b1, b2=b2, mu_dtype=mu_dtype), only),
-        optax.masked(optax.add_decayed_weights(weight_decay), only),
+        optax.masked(parts.decay(weight_decay, None), only),
     )
 
 

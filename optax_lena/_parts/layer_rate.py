@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_lena._checks import check_number, check_rate
-from optax_lena._parts import results
+from optax_lena._parts import returned
 from optax_lena._parts.averages import Averages
 from optax_lena._parts.clocks import Clocks, Count, check_clock
 from optax_lena._parts.estimate import Measured
@@ -128,11 +128,11 @@ class LayerRate:
         scale, is_finite = measured.batch_scale, measured.is_finite
         averages = self.estimator.update(state.averages, measured)
         num_rows = len(is_finite)
-        estimate = results.estimate(self.estimator.read(averages), num_rows)
-        gain = results.vector("estimator", "one gain", estimate.gain(scale), num_rows)
+        estimate = returned.estimate(self.estimator.read(averages), num_rows)
+        gain = returned.vector("estimator", "one gain", estimate.gain(scale), num_rows)
         loss_limit, seen, noise_share = self._limit(state, estimate, measured.loss)
         ratio = self.rule.trust_ratio(seen, scale)
-        ratio = results.vector("rule", "one trust ratio", ratio, num_rows)
+        ratio = returned.vector("rule", "one trust ratio", ratio, num_rows)
         ratio, guard, spike_factor = self._guarded(state.guard, ratio, measured)
         worth = Worth(gain, ratio, scale, is_finite)
         progress, factor = self._warmed_up(state.progress, worth)
@@ -167,15 +167,14 @@ class LayerRate:
 
     def _first_factor(self, num_rows: int) -> jax.Array:
         factor = self.warmup.init(num_rows)
-        return results.vector("warmup", "one factor", factor, num_rows)
+        return returned.vector("warmup", "one factor", factor, num_rows)
 
     def _warmed_up(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
         """Returns the progress after an update, and the factors on its rates."""
-        num_rows, returned = len(worth.gain), ("progress", "factors")
-        new = self.warmup.update(progress, worth)
-        progress, factor = results.members("warmup", returned, new)
-        factor = results.vector("warmup", "one factor", factor, num_rows)
-        return results.progress(progress, num_rows), factor
+        num_rows, new = len(worth.gain), self.warmup.update(progress, worth)
+        progress, factor = returned.members("warmup", ("progress", "factors"), new)
+        factor = returned.vector("warmup", "one factor", factor, num_rows)
+        return returned.progress(progress, num_rows), factor
 
     def _guarded(
         self, state: Any, ratio: jax.Array, measured: Measured
@@ -183,11 +182,11 @@ class LayerRate:
         """Returns the ratios to train at, the guard's state, and a spike's factor."""
         if self.guard is None:
             return ratio, state, jnp.ones(())
-        returned = ("ratios", "state", "factor")
         new = self.guard.update(state, ratio, measured)
-        cut, state, factor = results.members("guard", returned, new)
-        cut = results.vector("guard", "one trust ratio", cut, len(ratio))
-        return cut, state, results.scalar("guard", "the factor of a spike", factor)
+        names = "ratios", "state", "factor"
+        cut, state, factor = returned.members("guard", names, new)
+        cut = returned.vector("guard", "one trust ratio", cut, len(ratio))
+        return cut, state, returned.scalar("guard", "the factor of a spike", factor)
 
     def _limit(
         self, state: LayerRateState, estimate: Any, loss: jax.Array | None
@@ -199,7 +198,7 @@ class LayerRate:
         if loss is not None:
             limit = self.loss_limit.update(limit, loss)
         share = self.loss_limit.read(limit)
-        share = results.scalar("loss_limit", "the share of the noise", share)
+        share = returned.scalar("loss_limit", "the share of the noise", share)
         return limit, estimate._replace(noise=share * estimate.noise), share
 
 

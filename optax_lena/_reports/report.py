@@ -95,7 +95,8 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
 
     Warns:
       RuntimeWarning: if no layer ever showed noise. Then the microbatches' gradients
-        were most likely averaged before their norms were taken.
+        were most likely averaged before their norms were taken. And if the schedule is
+        negative: then it was built for another number of steps.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -114,6 +115,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
         _check_is_one(state)
         columns = jax.device_get(_columns(state))
         _warn_of_summed_gradients(columns, float(state.applied.base_batches))
+        _warn_of_schedule(float(state.applied.schedule))
         for i, name in enumerate(state.layer_names()):
             row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
@@ -211,6 +213,18 @@ def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> No
             "taken: give `moments_over_axis` each device's own gradients, or use "
             "`value_and_grad(loss_fn, n, axis_name=...)`. Or the loss reads a batch "
             "that it closes over, and not the microbatch that it is given.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_schedule(schedule: float) -> None:
+    """Tells of one that counts updates with the large batch, and fell on."""
+    if schedule < 0:
+        warnings.warn(
+            f"The schedule gave a learning rate of {schedule:.3g}: most likely it has "
+            "ended. It is called with the number of base batches seen: give it as many "
+            "steps as the base run has, and not the updates with the large batch.",
             RuntimeWarning,
             stacklevel=3,
         )

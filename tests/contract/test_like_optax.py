@@ -265,3 +265,15 @@ def test_the_table_has_every_optimizer():
         in (optax.GradientTransformationExtraArgs, optax.GradientTransformation)
     }
     assert public - takes_moments == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [optax_lena.lena_adamw(0.1, 4, weight_decay=0.0), optax_lena.lena_muon(0.1, 4)],
+)
+def test_without_decay_an_update_needs_no_parameters(tx):
+    grads, moments = helpers.example_moments(0)
+    state = tx.init(grads)
+    expected, _ = tx.update(grads, state, grads, moments=moments)
+    got, _ = tx.update(grads, state, moments=moments)
+    helpers.assert_trees_equal(got, expected)

@@ -112,3 +112,16 @@ def test_without_signal_the_noise_scale_is_infinite_for_people(noise, signal, ra
     rows = {"noise": jnp.full(2, noise), "signal": jnp.full(2, signal)}
     state = state._replace(applied=state.applied._replace(**rows))
     assert optax_lena.layer_report(state)["w"]["noise_scale"] == ratio
+
+
+def test_a_negative_schedule_is_told():
+    """One that counts updates falls on, called with eight base batches in each."""
+    tx = optax_lena.lena(lambda count: 0.1 * (1 - count / 10), batch_scale=8)
+    stack = {"w": jnp.array([[1.0, 2.0], [3.0, 1.0]])}
+    grads, moments = optax_lena.moments_from_stack(stack)
+    state = tx.init(grads)
+    for _ in range(3):
+        optax_lena.layer_report(state)
+        _, state = tx.update(grads, state, grads, moments=moments)
+    with pytest.warns(RuntimeWarning, match="learning rate of -0.06.* base batches"):
+        optax_lena.layer_report(state)

@@ -386,3 +386,14 @@ def test_paths_read_as_the_fields_do():
     names = {jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in paths}
     assert {"averages/noise", "clocks/base_steps/whole", "row_ids"} < names
     assert not any("names" in name for name in names)
+
+
+def test_functions_in_a_tree_like_the_state_find_the_names_unchanged():
+    """EasyLM's checkpointer has one for each leaf, and walks as flax does."""
+    state = TX.init(params_of(SPREADS))
+    functions = jax.tree.map(lambda _: jax.device_get, state)
+    given, asked = (flax.serialization.to_state_dict(x) for x in (state, functions))
+    saved = jax.tree.map(lambda x, function: function(x), given, asked)
+    restored = flax.serialization.from_state_dict(state, saved)
+    assert restored.layer_names() == tuple(SPREADS)
+    helpers.assert_trees_equal(restored, state)
