@@ -169,7 +169,7 @@ def _content_of_object(x: Any) -> tuple[bytes, list[Any]]:
         structure = repr(treedef)
         return b"" if _ADDRESS.search(structure) else structure.encode(), leaves
     if isinstance(x, _JITTED):
-        return b"jit", [x.__wrapped__]
+        return b"jit", [vars(x)["__wrapped__"]]
     if isinstance(x, types.BuiltinFunctionType):
         return x.__qualname__.encode(), [x.__self__]
     if hasattr(x, "__dict__"):

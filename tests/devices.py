@@ -3,6 +3,8 @@
 A network in which one array stacks two blocks, 8 microbatches an update, 10 updates.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +92,24 @@ def local_gradients(params, batch, preconditioner=None):
     return optax_lena.moments_over_axis(
         grads, "data", layers=LAYERS, preconditioner=preconditioner
     )
+
+
+COLLECTIVES = r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+
+
+def collectives(step, *args):
+    """Returns the collectives in the compiled step, one line of HLO each."""
+    text = jax.jit(step).lower(*args).compile().as_text()
+    pattern = rf"= .* (?:{COLLECTIVES})(?:-start)?\("
+    return [line for line in text.splitlines() if re.search(pattern, line)]
+
+
+def elements_reduced(lines):
+    """Returns how many numbers the all-reduces among the lines carry."""
+    shapes = [
+        shape
+        for line in lines
+        if " all-reduce" in line
+        for shape in re.findall(r"f32\[([\d,]*)\]", line.split(" all-reduce")[0])
+    ]
+    return sum(int(np.prod([int(n) for n in s.split(",") if n])) for s in shapes)

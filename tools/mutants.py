@@ -41,12 +41,31 @@ PARTS = (
     "parts/test_parts_edges.py",
     "transform/test_overflow.py",
 )
+GATHER = ("gather/test_value_and_grad.py", "gather/test_preconditioned.py")
+ROUTES = ("gather/test_routes.py", "gather/test_traps.py", "gather/test_sharding.py")
+SGD = (
+    "optimizers/test_momentum_sgd.py",
+    "optimizers/test_progress.py",
+    "contract/test_like_optax.py",
+)
 TESTS = {
     "_parts/averages.py": ("parts/test_averages.py", *PARTS),
     "_parts/clocks.py": ("parts/test_clocks.py", *PARTS),
     "_parts/estimate.py": ("parts/test_estimate.py", *PARTS),
     "_parts/guard.py": ("parts/test_guard.py", *PARTS),
     "_parts/layer_rate.py": (*PARTS, "contract/test_errors.py"),
+    "_parts/loss_limit.py": ("parts/test_loss_limit.py", *PARTS),
+    "_parts/memory.py": (
+        "parts/test_memory.py",
+        "transform/test_scale_by_adam.py",
+        "transform/test_momentum.py",
+    ),
+    "_parts/normalised.py": (
+        "parts/test_rules.py",
+        "optimizers/test_lena_adamw.py",
+        "optimizers/test_lena_muon.py",
+    ),
+    "_parts/results.py": ("contract/test_extension.py", *PARTS),
     "_parts/reference.py": ("parts/test_reference.py", *PARTS),
     "_parts/rules.py": ("parts/test_rules.py", *PARTS),
     "_parts/state.py": ("transform/test_scale_by_lena.py", "contract/test_state.py"),
@@ -54,6 +73,28 @@ TESTS = {
     "_measure/sums.py": ("measure/test_sums.py", "measure/test_measure_edges.py"),
     "_measure/moments.py": ("measure/test_moments.py", "measure/test_measure_edges.py"),
     "_measure/metric.py": ("measure/test_metric.py", "measure/test_measure_edges.py"),
+    "_gather/accumulate.py": ("gather/test_accumulate.py", *GATHER),
+    "_gather/axes.py": (*ROUTES, "gather/test_tensor_parallel.py"),
+    "_gather/call.py": (*GATHER, *ROUTES),
+    "_gather/outputs.py": ("gather/test_outputs.py", *GATHER),
+    "_gather/over_axis.py": ROUTES,
+    "_gather/passes.py": (*GATHER, *ROUTES),
+    "_gather/stack.py": ("gather/test_stack.py",),
+    "_gather/successive.py": ("gather/test_successive.py",),
+    "_gather/value_and_grad.py": (*GATHER, *ROUTES),
+    "_gather/ways.py": (
+        *ROUTES,
+        "gather/test_constrained.py",
+        "gather/test_outputs.py",
+    ),
+    "_optimizers/adascale.py": SGD,
+    "_optimizers/lena.py": SGD,
+    "_optimizers/lena_adamw.py": ("optimizers/test_lena_adamw.py",),
+    "_optimizers/lena_amplified.py": SGD,
+    "_optimizers/lena_lars.py": ("optimizers/test_lena_lars.py",),
+    "_optimizers/lena_muon.py": ("optimizers/test_lena_muon.py",),
+    "_optimizers/linear_scaling.py": SGD,
+    "_optimizers/parts.py": SGD,
     "_transform/state.py": (
         "transform/test_state_edges.py",
         "transform/test_elastic.py",
@@ -260,7 +301,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     parser.add_argument("--file", action="append", help="of these files only")
     options = parser.parse_args()
-    paths = options.file or [f"optax_lena/{path}" for path in TESTS]
+    known_paths = [f"optax_lena/{path}" for path in TESTS]
+    paths = options.file or known_paths
+    if unknown := [path for path in paths if path not in known_paths]:
+        parser.error(
+            f"--file must be one of {', '.join(known_paths)}, got {unknown[0]}: say in "
+            "TESTS which tests belong to another."
+        )
     lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
     equivalent = {line for line in lines if line and not line.startswith(("#", " "))}
     every = [m for path in paths for m in mutants_of(path)]

@@ -104,7 +104,7 @@ class ScaleByLenaState(_Leaves):
     ) -> Self:
         """Makes the state of its fields, in their order or by their names."""
         if len(leaves) > len(_Leaves._fields):
-            *leaves, names = leaves
+            leaves, names = leaves[:-1], leaves[-1]
         state = super().__new__(cls, *leaves, **named)
         is_saved = isinstance(names, np.ndarray)
         state.names = names.view(SavedNames) if is_saved else SavedNames(names)

@@ -187,11 +187,3 @@ def assert_same_step(got, expected):
 
 def trained_state(case):
     return plain_step(case)[1]
-
-
-def assert_resumes(case, restored, state):
-    helpers.assert_trees_equal(restored, state)
-    assert helpers.signature(restored) == helpers.signature(state)
-    got, expected = (plain_step(case, s, seed=1) for s in (restored, state))
-    helpers.assert_trees_equal(got, expected)
-    helpers.assert_trees_equal(optax_lena.metrics(restored), optax_lena.metrics(state))

@@ -1,5 +1,9 @@
-"""One batch for every model, and a train step for every nnx model."""
+"""One batch for every model, a train step for every nnx model, and a linen model."""
 
+import functools
+
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -41,3 +45,34 @@ def make_train_step(metrics=True, **kwargs):
 def make_optimizer(model, **kwargs):
     tx = optax_lena.lena(0.05, batch_scale=N, warmup_steps=20, **kwargs)
     return nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(6)(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.5)(x)
+        return nn.Dense(1)(nn.relu(x))
+
+
+@functools.cache
+def linen_variables():
+    init = jax.jit(functools.partial(Net().init, train=False))
+    return init(jax.random.key(0), jnp.zeros((1, FEATURES)))
+
+
+def make_linen_state(tx, cls=optax_lena.flax.TrainState, **fields):
+    params, model = linen_variables()["params"], Net()
+    state = cls.create(apply_fn=model.apply, params=params, tx=tx, **fields)
+    return state, linen_variables()
+
+
+def linen_loss(apply_fn, batch_stats):
+    def loss_fn(params, batch):
+        variables = {"params": params, "batch_stats": batch_stats}
+        predicted, new = apply_fn(
+            variables, batch["x"], train=True, mutable=["batch_stats"]
+        )
+        return jnp.mean((predicted - batch["y"]) ** 2), new["batch_stats"]
+
+    return loss_fn

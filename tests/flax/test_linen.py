@@ -1,8 +1,5 @@
 """linen: a train state that hands moments on, and flax's own with `accumulate`."""
 
-import functools
-
-import flax.linen as nn
 import flax.serialization
 import jax
 import jax.numpy as jnp
@@ -15,38 +12,13 @@ from flax.training import train_state
 import optax_lena
 import optax_lena.flax
 from tests import helpers
-from tests.flax.problem import FEATURES, N, make_batch, split
-
-
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.Dense(6)(x)
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.5)(x)
-        return nn.Dense(1)(nn.relu(x))
-
-
-@functools.cache
-def linen_variables():
-    init = jax.jit(functools.partial(Net().init, train=False))
-    return init(jax.random.key(0), jnp.zeros((1, FEATURES)))
-
-
-def make_linen_state(tx, cls=optax_lena.flax.TrainState, **fields):
-    params, model = linen_variables()["params"], Net()
-    state = cls.create(apply_fn=model.apply, params=params, tx=tx, **fields)
-    return state, linen_variables()
-
-
-def linen_loss(apply_fn, batch_stats):
-    def loss_fn(params, batch):
-        variables = {"params": params, "batch_stats": batch_stats}
-        predicted, new = apply_fn(
-            variables, batch["x"], train=True, mutable=["batch_stats"]
-        )
-        return jnp.mean((predicted - batch["y"]) ** 2), new["batch_stats"]
-
-    return loss_fn
+from tests.flax.problem import (
+    N,
+    linen_loss,
+    make_batch,
+    make_linen_state,
+    split,
+)
 
 
 class BatchNormState(optax_lena.flax.TrainState):

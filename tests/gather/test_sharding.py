@@ -1,11 +1,9 @@
 """What XLA makes of a step on 8 devices: collectives, memory, shardings, transfers."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
@@ -14,7 +12,9 @@ import optax_lena
 from tests.devices import (
     LAYERS,
     P,
+    collectives,
     data_mesh,
+    elements_reduced,
     gatherer,
     laid_out,
     local_gradients,
@@ -22,26 +22,6 @@ from tests.devices import (
     problem,
 )
 from tests.helpers import lena_state, row
-
-COLLECTIVES = r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-
-
-def collectives(step, *args):
-    """Returns the collectives in the compiled step, one line of HLO each."""
-    text = jax.jit(step).lower(*args).compile().as_text()
-    pattern = rf"= .* (?:{COLLECTIVES})(?:-start)?\("
-    return [line for line in text.splitlines() if re.search(pattern, line)]
-
-
-def elements_reduced(lines):
-    """Returns how many numbers the all-reduces among the lines carry."""
-    shapes = [
-        shape
-        for line in lines
-        if " all-reduce" in line
-        for shape in re.findall(r"f32\[([\d,]*)\]", line.split(" all-reduce")[0])
-    ]
-    return sum(int(np.prod([int(n) for n in s.split(",") if n])) for s in shapes)
 
 
 def optimizers():

@@ -14,11 +14,25 @@ from jax.sharding import NamedSharding
 import optax_lena
 import optax_lena.flax
 from tests import helpers
-from tests.devices import LAYERS, MICROBATCHES, P, data_mesh, laid_out, loss_fn, problem
-from tests.flax.problem import N, make_batch, nnx_loss
-from tests.flax.test_linen import linen_loss, make_linen_state
-from tests.gather.test_sharding import collectives, elements_reduced
-from tests.transform.test_cost import MOMENTS, cost
+from tests.compiled import MOMENTS, cost
+from tests.devices import (
+    LAYERS,
+    MICROBATCHES,
+    P,
+    collectives,
+    data_mesh,
+    elements_reduced,
+    laid_out,
+    loss_fn,
+    problem,
+)
+from tests.flax.problem import (
+    N,
+    linen_loss,
+    make_batch,
+    make_linen_state,
+    nnx_loss,
+)
 
 COSINE = optax.cosine_decay_schedule(1e-2, 20)
 WRAPPED = {

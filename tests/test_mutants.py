@@ -1,0 +1,25 @@
+"""The mutation tests' table: its files are there, and others are told of."""
+
+import sys
+
+import pytest
+
+from tools import mutants
+
+
+def test_every_file_and_test_of_the_table_is_there():
+    for path, tests in mutants.TESTS.items():
+        assert (mutants.ROOT / "optax_lena" / path).exists()
+        for test in tests:
+            assert (mutants.ROOT / "tests" / test).exists()
+
+
+def test_a_file_that_is_not_in_the_table_is_an_error_that_says_which_are(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", ["mutants", "--file", "optax_lena/plotting.py"])
+    with pytest.raises(SystemExit):
+        mutants.main()
+    message = capsys.readouterr().err
+    for part in ("optax_lena/_parts/guard.py", "got optax_lena/plotting.py", "TESTS"):
+        assert part in message
