@@ -100,12 +100,20 @@ class ScaleByLenaState(_Leaves):
     _fields = (*_Leaves._fields, "names")
 
     def __new__(
-        cls, *leaves: Any, names: tuple[str, ...] | np.ndarray = (), **named: Any
+        cls,
+        averages: Any,
+        loss_limit: Any,
+        guard: Any,
+        progress: Count,
+        warmup_end: jax.Array,
+        clocks: Clocks,
+        applied: Applied,
+        row_ids: jax.Array,
+        names: tuple[str, ...] | np.ndarray = (),
     ) -> Self:
-        """Makes the state of its fields, in their order or by their names."""
-        if len(leaves) > len(_Leaves._fields):
-            leaves, names = leaves[:-1], leaves[-1]
-        state = super().__new__(cls, *leaves, **named)
+        """Makes the state of its fields."""
+        rows = averages, loss_limit, guard, progress, warmup_end, clocks, applied
+        state = super().__new__(cls, *rows, row_ids)
         is_saved = isinstance(names, np.ndarray)
         state.names = names.view(SavedNames) if is_saved else SavedNames(names)
         return state
