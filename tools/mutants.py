@@ -65,7 +65,7 @@ TESTS = {
         "optimizers/test_lena_adamw.py",
         "optimizers/test_lena_muon.py",
     ),
-    "_parts/results.py": ("contract/test_extension.py", *PARTS),
+    "_parts/returned.py": ("contract/test_extension.py", *PARTS),
     "_parts/reference.py": ("parts/test_reference.py", *PARTS),
     "_parts/rules.py": ("parts/test_rules.py", *PARTS),
     "_parts/state.py": ("transform/test_scale_by_lena.py", "contract/test_state.py"),
