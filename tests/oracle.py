@@ -211,22 +211,30 @@ def guarded(ratio, cut, batch_scale):
 
 
 class Spikes:
-    """Remembers what the whole model's noise and signal were of late."""
+    """What a gradient usually has, in the geometric mean, and what cuts a spike."""
 
     def __init__(self, limit):
-        self.limit, self.recent, self.weight = limit, np.zeros(2), 0.0
+        self.limit, self.usual, self.weight = limit, np.zeros(2), 0.0
 
     def cut(self, whole, batch_scale):
-        """Returns the factor that brings noise and signal back to the limit."""
+        sq_norm = whole[0] / batch_scale + whole[1]
+        usual = self.usual[0] / batch_scale + max(self.usual[1], 0)
         factor = 1.0
-        if self.limit is not None and self.weight > 0:
-            usual_noise, usual_signal = self.recent / self.weight
-            usual = usual_noise / batch_scale + max(usual_signal, 0)
-            seen = whole[0] / batch_scale + whole[1]
-            factor = min(1, np.sqrt(self.limit * usual / seen))
-        self.recent = 0.9 * self.recent + 0.1 * factor**2 * whole
-        self.weight = 0.9 * self.weight + 0.1
+        if self.limit is not None and 0 < self.limit * usual < sq_norm:
+            factor = np.sqrt(self.limit * usual / sq_norm)
+        if sq_norm > 0:
+            self.remember(whole / sq_norm, factor**2 * sq_norm, usual)
         return factor
+
+    def remember(self, shares, seen, usual):
+        """Logarithms of norms and shares of them are averaged, each by itself."""
+        self.weight = 0.9 * self.weight + 0.1
+        if usual == 0:
+            self.usual = seen * shares
+            return
+        step, seen = 0.1 / self.weight, max(seen, usual / 100)
+        mean = np.exp((1 - step) * np.log(usual) + step * np.log(seen))
+        self.usual = mean * ((1 - step) * self.usual / usual + step * shares)
 
 
 class Layer:
