@@ -214,8 +214,9 @@ def _add(
     if value is not None:
         check_loss(value, grads)
         losses = losses + weigh(used, jnp.asarray(value, jnp.float32))
+    keep = functools.partial(jnp.where, is_finite)
     return state._replace(
-        sums=incremental.add(state.sums, grads, weight=used, moments=moments),
+        sums=jax.tree.map(keep, added, state.sums),
         losses=losses,
         calls=state.calls + is_finite.astype(jnp.int32),
         skipped=state.skipped + (~is_finite).astype(jnp.int32),
