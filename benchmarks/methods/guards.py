@@ -27,36 +27,25 @@ class RememberedState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ArithmeticLimit:
+class ArithmeticLimit(optax_lena.SpikeLimit):
     """A `SpikeLimit` that compares with the arithmetic mean of the last ten or so.
 
-    Attributes:
-      limit: on the squared norm, over that mean.
+    Its state is an `AveragesState`.
     """
 
-    limit: float = 1.25
-
-    def init(self, num_rows: int) -> AveragesState:
+    def init(self, num_rows: int) -> Any:
         """Returns the state before the first update."""
         del num_rows
         return AveragesState.zeros()
 
-    def update(
-        self, state: AveragesState, trust_ratio: jax.Array, measured: Any
-    ) -> tuple[jax.Array, AveragesState, jax.Array]:
-        """Cuts the ratios of one update, and remembers a spike as it was cut."""
-        scale = measured.batch_scale
-        model = optax_lena.Estimate(*(x[-1] for x in measured.estimate))
-        allowed = self.limit * state.unbiased().sq_norm(scale)
-        sq_norm = model.noise / scale + model.signal
-        is_spike = (allowed > 0) & (sq_norm > allowed)
-        cut = jnp.sqrt(allowed / jnp.where(is_spike, sq_norm, 1))
-        factor = jnp.where(measured.overflows, 0, jnp.where(is_spike, cut, 1))
-        seen = optax_lena.Estimate(*(factor**2 * x for x in model))
-        is_seen = measured.is_usable[-1] & ~measured.overflows
-        least = jnp.minimum(1, 1 / scale)
-        ratio = jnp.minimum(trust_ratio, jnp.maximum(factor * trust_ratio, least))
-        return ratio, state.move(seen, STEP, is_seen), factor
+    def usual(self, state: Any, measured: Any) -> jax.Array:
+        """Returns the squared norm that is expected of the model's gradient."""
+        return state.unbiased().sq_norm(measured.batch_scale)
+
+    def remember(self, state: Any, factor: jax.Array, measured: Any) -> Any:
+        """Moves toward this update's values, a spike's as far as it was cut."""
+        seen = optax_lena.Estimate(*(factor**2 * x[-1] for x in measured.estimate))
+        return state.move(seen, STEP, measured.is_usable[-1] & ~measured.overflows)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,22 +23,15 @@ from benchmarks.unseen.catalogue import TASKS
 from benchmarks.unseen.family import WARMUP, Family, Method
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
-_lena = dataclasses.replace(LENA, warmup=optax_lena.StateAwareWarmup(WARMUP))
-_without_loss = dataclasses.replace(WITHOUT_LOSS, warmup=optax_lena.FixedWarmup(WARMUP))
-_arithmetic = dataclasses.replace(
-    ARITHMETIC_LIMIT, warmup=optax_lena.FixedWarmup(WARMUP)
-)
-_limit_of_start = dataclasses.replace(
-    LIMIT_OF_START, warmup=optax_lena.FixedWarmup(WARMUP)
-)
-_cut_to_base = dataclasses.replace(CUT_TO_BASE, warmup=optax_lena.FixedWarmup(WARMUP))
-_no_loss_limit = dataclasses.replace(
-    NO_LOSS_LIMIT, warmup=optax_lena.FixedWarmup(WARMUP)
-)
-_remembered = dataclasses.replace(
-    REMEMBERED_AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP)
-)
-_first = dataclasses.replace(FIRST_AMPLIFIED, warmup=optax_lena.FixedWarmup(WARMUP))
+
+
+def _warmed_up(rate: optax_lena.LayerRate) -> optax_lena.LayerRate:
+    """The rate, whose warm-up is as long as that of every method."""
+    return dataclasses.replace(rate, warmup=type(rate.warmup)(WARMUP))
+
+
+_lena = _warmed_up(LENA)
+_no_loss_limit = _warmed_up(NO_LOSS_LIMIT)
 _adascale = dataclasses.replace(LENA, clock="gain_steps")
 _linear = dataclasses.replace(
     LENA, rule=optax_lena.linear, warmup=optax_lena.FixedWarmup(WARMUP)
@@ -127,55 +120,57 @@ SGD = Family(
         "lena_amplified": _recommended("amplified LENA"),
         "amplified_without_loss": _method(
             "amplified LENA, not given the loss",
-            _without_loss,
+            _warmed_up(WITHOUT_LOSS),
             enters_buffer=True,
             counts_examples=True,
         ),
         "amplified_arithmetic": _method(
             "amplified LENA, arithmetic spike limit",
-            _arithmetic,
+            _warmed_up(ARITHMETIC_LIMIT),
             enters_buffer=True,
             counts_examples=True,
         ),
         "amplified_arithmetic_model": _method(
             "amplified, arithmetic spike limit, one layer: the model",
-            _arithmetic,
+            _warmed_up(ARITHMETIC_LIMIT),
             _MODEL,
             enters_buffer=True,
             counts_examples=True,
         ),
         "amplified_limit_of_start": _method(
             "amplified LENA, loss limit of the start",
-            _limit_of_start,
+            _warmed_up(LIMIT_OF_START),
             enters_buffer=True,
             counts_examples=True,
         ),
         "amplified_limit_of_start_model": _method(
             "amplified, loss limit of the start, one layer: the model",
-            _limit_of_start,
+            _warmed_up(LIMIT_OF_START),
             _MODEL,
             enters_buffer=True,
             counts_examples=True,
         ),
         "amplified_cut_to_base": _method(
             "amplified LENA, spike limit 2",
-            _cut_to_base,
+            _warmed_up(CUT_TO_BASE),
             enters_buffer=True,
             counts_examples=True,
         ),
         "amplified_cut_to_base_model": _method(
             "amplified, spike limit 2, one layer: the model",
-            _cut_to_base,
+            _warmed_up(CUT_TO_BASE),
             _MODEL,
             enters_buffer=True,
             counts_examples=True,
         ),
         "amplified_kept_momentum": _method(
-            "amplified LENA, momentum as it is", _cut_to_base, enters_buffer=True
+            "amplified LENA, momentum as it is",
+            _warmed_up(CUT_TO_BASE),
+            enters_buffer=True,
         ),
         "amplified_kept_momentum_model": _method(
             "amplified, momentum as it is, one layer: the model",
-            _cut_to_base,
+            _warmed_up(CUT_TO_BASE),
             _MODEL,
             enters_buffer=True,
         ),
@@ -201,7 +196,9 @@ SGD = Family(
             enters_buffer=True,
         ),
         "amplified_remembered": _method(
-            "amplified LENA, spikes remembered", _remembered, enters_buffer=True
+            "amplified LENA, spikes remembered",
+            _warmed_up(REMEMBERED_AMPLIFIED),
+            enters_buffer=True,
         ),
         "amplified_longer_warmup": _method(
             f"amplified LENA, warm-up of {WARMUP_UPDATES} updates or more",
@@ -212,9 +209,14 @@ SGD = Family(
         "amplified_by_3": _noise_times(3),
         "amplified_by_2": _noise_times(2),
         "amplified_first_model": _method(
-            "first amplified, one layer: the model", _first, _MODEL, enters_buffer=True
+            "first amplified, one layer: the model",
+            _warmed_up(FIRST_AMPLIFIED),
+            _MODEL,
+            enters_buffer=True,
         ),
-        "amplified_first": _method("first amplified LENA", _first, enters_buffer=True),
+        "amplified_first": _method(
+            "first amplified LENA", _warmed_up(FIRST_AMPLIFIED), enters_buffer=True
+        ),
     },
     recommended="lena_amplified",
     own=(

@@ -104,9 +104,13 @@ class SpikeLimit:
         cut = jnp.minimum(trust_ratio, jnp.maximum(factor * trust_ratio, least))
         return cut, self.remember(state, factor, measured), factor
 
+    def usual(self, state: SpikeLimitState, measured: Measured) -> jax.Array:
+        """Returns the squared norm that the model's gradient usually has at this S."""
+        return Estimate(state.noise, state.signal).sq_norm(measured.batch_scale)
+
     def factor(self, state: SpikeLimitState, measured: Measured) -> jax.Array:
         """Returns what brings the gradient back to the limit; 1 before the first."""
-        allowed = self.limit * _usual(state, measured)
+        allowed = self.limit * self.usual(state, measured)
         sq_norm = _sq_norm(measured)
         is_spike = (allowed > 0) & (sq_norm > allowed)
         cut = jnp.sqrt(allowed / jnp.where(is_spike, sq_norm, 1))
@@ -116,7 +120,7 @@ class SpikeLimit:
         self, state: SpikeLimitState, factor: jax.Array, measured: Measured
     ) -> SpikeLimitState:
         """Moves toward this update's values, a spike's as far as it was cut."""
-        usual, sq_norm = _usual(state, measured), _sq_norm(measured)
+        usual, sq_norm = self.usual(state, measured), _sq_norm(measured)
         is_seen = measured.is_usable[-1] & ~measured.overflows & (sq_norm > 0)
         is_first = usual <= 0
         weight = (1 - STEP) * state.weight + STEP
@@ -136,11 +140,6 @@ class SpikeLimit:
             moved(state.signal, measured.estimate.signal),
             jnp.where(is_seen, weight, state.weight),
         )
-
-
-def _usual(state: SpikeLimitState, measured: Measured) -> jax.Array:
-    """Returns the squared norm that the model's gradient usually has at this S."""
-    return Estimate(state.noise, state.signal).sq_norm(measured.batch_scale)
 
 
 def _sq_norm(measured: Measured) -> jax.Array:
