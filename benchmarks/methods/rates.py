@@ -26,8 +26,6 @@ AMPLIFIED = optax_lena.LayerRate(
     guard=optax_lena.SpikeLimit(1.25),
     loss_limit=optax_lena.LossLimit(1.02, rise=0.1),
 )
-# What `lena_amplified` is where updates are not given the loss.
-WITHOUT_LOSS = dataclasses.replace(AMPLIFIED, loss_limit=None)
 # What `lena_amplified` was until a denoiser was lost, whose gradient shrinks at once.
 ARITHMETIC_LIMIT = dataclasses.replace(AMPLIFIED, guard=ArithmeticLimit(1.25))
 # What it was until point sets were lost, which start above chance.
@@ -63,6 +61,7 @@ NORMALISED = optax_lena.LayerRate(
     rule=optax_lena.normalised_gain,
     warmup=optax_lena.StateAwareWarmup(0),
     guard=optax_lena.GrowthLimit(),
+    loss_limit=optax_lena.LossLimit(),
 )
 # What `lena_adamw` was until its rate was seen to jump above the square root of S.
 FIRST_NORMALISED = dataclasses.replace(
@@ -73,6 +72,7 @@ FIRST_NORMALISED = dataclasses.replace(
         )
     ),
     guard=None,
+    loss_limit=None,
 )
 # What multiplies no rate.
 ONE = optax_lena.Rule(lambda estimate, scale: jnp.ones_like(estimate.noise))

@@ -10,7 +10,7 @@ import optax
 import optax_lena
 from benchmarks.methods.adamw import first_lena_adamw, memories
 from benchmarks.methods.makers import warmed_up
-from benchmarks.unseen.family import WARMUP, Family, Method
+from benchmarks.unseen.family import WARMUP, Family, Method, without_loss
 
 # At the base batch, by seeds 100 and 101; of rates that are equally good the largest.
 GRID = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
@@ -52,6 +52,11 @@ _lena_adamw = functools.partial(optax_lena.lena_adamw, weight_decay=WEIGHT_DECAY
 
 
 _first = functools.partial(first_lena_adamw, weight_decay=WEIGHT_DECAY)
+_recommended = Method("LENA + AdamW", _lena_adamw)
+_whole_model = Method(
+    "LENA + AdamW, one layer: the model",
+    functools.partial(_lena_adamw, layers=optax_lena.whole_model),
+)
 
 ADAMW = Family(
     label="AdamW (decay 0.01)",
@@ -61,11 +66,10 @@ ADAMW = Family(
     base=_adamw,
     methods={
         **scalings(_adamw, functools.partial(memories, 0.9)),
-        "lena_adamw_model": Method(
-            "LENA + AdamW, one layer: the model",
-            functools.partial(_lena_adamw, layers=optax_lena.whole_model),
-        ),
-        "lena_adamw": Method("LENA + AdamW", _lena_adamw),
+        "lena_adamw_model": _whole_model,
+        "lena_adamw": _recommended,
+        "lena_adamw_without_loss_model": without_loss(_whole_model),
+        "lena_adamw_without_loss": without_loss(_recommended),
         "lena_adamw_first_model": Method(
             "first LENA + AdamW, one layer: the model",
             functools.partial(_first, layers=optax_lena.whole_model),
@@ -76,12 +80,18 @@ ADAMW = Family(
     own=(
         "lena_adamw",
         "lena_adamw_model",
+        "lena_adamw_without_loss",
+        "lena_adamw_without_loss_model",
         "lena_adamw_first",
         "lena_adamw_first_model",
     ),
     developed=("deep_regression", "heavy_tails"),
     pairs={
         "LENA + AdamW": ("lena_adamw", "lena_adamw_model"),
+        "not given the loss": (
+            "lena_adamw_without_loss",
+            "lena_adamw_without_loss_model",
+        ),
         "first": ("lena_adamw_first", "lena_adamw_first_model"),
     },
 )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optax
 
@@ -32,6 +32,25 @@ class Method(NamedTuple):
     label: str
     make: Callable[[optax.Schedule, int], optax.GradientTransformation]
     needs_moments: bool = True
+
+
+def without_loss(method: Method) -> Method:
+    """The same method, whose updates are not given the loss."""
+
+    def make(
+        schedule: optax.Schedule, batch_scale: int
+    ) -> optax.GradientTransformation:
+        tx = optax.with_extra_args_support(method.make(schedule, batch_scale))
+
+        def update(
+            updates: Any, state: Any, params: Any = None, *, value: Any, **extra: Any
+        ) -> tuple[Any, Any]:
+            del value
+            return tx.update(updates, state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(tx.init, update)
+
+    return Method(f"{method.label}, not given the loss", make)
 
 
 @dataclasses.dataclass(frozen=True)

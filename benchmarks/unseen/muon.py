@@ -6,7 +6,7 @@ import optax_lena
 from benchmarks.methods.base import MUON_OPTIONS, muon
 from benchmarks.methods.muon import memories
 from benchmarks.unseen.adamw import GRID, WEIGHT_DECAY, scalings
-from benchmarks.unseen.family import Family, Method
+from benchmarks.unseen.family import Family, Method, without_loss
 
 _muon = functools.partial(muon, weight_decay=WEIGHT_DECAY, momentum=0.95)
 _lena_muon = functools.partial(
@@ -15,7 +15,11 @@ _lena_muon = functools.partial(
     adam_weight_decay=WEIGHT_DECAY,
     options=MUON_OPTIONS,
 )
-
+_recommended = Method("LENA + Muon", _lena_muon)
+_whole_model = Method(
+    "LENA + Muon, one layer: the model",
+    functools.partial(_lena_muon, layers=optax_lena.whole_model),
+)
 
 MUON = Family(
     label="Muon (decay 0.01)",
@@ -25,14 +29,24 @@ MUON = Family(
     base=_muon,
     methods={
         **scalings(_muon, functools.partial(memories, 0.95)),
-        "lena_muon_model": Method(
-            "LENA + Muon, one layer: the model",
-            functools.partial(_lena_muon, layers=optax_lena.whole_model),
-        ),
-        "lena_muon": Method("LENA + Muon", _lena_muon),
+        "lena_muon_model": _whole_model,
+        "lena_muon": _recommended,
+        "lena_muon_without_loss_model": without_loss(_whole_model),
+        "lena_muon_without_loss": without_loss(_recommended),
     },
     recommended="lena_muon",
-    own=("lena_muon", "lena_muon_model"),
+    own=(
+        "lena_muon",
+        "lena_muon_model",
+        "lena_muon_without_loss",
+        "lena_muon_without_loss_model",
+    ),
     developed=("deep_regression", "heavy_tails"),
-    pairs={"LENA + Muon": ("lena_muon", "lena_muon_model")},
+    pairs={
+        "LENA + Muon": ("lena_muon", "lena_muon_model"),
+        "not given the loss": (
+            "lena_muon_without_loss",
+            "lena_muon_without_loss_model",
+        ),
+    },
 )

@@ -16,11 +16,10 @@ from benchmarks.methods.rates import (
     REMEMBERED_AMPLIFIED,
     ROOT_OF_SCALE,
     WARMUP_UPDATES,
-    WITHOUT_LOSS,
     noise_times,
 )
 from benchmarks.unseen.catalogue import TASKS
-from benchmarks.unseen.family import WARMUP, Family, Method
+from benchmarks.unseen.family import WARMUP, Family, Method, without_loss
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 
@@ -118,12 +117,7 @@ SGD = Family(
         "lena_no_warmup": _method("LENA, no warm-up", LENA),
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
-        "amplified_without_loss": _method(
-            "amplified LENA, not given the loss",
-            _warmed_up(WITHOUT_LOSS),
-            enters_buffer=True,
-            counts_examples=True,
-        ),
+        "amplified_without_loss": without_loss(_recommended("amplified LENA")),
         "amplified_arithmetic": _method(
             "amplified LENA, arithmetic spike limit",
             _warmed_up(ARITHMETIC_LIMIT),

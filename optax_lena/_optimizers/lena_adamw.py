@@ -5,15 +5,8 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import (
-    check_steps,
-)
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
-from optax_lena._parts.guard import GrowthLimit
-from optax_lena._parts.layer_rate import LayerRate
-from optax_lena._parts.normalised import normalised_gain
-from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.scale_by_adam import scale_by_adam
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
@@ -52,7 +45,8 @@ def lena_adamw(
     the rest. The averages forget as much in an update as S base batches would, though
     no less is kept than the floors say; S may change in mid-run.
     (A ratio is at most 1 where S is below 1.) A layer's ratio starts
-    at 1 and grows by a tenth in an update at most (`GrowthLimit`).
+    at 1 and grows by a tenth in an update at most (`GrowthLimit`). After the loss has
+    risen noise counts for less, where updates are given the loss (`LossLimit`).
 
     With a `batch_scale` of 1 and no warm-up it is `optax.adamw`, to the last bit
     in float32.
@@ -81,7 +75,8 @@ def lena_adamw(
         its own.
 
     Returns:
-      The optimizer; pass `moments=` to its `update`.
+      An optimizer that needs the moments of the gradient, and is safer with the loss of
+      the whole batch: `update(..., moments=moments, value=loss)`.
 
     Raises:
       ValueError: where an argument is out of its range.
@@ -97,7 +92,7 @@ def lena_adamw(
       ...     w, state = carry
       ...     p = optax_lena.adam_preconditioner(state, w)
       ...     loss, grads, moments = loss_and_grad(w, data, preconditioner=p)
-      ...     updates, state = tx.update(grads, state, w, moments=moments)
+      ...     updates, state = tx.update(grads, state, w, moments=moments, value=loss)
       ...     return (optax.apply_updates(w, updates), state), loss
       >>> w = jnp.zeros(8)
       >>> _, losses = jax.lax.scan(step, (w, tx.init(w)), length=41)
@@ -110,10 +105,7 @@ def lena_adamw(
       NeurIPS 2022; Marek et al., *Small Batch Size Training for Language Models*, 2025;
       `AdamScale` in `scaling_rules.py` of AdaptDL.
     """
-    check_steps(warmup_steps)
-    warmup = StateAwareWarmup(warmup_steps)
-    limit = GrowthLimit()
-    rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup, guard=limit)
+    rate = parts.normalised_rate(learning_rate, warmup_steps)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
     adam = scale_by_adam(
         batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov

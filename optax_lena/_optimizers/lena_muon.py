@@ -9,14 +9,10 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_beta, check_steps, check_weight_decay
+from optax_lena._checks import check_beta, check_weight_decay
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._optimizers import parts
-from optax_lena._parts.guard import GrowthLimit
-from optax_lena._parts.layer_rate import LayerRate
-from optax_lena._parts.normalised import normalised_gain
-from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.muon import (
     are_matrices,
     check_options,
@@ -52,8 +48,8 @@ def lena_muon(
       \left( \operatorname{orthogonal}(\hat m_k) + \lambda w_k \right)$$
 
     for matrices, and `lena_adamw` for all other parameters. As Adam's, Muon's updates
-    have a length of their own, so the ratio is the same (`normalised_gain`, and
-    `GrowthLimit`); the noise of matrices is that of the raw gradient.
+    have a length of their own, so the ratio is the same (`normalised_gain`,
+    `GrowthLimit` and `LossLimit`); the noise of matrices is that of the raw gradient.
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`, which
     divides only the gradients that go through Adam. So no layer should hold parameters
@@ -86,7 +82,8 @@ def lena_muon(
         is.
 
     Returns:
-      The optimizer; pass `moments=` to its `update`.
+      An optimizer that needs the moments of the gradient, and is safer with the loss of
+      the whole batch: `update(..., moments=moments, value=loss)`.
 
     Raises:
       ValueError: where an argument is out of its range.
@@ -106,16 +103,13 @@ def lena_muon(
       Jordan et al., *Muon*, 2024; Hao et al., *LANTON*, 2025, who set the rates of
       Muon's layers against each other by their noise, at one batch.
     """
-    check_steps(warmup_steps)
+    rate = parts.normalised_rate(learning_rate, warmup_steps)
     check_options(options, tuple(inspect.signature(lena_muon).parameters))
     orthogonal = orthogonaliser(eps=eps, **(options or {}))
     momentum = momentum_of_examples(batch_scale, beta, nesterov, mu_dtype)
     matrices = _matrices(orthogonal, momentum, weight_decay, weight_decay_mask)
     adam = functools.partial(scale_by_adam, batch_scale, eps=eps, nesterov=nesterov)
     rest = _rest(orthogonal, adam, adam_b1, adam_b2, mu_dtype, adam_weight_decay)
-    warmup = StateAwareWarmup(warmup_steps)
-    limit = GrowthLimit()
-    rate = LayerRate(learning_rate, rule=normalised_gain, warmup=warmup, guard=limit)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
     return optax.chain(matrices, rest, scale, parts.descent)
 

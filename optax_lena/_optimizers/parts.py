@@ -1,4 +1,4 @@
-"""What the optimizers chain around LENA: weight decay, a momentum buffer, the sign.
+"""What optimizers share: weight decay, a momentum buffer, the sign, Adam's rate.
 
 The order is torch SGD's, which the paper and its code use: weight decay joins the
 gradient, both enter the momentum buffer, and the layer's rate multiplies what leaves
@@ -13,12 +13,38 @@ from optax_lena._checks import (
     check_dtype,
     check_flag,
     check_momentum,
+    check_steps,
     check_weight_decay,
 )
+from optax_lena._parts.guard import GrowthLimit
+from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._parts.loss_limit import LossLimit
+from optax_lena._parts.normalised import normalised_gain
+from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.momentum import trace_of_examples
 
 descent = optax.scale(-1.0)
 """Turns scaled gradients into updates."""
+
+
+def normalised_rate(learning_rate: Any, warmup_steps: Any) -> LayerRate:
+    """The rate of updates of normalised length, Adam's and Muon's.
+
+    Args:
+      learning_rate: η, of the base batch, or its schedule over base batches.
+      warmup_steps: θ, in base-batch steps.
+
+    Returns:
+      The rate, with its limits.
+    """
+    check_steps(warmup_steps)
+    return LayerRate(
+        learning_rate,
+        rule=normalised_gain,
+        warmup=StateAwareWarmup(warmup_steps),
+        guard=GrowthLimit(),
+        loss_limit=LossLimit(),
+    )
 
 
 def decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:

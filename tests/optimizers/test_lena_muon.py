@@ -25,7 +25,7 @@ lena_muon = optax_lena.lena_muon
     ],
 )
 def test_at_a_batch_scale_of_one_it_is_muon(arguments):
-    """To the last bit, whatever the moments say."""
+    """To the last bit, whatever the moments say, and though the loss rises."""
     options = arguments.get("options", {})
     ours = lena_muon(0.02, batch_scale=1, **arguments)
     given = {k: v for k, v in arguments.items() if k != "options"}
@@ -34,7 +34,8 @@ def test_at_a_batch_scale_of_one_it_is_muon(arguments):
     states = ours.init(params), theirs.init(params)
     for seed in range(4):
         grads, moments = helpers.example_moments(seed)
-        got, ours_state = ours.update(grads, states[0], params, moments=moments)
+        extra = dict(moments=moments, value=float(seed))
+        got, ours_state = ours.update(grads, states[0], params, **extra)
         want, theirs_state = theirs.update(grads, states[1], params)
         helpers.assert_trees_equal(got, want)
         states = ours_state, theirs_state

@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import optax_lena
-from tests import helpers
+from tests import helpers, oracle
 
 STACK = {"w": jnp.array([[1.0, 0], [0, 1], [1, 1], [2, 1]])}
 GRADS, MOMENTS = optax_lena.moments_from_stack(STACK)
@@ -27,7 +27,7 @@ def shares(losses, *arguments):
     return found
 
 
-def oracle(losses, limit=1.02, rise=0.1):
+def shares_in_float64(losses, limit=1.02, rise=0.1):
     """In Python's own floats."""
     start = next((x for x in losses if np.isfinite(x)), None)
     recent = lowest = start
@@ -55,7 +55,7 @@ def oracle(losses, limit=1.02, rise=0.1):
     ],
 )
 def test_shares_are_the_formula(losses):
-    np.testing.assert_allclose(shares(losses), oracle(losses), rtol=1e-6)
+    np.testing.assert_allclose(shares(losses), shares_in_float64(losses), rtol=1e-6)
 
 
 @pytest.mark.parametrize("arguments", [(1.5,), (1.02, 0.5), (1.0, 0.0), (1.02, 1.0)])
@@ -72,7 +72,7 @@ def test_a_limit_and_a_rise_of_its_own(arguments):
         1.4,
         0.1,
     ]
-    expected = oracle(losses, *arguments)
+    expected = shares_in_float64(losses, *arguments)
     np.testing.assert_allclose(shares(losses, *arguments), expected, rtol=1e-6)
     assert shares(losses, *arguments) != shares(losses)
 
@@ -93,8 +93,15 @@ def test_a_loss_that_varies_where_it_is_changes_nothing():
     assert set(shares([2.3, *varied])) == {1.0}
 
 
-def train(losses, **options):
-    tx = optax_lena.lena_amplified(0.1, batch_scale=4, **options)
+GIVEN_THE_LOSS = [
+    optax_lena.lena_amplified,
+    optax_lena.lena_adamw,
+    optax_lena.lena_muon,
+]
+
+
+def train(losses, make=optax_lena.lena_amplified):
+    tx = make(0.1, batch_scale=4)
     state = tx.init(GRADS)
     for loss in losses:
         given = {} if loss is None else {"value": loss}
@@ -113,8 +120,22 @@ def test_the_rule_sees_that_share_of_the_noise():
     np.testing.assert_allclose(numbers["model/gain"], expected, rtol=1e-6)
 
 
-def test_a_loss_that_does_not_rise_changes_nothing():
-    helpers.assert_trees_equal(train([2.0, 1.0, 1.9])[0], train(3 * [None])[0])
+@pytest.mark.parametrize("make", [optax_lena.lena_adamw, optax_lena.lena_muon])
+def test_the_rule_of_normalised_updates_sees_it_too(make):
+    """After so many updates as growth by a tenth takes, first."""
+    _, state = train(8 * [1.0] + 2 * [2.0], make)
+    numbers = optax_lena.metrics(state)
+    assert numbers["model/noise_share"] == 0.25
+    noise, signal = numbers["model/noise"], numbers["model/signal"]
+    expected = oracle.normalised(0.25 * noise, signal, 4)
+    np.testing.assert_allclose(numbers["model/trust_ratio"], expected, rtol=1e-6)
+    assert expected < 0.99 * oracle.normalised(noise, signal, 4)
+
+
+@pytest.mark.parametrize("make", GIVEN_THE_LOSS)
+def test_a_loss_that_does_not_rise_changes_nothing(make):
+    with_loss, without = train([2.0, 1.0, 1.9], make), train(3 * [None], make)
+    helpers.assert_trees_equal(with_loss[0], without[0])
 
 
 @pytest.mark.parametrize("loss", [None, NAN, INF])
@@ -145,7 +166,7 @@ def test_padding_alone_has_no_loss(weights):
 
 
 def test_other_optimizers_take_a_loss_and_leave_it():
-    for make in (optax_lena.lena, optax_lena.adascale, optax_lena.lena_adamw):
+    for make in (optax_lena.lena, optax_lena.adascale, optax_lena.lena_lars):
         tx = make(0.1, batch_scale=4)
         state = tx.init(GRADS)
         one = tx.update(GRADS, state, GRADS, moments=MOMENTS, value=1.0)
