@@ -96,7 +96,7 @@ def main(base_steps=1600, blocks=2):
         params = nnx.state(model, nnx.Param)
         p = optax_lena.adam_preconditioner(optimizer.opt_state, params)
         loss, grads, moments = gather(model, batch, preconditioner=p)
-        optimizer.update(model, grads, moments=moments)
+        optimizer.update(model, grads, moments=moments, value=loss)
         return loss
 
     before = float(loss_fn(model, test))

@@ -23,7 +23,7 @@ _RATE = LayerRate(
     estimator=Averages(HORIZON, relative=True),
     rule=amplified_gain,
     guard=SpikeLimit(1.25),
-    loss_limit=LossLimit(1.02, rise=0.1),
+    loss_limit=LossLimit(),
 )
 
 
