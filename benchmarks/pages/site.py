@@ -30,8 +30,18 @@ from benchmarks.unseen.run import Score
 from benchmarks.watch import Watched
 
 README = ROOT / "README.md"
-RESULT_PAGE, COST_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/cost.md"
-BATCH_PAGE, ADAMW_PAGE = ROOT / "docs/batch_size.md", ROOT / "docs/adamw.md"
+RESULT_PAGE, SMALL_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/small_tasks.md"
+ADAMW_PAGE, CHOICES_PAGE = ROOT / "docs/adamw_results.md", ROOT / "docs/choices.md"
+BATCH_PAGE, COST_PAGE = ROOT / "docs/batch_size.md", ROOT / "docs/cost.md"
+PAGES = (
+    README,
+    RESULT_PAGE,
+    SMALL_PAGE,
+    ADAMW_PAGE,
+    CHOICES_PAGE,
+    BATCH_PAGE,
+    COST_PAGE,
+)
 FIGURES = ROOT / "docs/benchmarks"
 # Files of records and the table they belong to: runs that end where the base run does.
 TRANSFERRED = {
@@ -42,7 +52,7 @@ TRANSFERRED = {
 }
 # Tables whose base rate has records of its grid.
 WITH_RATES = ("text", "fashion_batchnorm")
-UNSEEN_PAGES = {"sgd": RESULT_PAGE, "adamw": ADAMW_PAGE, "muon": ADAMW_PAGE}
+UNSEEN_PAGES = {"sgd": SMALL_PAGE, "adamw": ADAMW_PAGE, "muon": ADAMW_PAGE}
 
 
 def recorded_tables() -> dict[str, Path]:
@@ -64,8 +74,7 @@ def _transferred(name: str, table: str) -> list[Record]:
 
 def filled() -> dict[Path, str]:
     """Every page, with its blocks made from the records."""
-    every = (README, RESULT_PAGE, COST_PAGE, BATCH_PAGE, ADAMW_PAGE)
-    pages = {page: page.read_text() for page in every}
+    pages = {page: page.read_text() for page in PAGES}
 
     def fill(page: Path, name: str, block: str) -> None:
         pages[page] = markers.fill(pages[page], name, block)
@@ -74,7 +83,7 @@ def filled() -> dict[Path, str]:
     for name, (runs, target) in loaded.items():
         recommended = TABLES[name].recommended
         block = result_block.block(name, runs, target, recommended=recommended)
-        fill(RESULT_PAGE, name, block)
+        fill(CHOICES_PAGE if name.endswith("_ablation") else RESULT_PAGE, name, block)
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
     small = {recipe: _small(recipe) for recipe in UNSEEN_PAGES}
@@ -89,7 +98,7 @@ def filled() -> dict[Path, str]:
             fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))
     at_rates = rates_file(FAMILIES["sgd"])
     if others := files.read_if_there(kept(at_rates), Score):
-        fill(RESULT_PAGE, at_rates, unseen_block.at_other_rates(others, small["sgd"]))
+        fill(SMALL_PAGE, at_rates, unseen_block.at_other_rates(others, small["sgd"]))
     for name, (table, kind) in TRANSFERRED.items():
         if runs := _transferred(name, table):
             fill(ADAMW_PAGE, name, transfer_block.block(table, runs, kind))

@@ -23,7 +23,7 @@ TASKS = {
 HEADLINE, OURS, PEER = "fashion_long", "lena_amplified", "adascale_warmup"
 # Where a run that keeps the accuracy is to be expected, and updates can be counted.
 COUNTED = (32, 64, 128)
-SMALL = "docs/benchmarks.md#small-tasks"
+SMALL = "docs/small_tasks.md"
 SHOWN = (
     "linear",
     "adascale",
@@ -117,7 +117,7 @@ def _adamw(runs: Sequence[Record]) -> list[str]:
     return [
         "With AdamW, most of the benefit is that β1 and β2 count examples. Beside √S "
         "scaling with such β1 and β2, `lena_adamw` changes accuracy by "
-        f"{_listed(added)}, on [a small GPT](docs/adamw.md)."
+        f"{_listed(added)}, on [a small GPT](docs/adamw_results.md)."
     ]
 
 

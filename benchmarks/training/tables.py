@@ -99,7 +99,8 @@ TABLES = {
         registry.OF_SHORT_ABLATION,
         needs_folder=True,
     ),
-    # `lena_adamw` as it is stands in docs/adamw.md, which has one of the two measures.
+    # `lena_adamw` as it is stands in docs/adamw_results.md, which has one of the two
+    # measures.
     "gpt": Table(
         catalogue.gpt,
         registry.OF_ADAMW,

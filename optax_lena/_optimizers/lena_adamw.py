@@ -68,7 +68,7 @@ def lena_adamw(
       nesterov: whether the momentum is Nesterov's.
       weight_decay: λ, decoupled, and scaled by the layer's rate as the update is. A
         decay of S steps in every update, as the averages have it, lost much where it
-        was tried (docs/adamw.md).
+        was tried (docs/adamw_results.md).
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
         the parameters that returns one; None: all.
         Biases and norms usually do not. Their gains need no mask: the noise of each is

@@ -47,7 +47,7 @@ def lena_amplified(
         \max(1/S, f r_k) \cdot \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
       w_k \leftarrow w_k - m_k$$
 
-    It differs from `lena` in what follows; docs/benchmarks.md measures each. The
+    It differs from `lena` in what follows; docs/choices.md measures each. The
     gain is amplified, to at most S. A gradient that is longer than the last ones cuts
     the rate, by f (`SpikeLimit`). After the loss has risen noise counts for less, where
     updates are given the loss (`LossLimit`). The momentum counts

@@ -16,7 +16,7 @@ that follows, so a ratio may fall below 1. At S = 1 nothing is ever cut.
 
 What is usual is a geometric mean. The first gradients of a run can be a hundred times
 longer than those after a few updates, and an arithmetic mean would hold them for as
-long as it takes a rate to throw the parameters out (docs/benchmarks.md).
+long as it takes a rate to throw the parameters out (docs/choices.md).
 """
 
 import dataclasses
@@ -169,8 +169,8 @@ class GrowthLimit:
 
     The first estimates of noise come from few gradients, and in Adam's metric from one
     that has seen few gradients itself. A rate that jumps to them at once can throw a
-    network out (docs/adamw.md). This is a warm-up that ends by itself, later where the
-    ratio is higher, and it also holds where S grows in mid-run.
+    network out (docs/adamw_results.md). This is a warm-up that ends by itself, later
+    where the ratio is higher, and it also holds where S grows in mid-run.
 
     An update whose S is less than the last one's has a lower ratio by that alone. What
     is remembered is not lowered in it: after one short batch, such as the last of an

@@ -16,7 +16,7 @@ from optax_lena._checks import check_number
 
 # What a loss above the limit leaves of the share, how every loss that is not above it
 # lets the share grow back, and the least of it, with which four times the noise is a
-# quarter of it. Chosen on three of the small tasks of docs/benchmarks.md.
+# quarter of it. Chosen on three small tasks (docs/choices.md).
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
 # How far the average loss moves toward each new one: it is that of the last ten or so.
 _STEP = 0.1

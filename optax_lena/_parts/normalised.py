@@ -19,7 +19,7 @@ from optax_lena._parts.rules import Rule
 
 # A number of its own, not that of `amplified_gain`. On validation data of the GPT it is
 # as good at S = 64 as the whole gain, and at S = 16 as the square root of S
-# (docs/adamw.md).
+# (docs/adamw_results.md).
 _WORTH = 8.0
 
 

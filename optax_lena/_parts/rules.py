@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from optax_lena._checks import check_callable, check_flag
 from optax_lena._parts.estimate import Estimate
 
-# Chosen on validation data (docs/benchmarks.md). The gain weighs all directions alike;
+# Chosen on validation data (docs/choices.md). The gain weighs all directions alike;
 # weighted by curvature, which is what limits a rate, the noise scale differs by a
 # factor (McCandlish et al., 2018, Section 2.2). With eight, which is better on some
 # tasks, a deep regression is lost without the limit on the loss.

@@ -103,7 +103,7 @@ def test_the_summary_puts_tasks_side_by_side():
         for seed in (0, 1)
     ]
     text = summary_block.block(kept, gpt, [])
-    assert "On 0 [small tasks](docs/benchmarks.md#small-tasks)" in text
+    assert "On 0 [small tasks](docs/small_tasks.md)" in text
     assert "`lena_adamw` changes accuracy by +2.0 ± 0.7 points at S = 16, on" in text
     lines = text.splitlines()
     assert lines[1].startswith(
