@@ -218,23 +218,25 @@ class Spikes:
 
     def cut(self, whole, batch_scale):
         sq_norm = whole[0] / batch_scale + whole[1]
-        usual = self.usual[0] / batch_scale + max(self.usual[1], 0)
+        usual = self.usual[0] / batch_scale + self.usual[1]
         factor = 1.0
         if self.limit is not None and 0 < self.limit * usual < sq_norm:
             factor = np.sqrt(self.limit * usual / sq_norm)
         if sq_norm > 0:
-            self.remember(whole / sq_norm, factor**2 * sq_norm, usual)
+            share = whole[0] / batch_scale / sq_norm
+            self.remember(share, factor**2 * sq_norm, usual, batch_scale)
         return factor
 
-    def remember(self, shares, seen, usual):
-        """Logarithms of norms and shares of them are averaged, each by itself."""
+    def remember(self, share, seen, usual, batch_scale):
+        """Logarithms of norms and the noise's share are averaged, each by itself."""
         self.weight = 0.9 * self.weight + 0.1
-        if usual == 0:
-            self.usual = seen * shares
-            return
-        step, seen = 0.1 / self.weight, max(seen, usual / 100)
-        mean = np.exp((1 - step) * np.log(usual) + step * np.log(seen))
-        self.usual = mean * ((1 - step) * self.usual / usual + step * shares)
+        mean = seen
+        if usual > 0:
+            step, seen = 0.1 / self.weight, max(seen, usual / 100)
+            mean = np.exp((1 - step) * np.log(usual) + step * np.log(seen))
+            share = (1 - step) * self.usual[0] / batch_scale / usual + step * share
+        share = min(share, 1)
+        self.usual = mean * np.array([share * batch_scale, 1 - share])
 
 
 class Layer:

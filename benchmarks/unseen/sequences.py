@@ -179,6 +179,7 @@ def linear_recurrence() -> Task:
         name="linear recurrence",
         rate=0.00125,
         rates=(0.000625, 0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.008,
         init=init,
         losses=classifier(predict),
         examples=(x, labels, labels),

@@ -41,7 +41,6 @@ _square_root = dataclasses.replace(_linear, rule=ROOT_OF_SCALE)
 # older ones it was looked at what the spike limit's geometric mean costs.
 _UNTRIED = (
     "poisson_equation",
-    "imbalanced",
     "linear_recurrence",
     "parity",
     "two_losses",

@@ -169,6 +169,7 @@ def values() -> Task:
         name="values of states",
         rate=0.04,
         rates=(0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.004,
         init=lambda key: perceptron(key, (width, 64, 64, 1)),
         loss=loss,
         score=lambda params, batch: explained(value(params, batch[0]), batch[1]),

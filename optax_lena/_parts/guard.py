@@ -42,8 +42,8 @@ class SpikeLimitState(NamedTuple):
 
     Attributes:
       noise: float32 `()`.
-      signal: float32 `()`; noise / S + signal is the geometric mean of the squared
-        norms, if all had this S.
+      signal: float32 `()`, never negative; noise / S + signal is the geometric mean of
+        the squared norms, if all had this S.
       weight: float32 `()`, in [0, 1], that the mean has gathered.
     """
 
@@ -121,6 +121,7 @@ class SpikeLimit:
     ) -> SpikeLimitState:
         """Moves toward this update's values, a spike's as far as it was cut."""
         usual, sq_norm = self.usual(state, measured), _sq_norm(measured)
+        noise, scale = measured.estimate.noise[-1], measured.batch_scale
         is_seen = measured.is_usable[-1] & ~measured.overflows & (sq_norm > 0)
         is_first = usual <= 0
         weight = (1 - STEP) * state.weight + STEP
@@ -129,15 +130,14 @@ class SpikeLimit:
         usual, seen = jnp.where(is_first, 1, usual), jnp.where(is_seen, sq_norm, 1)
         times = jnp.maximum(factor**2 * seen / usual, _LEAST)
         level = jnp.where(is_first, seen, usual * times**step)
-
-        def moved(old: jax.Array, new: jax.Array) -> jax.Array:
-            # Shares of the squared norm are averaged as they are, and sum to one.
-            share = (1 - step) * old / usual + step * new[-1] / seen
-            return jnp.where(is_seen, level * share, old)
-
+        # Noise is averaged as its share of the squared norm. In single updates it may
+        # be more than all, with a signal below zero; kept so, the next mean would start
+        # from more than this one is.
+        portion = (1 - step) * state.noise / usual + step * noise / seen
+        portion = jnp.minimum(portion / scale, 1)
         return SpikeLimitState(
-            moved(state.noise, measured.estimate.noise),
-            moved(state.signal, measured.estimate.signal),
+            jnp.where(is_seen, level * portion * scale, state.noise),
+            jnp.where(is_seen, level * (1 - portion), state.signal),
             jnp.where(is_seen, weight, state.weight),
         )
 

@@ -54,9 +54,32 @@ def test_the_expectation_follows_the_batch():
     assert factor(1, recent, model(64, 2), 4) < 1
 
 
-def test_a_batch_whose_signal_is_hidden_is_expected_to_have_noise():
+def test_where_noise_hides_the_signal_all_of_it_is_noise():
+    """A squared norm of 1 at S = 16, though noise alone is estimated to have 2."""
     recent = after(32.0, -1.0)
-    assert factor(1.5, recent, model(32, 0), 64) == 1
+    np.testing.assert_allclose([recent.noise, recent.signal], [16, 0], rtol=1e-5)
+    assert factor(1, recent, model(16, 0), 64) == 1
+    assert factor(1, recent, model(17, 0), 64) < 1
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 8])
+def test_the_usual_norm_of_noise_does_not_run_away(dimensions):
+    """Single updates estimate a signal far below zero, and nothing builds on it."""
+    scale, limit = 8, SpikeLimit()
+    stacks = np.random.default_rng(0).standard_normal((400, scale, dimensions))
+    state, found, sq_norms = limit.init(2), [], []
+    for stack in stacks:
+        sq_norm = np.sum(stack.mean(0) ** 2)
+        noise = scale * (np.mean(np.sum(stack**2, 1)) - sq_norm) / (scale - 1)
+        update = measured(model(noise, sq_norm - noise / scale), scale)
+        state = limit.remember(state, ONE, update)
+        found.append(float(limit.usual(state, update)))
+        # Of what the last one left, no update counts for less than a hundredth.
+        least = found[-2] / 100 if len(found) > 1 else 0
+        sq_norms.append(max(sq_norm, least))
+    weights = 0.9 ** np.arange(400)[::-1]
+    expected = np.exp(np.sum(weights * np.log(sq_norms)) / weights.sum())
+    np.testing.assert_allclose(found[-1], expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("recent", [SpikeLimit().init(2), after(0.0, 0.0)])
