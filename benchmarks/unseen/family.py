@@ -43,10 +43,10 @@ def without_loss(method: Method) -> Method:
         tx = optax.with_extra_args_support(method.make(schedule, batch_scale))
 
         def update(
-            updates: Any, state: Any, params: Any = None, *, value: Any, **extra: Any
+            updates: Any, state: Any, params: Any = None, **extra: Any
         ) -> tuple[Any, Any]:
-            del value
-            return tx.update(updates, state, params, **extra)
+            kept = {name: one for name, one in extra.items() if name != "value"}
+            return tx.update(updates, state, params, **kept)
 
         return optax.GradientTransformationExtraArgs(tx.init, update)
 

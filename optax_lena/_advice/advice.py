@@ -27,7 +27,7 @@ from optax_lena._advice.phases import Phase, thirds
 from optax_lena._checks import check_is, check_number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Advice:
     """How large a batch may be; `print` it. All scales are in base batches.
 

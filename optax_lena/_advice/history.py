@@ -13,7 +13,7 @@ import numpy as np
 from optax_lena._advice.sources import columns_of, label_of
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class History:
     """Noise scales over the course of a run.
 

@@ -40,7 +40,8 @@ class AccumulateState(NamedTuple):
     Attributes:
       inner_state: the wrapped optimizer's state.
       sums: the sums of the gradients so far, and of their squared norms.
-      losses: `()` float32, of the losses so far, weighted likewise.
+      losses: `()` float32, the sum of the losses so far, weighted likewise.
+      loss_weight: `()` float32, of the calls that had a loss.
       calls: `()` int32, calls that made the sums.
       updates: `()` int32, updates that the wrapped optimizer has made.
       skipped: `()` int32, calls left out because their gradient or weight was not
@@ -50,6 +51,7 @@ class AccumulateState(NamedTuple):
     inner_state: optax.OptState
     sums: MomentSums
     losses: jax.Array
+    loss_weight: jax.Array
     calls: jax.Array
     updates: jax.Array
     skipped: jax.Array
@@ -137,8 +139,9 @@ def _init(
         return jnp.zeros((), jnp.int32)
 
     sums = IncrementalMoments(layers).init(params)
-    losses = jnp.zeros((), jnp.float32)
-    return AccumulateState(tx.init(params), sums, losses, zero(), zero(), zero())
+    losses, loss_weight = (jnp.zeros((), jnp.float32) for _ in range(2))
+    counts = zero(), zero(), zero()
+    return AccumulateState(tx.init(params), sums, losses, loss_weight, *counts)
 
 
 def _update(
@@ -155,7 +158,7 @@ def _update(
     value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, AccumulateState]:
-    if isinstance(every_k, int) and every_k == 1 and moments is None:
+    if not callable(every_k) and every_k == 1 and moments is None:
         warnings.warn(
             "`every_k` of 1 measures nothing: the noise between the gradients of one "
             "call is not known, and every gain stays 1. Accumulate 2 calls or more, or "
@@ -175,7 +178,7 @@ def _update(
         mean, all_moments = incremental.finish(state.sums, grads)
         given = extra_args | {"moments": all_moments}
         if value is not None:
-            given["value"] = divide(state.losses, state.sums.weight)
+            given["value"] = divide(state.losses, state.loss_weight)
         updates, inner_state = tx.update(mean, state.inner_state, params, **given)
         empty = jax.tree.map(jnp.zeros_like, state)
         return updates, empty._replace(
@@ -210,14 +213,16 @@ def _add(
     finite.append(~jnp.any(jnp.isnan(added.micro_sq_norm)))
     is_finite = functools.reduce(jnp.logical_and, finite, is_weight)
     used = jnp.where(is_finite, weight, 0)
-    losses = state.losses
+    losses, loss_weight = state.losses, state.loss_weight
     if value is not None:
         check_loss(value, grads)
         losses = losses + weigh(used, jnp.asarray(value, jnp.float32))
+        loss_weight = loss_weight + used
     keep = functools.partial(jnp.where, is_finite)
     return state._replace(
         sums=jax.tree.map(keep, added, state.sums),
         losses=losses,
+        loss_weight=loss_weight,
         calls=state.calls + is_finite.astype(jnp.int32),
         skipped=state.skipped + (~is_finite).astype(jnp.int32),
     )

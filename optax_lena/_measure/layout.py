@@ -72,7 +72,7 @@ class Layout:
         if not values:
             return jnp.zeros((0,), jnp.float32)
         flat = jnp.concatenate([jnp.ravel(v).astype(jnp.float32) for v in values])
-        rows = np.concatenate([np.ravel(r) for r in self.rows])
+        rows = np.concatenate([np.ravel(r) for r in self.rows]).astype(np.int32)
         if np.array_equal(rows, np.arange(len(self.names))):
             return flat
         return jax.ops.segment_sum(flat, rows, num_segments=len(self.names))
@@ -90,7 +90,7 @@ class Layout:
         return [
             jax.lax.index_in_dim(vector, row, keepdims=False)
             if isinstance(row, int)
-            else vector[np.asarray(row)]
+            else vector[np.asarray(row, np.int32)]
             for row in self.rows
         ]
 
@@ -110,7 +110,7 @@ class Layout:
                 vector, (place_of[row],), (1,), allow_negative_indices=False
             ).reshape(())
             if isinstance(row, int)
-            else vector[np.asarray(row)]
+            else vector[np.asarray(row, np.int32)]
             for row in self.rows
         ]
 

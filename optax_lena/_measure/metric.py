@@ -31,7 +31,9 @@ class Metric:
     $$\lVert g \rVert_p^2 = \sum_j (p_j g_j)^2$$
 
     A metric of your own is a subclass with another `sq_norm`, given to a gatherer as
-    `preconditioner`, which puts its own `layers` into it.
+    `preconditioner`, which puts its own `layers` into it. It must be a quadratic form,
+    summed over entries: of another norm, such as the largest entry, the parts that
+    noise and signal have do not add up, and sums over shards are not that of the whole.
 
     Attributes:
       layers: which parameters stack several layers; of a metric that goes to a
@@ -40,13 +42,13 @@ class Metric:
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
-      >>> class MaxNorm(optax_lena.Metric):
+      >>> class PerEntry(optax_lena.Metric):
       ...     def sq_norm(self, gradient):
-      ...         return jnp.max(jnp.abs(gradient)) ** 2
+      ...         return jnp.sum(gradient**2) / gradient.size
       >>> stack = {"w": jnp.array([[3.0, 1.0], [1.0, 1.0]])}
-      >>> _, moments = optax_lena.moments_from_stack(stack, preconditioner=MaxNorm())
+      >>> _, moments = optax_lena.moments_from_stack(stack, preconditioner=PerEntry())
       >>> print(moments.micro_sq_norm["w"], moments.batch_sq_norm["w"])
-      5.0 4.0
+      3.0 2.5
     """
 
     layers: Layers = per_parameter

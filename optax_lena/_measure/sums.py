@@ -47,7 +47,7 @@ class MomentSums(NamedTuple):
     num_microbatches: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class IncrementalMoments:
     """Moments for loops that have their own scan over microbatches.
 

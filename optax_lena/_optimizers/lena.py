@@ -37,7 +37,9 @@ def lena(
 
     Args:
       learning_rate: η, the small batch's rate, or its schedule, which is then called
-        with the number of base batches seen and not with the number of updates.
+        with the number of base batches seen and not with the number of updates
+        (`optax.inject_hyperparams` calls it with updates, unless `static_args` names
+        it).
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.

@@ -62,7 +62,9 @@ def lena_amplified(
 
     Args:
       learning_rate: η, the rate of the recipe, or its schedule, called with the number
-        of base batches seen, so that it ends when the base run's examples do.
+        of base batches seen, so that it ends when the base run's examples do
+        (`optax.inject_hyperparams` calls it with updates, unless `static_args` names
+        it).
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.

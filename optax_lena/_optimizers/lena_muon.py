@@ -60,7 +60,8 @@ def lena_muon(
 
     Args:
       learning_rate: η, the rate of Muon at the base batch, or its schedule over base
-        batches.
+        batches (`optax.inject_hyperparams` calls it with updates, unless `static_args`
+        names it).
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.

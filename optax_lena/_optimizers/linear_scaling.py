@@ -35,7 +35,9 @@ def linear_scaling(
     It needs no moments; if it gets some, the reports show what LENA would have seen.
 
     Args:
-      learning_rate: η, the small batch's rate, or its schedule in base-batch steps.
+      learning_rate: η, the small batch's rate, or its schedule in base-batch steps
+        (`optax.inject_hyperparams` calls it with updates, unless `static_args` names
+        it).
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.

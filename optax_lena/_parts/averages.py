@@ -96,7 +96,7 @@ class Averages:
         step = jnp.minimum(measured.batch_scale / self.horizon, 1)
         estimate, is_usable = measured.estimate, measured.is_usable
         if self.relative:
-            estimate = relative_to_model(estimate)
+            estimate = relative_to_model(estimate, measured.batch_scale)
             is_usable &= is_usable[-1]  # without the model's norm there are no shares
         return state.move(estimate, step, is_usable)
 
@@ -105,8 +105,10 @@ class Averages:
         return state.unbiased()
 
 
-def relative_to_model(estimate: Estimate) -> Estimate:
+def relative_to_model(estimate: Estimate, batch_scale: jax.Array) -> Estimate:
     """Divides noise and signal by the model's squared norm, so that those sum to 1."""
-    sq_norm = (estimate.noise + estimate.signal)[-1]
+    noise, signal = (x[-1] for x in estimate)
+    # Below S = 1 by the batch's: noise + signal may be negative there.
+    sq_norm = noise / jnp.minimum(batch_scale, 1) + signal
     over = 1 / jnp.where(sq_norm > 0, sq_norm, 1)
     return Estimate(estimate.noise * over, estimate.signal * over)

@@ -10,7 +10,7 @@ $$\sigma^2 = \frac{S}{n-1} (\text{micro\_sq\_norm} - \text{batch\_sq\_norm}), \q
 is $\lVert\mu\rVert^2$, the squared norm of the true gradient. Neither depends on S.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -84,18 +84,19 @@ class Estimate(NamedTuple):
         low, high = jnp.minimum(batch_scale, 1), jnp.maximum(batch_scale, 1)
         return jnp.where(was_seen, jnp.clip(ratio, low, high), 1)
 
-    def amplified(self, factor: float) -> "Estimate":
+    def amplified(self, factor: float) -> Self:
         """Returns one with more noise, up to a multiple that no gain depends on.
 
         Args:
           factor: how many times the noise.
 
         Returns:
-          `Estimate(factor * noise, signal)`, or both over the factor where the noise is
-          so large that it would overflow.
+          One with `factor * noise` and the same signal, or both over the factor where
+          the noise is so large that it would overflow.
         """
         scale = jnp.where(self.noise > _LARGE, 1 / factor, 1)
-        return Estimate(factor * (scale * self.noise), scale * self.signal)
+        noise, signal = factor * (scale * self.noise), scale * self.signal
+        return self._replace(noise=noise, signal=signal)
 
     def noise_scale(self) -> jax.Array:
         """Returns noise / signal: the batch at which half of the squared norm is noise.

@@ -41,7 +41,8 @@ class LayerRate:
       clock: the name of what a schedule runs on: `"base_steps"`, the base batches seen;
         `"gain_steps"`, the sum of the whole model's gains (AdaScale); or
         `"rate_steps"`, the sum of what multiplied the whole model's rate. It is read
-        before the update is counted. A clock goes on as long as one layer is finite.
+        before the update is counted. The base steps always go on, the others as long
+        as one layer is finite.
       estimator: what makes an estimate of noise and signal out of single updates.
       rule: what makes a trust ratio out of the estimate.
       warmup: what multiplies the rate at first.

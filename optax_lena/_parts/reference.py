@@ -7,7 +7,7 @@ then depend on the scale of the loss.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from optax_lena._checks import known_number
 from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.clocks import Count
-from optax_lena._parts.estimate import Measured
+from optax_lena._parts.estimate import Estimate, Measured
 from optax_lena._parts.warmup import StateAwareWarmup, Worth, ramp
 
 if TYPE_CHECKING:
@@ -53,16 +53,11 @@ def follow_authors(rate: "LayerRate", batch_scale: Any) -> "LayerRate":
     )
 
 
-class AuthorsEstimate(NamedTuple):
+class AuthorsEstimate(Estimate):
     """Noise and signal whose gain has an absolute epsilon, and no cap.
 
-    Attributes:
-      noise: `[rows]`, moving average from zero, without bias correction.
-      signal: `[rows]`, likewise.
+    Its two moving averages start from zero, and no bias is corrected.
     """
-
-    noise: jax.Array
-    signal: jax.Array
 
     def sq_norm(self, batch_scale: ArrayLike) -> jax.Array:
         """Returns the squared norm expected of a batch of S, plus the epsilon."""

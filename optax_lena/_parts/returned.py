@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_lena._parts.clocks import Count
+from optax_lena._parts.estimate import Estimate
 
 
 def vector(name: str, what: str, value: Any, num_rows: int) -> jax.Array:
@@ -56,16 +57,15 @@ def members(name: str, returned: tuple[str, ...], value: Any) -> tuple[Any, ...]
     return value
 
 
-def estimate(value: Any, num_rows: int) -> Any:
-    """Returns what an estimator has read: an `Estimate`, or what can stand for one."""
-    names = "noise", "signal", "gain"
-    if not all(hasattr(value, name) for name in names):
+def estimate(value: Any, num_rows: int) -> Estimate:
+    """Returns the estimate that an estimator has read."""
+    if not isinstance(value, Estimate):
         raise ValueError(
-            "`estimator` must return an optax_lena.Estimate from its `read`, got "
-            f"{value!r}."
+            "`estimator` must return an optax_lena.Estimate, or one of a class derived "
+            f"from it, from its `read`, got {value!r}."
         )
-    for name in names[:2]:
-        vector("estimator", f"one {name}", getattr(value, name), num_rows)
+    vector("estimator", "one noise", value.noise, num_rows)
+    vector("estimator", "one signal", value.signal, num_rows)
     return value
 
 

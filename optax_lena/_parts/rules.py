@@ -74,7 +74,7 @@ def _square_root(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
 
 
 def _amplified(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
-    return estimate.amplified(AMPLIFICATION).gain(batch_scale)
+    return _gain(estimate.amplified(AMPLIFICATION), batch_scale)
 
 
 def _linear(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:

@@ -118,10 +118,18 @@ class ScaleByLenaState(_Leaves):
         state.names = names.view(SavedNames) if is_saved else SavedNames(names)
         return state
 
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:
+        """Makes the state of its arrays, with the names behind them or without."""
+        return cls(*iterable)
+
+    def _asdict(self) -> dict[str, Any]:
+        """Returns the fields by name."""
+        return {name: getattr(self, name) for name in self._fields}
+
     def _replace(self, **kwargs: Any) -> Self:
         """Returns a state with other fields."""
-        fields = {name: getattr(self, name) for name in self._fields}
-        return type(self)(**fields | kwargs)
+        return type(self)(**self._asdict() | kwargs)
 
     def layer_names(self) -> tuple[str, ...]:
         """Returns the layers' names, in the order of the rows."""
@@ -264,6 +272,8 @@ def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
 
 def follows(state: ScaleByLenaState) -> bool:
     """Says whether the rows stand in the order of the names; true where not known."""
-    if isinstance(state.row_ids, jax.core.Tracer) or state.row_ids.ndim != 1:
+    names = state.layer_names()
+    is_known = bool(names) and not isinstance(state.row_ids, jax.core.Tracer)
+    if not is_known or state.row_ids.ndim != 1:
         return True
-    return np.array_equal(np.asarray(state.row_ids), row_ids(state.layer_names()))
+    return np.array_equal(np.asarray(state.row_ids), row_ids(names))

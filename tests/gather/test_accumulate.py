@@ -311,7 +311,16 @@ def test_map_params_finds_the_gradient_sums():
     assert mapped.calls.dtype == jnp.int32
 
 
-def test_one_call_without_moments_warns_that_nothing_is_measured():
-    tx = optax_lena.accumulate(inner(), 1)
+@pytest.mark.parametrize("every_k", [1, 1.0, np.int64(1)])
+def test_one_call_without_moments_warns_that_nothing_is_measured(every_k):
+    tx = optax_lena.accumulate(inner(), every_k)
     with pytest.warns(RuntimeWarning, match=helpers.says("`every_k`", "moments")):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+def test_a_loss_of_some_calls_is_the_mean_of_those():
+    tx = optax_lena.accumulate(optax_lena.lena_amplified(0.1, 4), 2)
+    state = tx.init(PARAMS)
+    for given in ({}, {"value": 8.0}):
+        _, state = tx.update(PARAMS, state, PARAMS, **given)
+    assert helpers.lena_state(state).loss_limit.start == 8

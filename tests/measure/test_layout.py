@@ -117,3 +117,20 @@ def test_an_empty_tree_has_an_empty_layout():
     assert layout.names == layout.parameters == ()
     assert layout.gather([]).shape == (0,)
     assert layout.scatter(jnp.zeros(0)) == []
+
+
+def test_a_stack_of_no_layers_has_no_rows():
+    """As in an ablation of the depth."""
+    params = {"blocks": jnp.ones((0, 3)), "head": jnp.ones(2)}
+    layout = layout_of(optax_lena.stacked("^blocks$"), params)
+    assert layout.names == ("head",)
+    for jitted in (False, True):
+        scatter = helpers.jit(layout.scatter) if jitted else layout.scatter
+        blocks, head = scatter(jnp.array([2.0]))
+        assert blocks.shape == (0,) and head == 2
+    stack = jax.tree.map(lambda x: jnp.stack([x, 3 * x]), params)
+    layers = optax_lena.stacked("^blocks$")
+    grads, moments = optax_lena.moments_from_stack(stack, layers=layers)
+    tx = optax_lena.lena(0.1, 4, layers=layers)
+    updates, _ = tx.update(grads, tx.init(params), params, moments=moments)
+    assert updates["blocks"].shape == (0, 3)

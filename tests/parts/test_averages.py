@@ -53,7 +53,7 @@ def test_the_horizon_counts_base_batches(batch_scale, step):
 
 def test_shares_of_the_model_sum_to_one_and_keep_every_gain():
     estimate = Estimate(jnp.array([3.0, 8.0, 11.0]), jnp.array([1.0, 4.0, 5.0]))
-    shares = relative_to_model(estimate)
+    shares = relative_to_model(estimate, jnp.float32(16))
     assert sum(share[:-1].sum() for share in shares) == pytest.approx(1)
     assert sum(share[-1] for share in shares) == pytest.approx(1)
     np.testing.assert_allclose(shares.gain(16), estimate.gain(16), rtol=1e-6)
@@ -63,7 +63,7 @@ def test_a_layer_that_is_not_finite_has_no_share_in_the_others():
     micro, batch = jnp.array([4.0, jnp.nan]), jnp.array([2.5, jnp.inf])
     measured = measure(micro, batch, 2, jnp.float32(2))
     np.testing.assert_array_equal([x[0] for x in measured.estimate], [3, 1])
-    noise, signal = relative_to_model(measured.estimate)
+    noise, signal = relative_to_model(measured.estimate, jnp.float32(2))
     np.testing.assert_allclose([noise[0], signal[0]], [0.75, 0.25])
     np.testing.assert_allclose([noise[-1], signal[-1]], [0.75, 0.25])
     assert not np.isfinite(noise[1])
@@ -71,7 +71,8 @@ def test_a_layer_that_is_not_finite_has_no_share_in_the_others():
 
 def test_no_gradient_has_no_share():
     zeros = jnp.zeros(3)
-    np.testing.assert_array_equal(relative_to_model(Estimate(zeros, zeros)), 0)
+    shares = relative_to_model(Estimate(zeros, zeros), jnp.float32(2))
+    np.testing.assert_array_equal(shares, 0)
 
 
 def test_relative_averages_weigh_every_update_alike():
@@ -85,3 +86,21 @@ def test_relative_averages_weigh_every_update_alike():
     np.testing.assert_allclose(
         estimator.read(state), [[0.16 / 0.36] * 2, [0.2 / 0.36] * 2], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("batch_scale", [0.5, 2.0])
+def test_relative_averages_do_not_depend_on_the_unit_of_the_loss(batch_scale):
+    """Below S = 1 noise and signal of a base batch may sum to less than nothing."""
+    scale, rng = jnp.float32(batch_scale), np.random.default_rng(0)
+    stacks = rng.standard_normal((20, 2, 3)).astype(np.float32)
+    found = []
+    for unit in (1.0, 2.0**20):
+        estimator = Averages(horizon=10, relative=True)
+        state = estimator.init(2)
+        for stack in stacks:
+            micro = unit * np.square(stack).sum(1, keepdims=True).mean(0)
+            batch = unit * np.square(stack.mean(0)).sum(keepdims=True)
+            state = estimator.update(state, measure(micro, batch, 2, scale))
+        found.append(estimator.read(state))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+    assert np.all(np.abs(found[0]) < 100)

@@ -176,3 +176,15 @@ def test_it_starts_at_a_rate_of_zero_and_feeds_the_momentum():
     updates, state = tx.update(grads, tx.init(grads), grads, moments=moments)
     assert not any(u.any() for u in jax.tree.leaves(updates))
     helpers.assert_trees_equal(optax.tree_utils.tree_get(state, "trace"), grads)
+
+
+@pytest.mark.parametrize(
+    "rule", [optax_lena.amplified_gain, optax_lena.normalised_gain, optax_lena.linear]
+)
+def test_every_rule_goes_with_the_authors_averages(rule):
+    tx = optax_lena.scale_by_lena(4, rule=rule, reference=True)
+    grads, moments = helpers.example_moments()
+    updates, state = tx.update(grads, tx.init(grads), grads, moments=moments)
+    for name, ratio in helpers.rows(optax_lena.metrics(state), "trust_ratio").items():
+        assert 1 <= ratio <= 4, name
+    assert jax.tree.structure(updates) == jax.tree.structure(grads)

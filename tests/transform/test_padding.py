@@ -1,4 +1,4 @@
-"""A batch of padding alone: every weight is 0, and nothing that lasts is changed."""
+"""A batch of padding alone: every weight is 0, and nothing is measured."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def run(tx, order):
 
 @pytest.mark.parametrize("batch_scale", [None, 4])
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_batch_of_padding_leaves_what_lasts(name, batch_scale):
+def test_a_batch_of_padding_leaves_what_was_measured(name, batch_scale):
     tx = MAKERS[name](0.01, batch_scale, warmup_steps=100)
     _, before = run(tx, (False, False))
     _, after = run(tx, (False, False, True))
@@ -51,6 +51,8 @@ def test_a_batch_of_padding_leaves_what_lasts(name, batch_scale):
     for clock in ("gain_steps", "rate_steps"):
         now, then = (float(getattr(s.clocks, clock)) for s in (after, before))
         assert now == then
+    # Its examples are counted all the same: the schedule's clock is that of batches.
+    assert float(after.clocks.base_steps.read()) == 8 + (batch_scale or 1)
 
 
 @pytest.mark.parametrize("name", ["lena_adamw", "lena_muon"])
