@@ -96,9 +96,10 @@ def filled() -> dict[Path, str]:
     for recipe, page in UNSEEN_PAGES.items():
         if scores := small[recipe]:
             fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))
-    at_rates = rates_file(FAMILIES["sgd"])
-    if others := files.read_if_there(kept(at_rates), Score):
-        fill(SMALL_PAGE, at_rates, unseen_block.at_other_rates(others, small["sgd"]))
+        at_rates = rates_file(FAMILIES[recipe])
+        if others := files.read_if_there(kept(at_rates), Score):
+            block = unseen_block.at_other_rates(others, scores, recipe)
+            fill(page, at_rates, block)
     for name, (table, kind) in TRANSFERRED.items():
         if runs := _transferred(name, table):
             fill(ADAMW_PAGE, name, transfer_block.block(table, runs, kind))
