@@ -95,6 +95,7 @@ TESTS = {
     "_optimizers/lena_muon.py": ("optimizers/test_lena_muon.py",),
     "_optimizers/linear_scaling.py": SGD,
     "_optimizers/parts.py": SGD,
+    "_transform/lars.py": ("optimizers/test_lena_lars.py",),
     "_transform/state.py": (
         "transform/test_state_edges.py",
         "transform/test_elastic.py",
