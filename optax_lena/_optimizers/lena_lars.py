@@ -50,6 +50,7 @@ def lena_lars(
     trust_ratio_mask: Any = None,
     momentum: float | jax.Array | None = 0.9,
     nesterov: bool = False,
+    accumulator_dtype: Any = None,
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -91,6 +92,7 @@ def lena_lars(
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
       nesterov: whether the momentum is Nesterov's.
+      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         LARS's ratio.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
@@ -124,7 +126,7 @@ def lena_lars(
     lena = scale_by_layer_rate(gain, batch_scale, layers=layers)
     lars = scale_by_lars_ratio(trust_coefficient, eps, layers, trust_ratio_mask)
     decay = parts.decay(weight_decay, weight_decay_mask)
-    buffer = parts.buffer(momentum, nesterov, None)
+    buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
     links = LenaLarsState(decay, lars, buffer, lena)
     return optax.GradientTransformationExtraArgs(
         functools.partial(_init, links),  # pyrefly: ignore[bad-argument-type]
