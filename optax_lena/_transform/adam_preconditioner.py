@@ -51,7 +51,9 @@ def adam_preconditioner(
 
     Args:
       opt_state: an optax state with that of `optax_lena.scale_by_adam`, as
-        `lena_adamw` has it, or of `optax.scale_by_adam`, at any depth.
+        `lena_adamw` has it, or of `optax.scale_by_adam`, at any depth. The `eps_root`
+        of the latter is not read. Not of `optax.adamax`: its state has the same type,
+        but a maximum in place of the square, and the factors would be wrong.
       params: the parameters that it was made for, or their shapes and dtypes.
       b2: of `optax.scale_by_adam`, whose state does not hold it. The library's does,
         and takes no other.
