@@ -114,7 +114,8 @@ def _update(
     if "moments" in extra_args:
         raise TypeError(
             "`from_successive_gradients` estimates the moments itself, and got some: "
-            "call tx.update without `moments`, or use the optimizer that it wraps."
+            "call tx.update without `moments`, or use the optimizer that it wraps. It "
+            "may stand inside `accumulate`, which gives them: one of the two is enough."
         )
     multipliers = None
     if preconditioner is not None:
