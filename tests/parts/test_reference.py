@@ -176,3 +176,7 @@ def test_it_starts_at_a_rate_of_zero_and_feeds_the_momentum():
     updates, state = tx.update(grads, tx.init(grads), grads, moments=moments)
     assert not any(u.any() for u in jax.tree.leaves(updates))
     helpers.assert_trees_equal(optax.tree_utils.tree_get(state, "trace"), grads)
+
+
+def test_the_largest_batch_scale_of_the_authors_code_is_their_horizon():
+    optax_lena.lena(0.1, 1000, reference=True)
