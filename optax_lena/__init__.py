@@ -15,7 +15,6 @@ from optax_lena._measure.layers import per_parameter as per_parameter
 from optax_lena._measure.layers import stacked as stacked
 from optax_lena._measure.layers import whole_model as whole_model
 from optax_lena._measure.metric import Metric as Metric
-from optax_lena._measure.adam import adam_preconditioner as adam_preconditioner
 from optax_lena._measure.moments import GradMoments as GradMoments
 from optax_lena._measure.sums import IncrementalMoments as IncrementalMoments
 from optax_lena._gather.stack import moments_from_stack as moments_from_stack
@@ -46,6 +45,9 @@ from optax_lena._transform.scale_by_lena import (
 )
 from optax_lena._transform.scale_by_lena import scale_by_lena as scale_by_lena
 from optax_lena._transform.scale_by_adam import scale_by_adam as scale_by_adam
+from optax_lena._transform.adam_preconditioner import (
+    adam_preconditioner as adam_preconditioner,
+)
 from optax_lena._transform.monitor import monitor as monitor
 from optax_lena._optimizers.adascale import adascale as adascale
 from optax_lena._optimizers.lena import lena as lena

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_lena._types import varying
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -55,16 +57,6 @@ def check_number(
         high = (below, ")") if below < np.inf else (at_most, "]")
         allowed = _allowed(low, high, "an integer" if integer else "a finite number")
         raise ValueError(f"`{name}` must be {allowed}, got {value!r}: it is {meaning}.")
-
-
-def varying(x: Any) -> frozenset[str]:
-    """Returns the bound axes over which the type of `x` says that it varies."""
-    # `jax.typeof` refuses some of what `jax.eval_shape` returns under partly manual
-    # meshes: a struct that varies, and has no sharding.
-    aval = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
-    manual = getattr(aval, "manual_axis_type", None)  # jax >= 0.10
-    axes = getattr(aval, "vma", None) if manual is None else manual.varying
-    return axes or frozenset()
 
 
 def check_loss(value: Any, like: Any) -> None:

@@ -36,11 +36,7 @@ BAR = 0.95
 LIMIT = 600  # seconds; a mutant that never ends is noticed
 
 # Which tests belong to a file: those of its own name first, then what it is used by.
-PARTS = (
-    "parts/test_layer_rate.py",
-    "parts/test_parts_edges.py",
-    "transform/test_overflow.py",
-)
+PARTS = ("parts/test_layer_rate.py", "transform/test_overflow.py")
 GATHER = ("gather/test_value_and_grad.py", "gather/test_preconditioned.py")
 ROUTES = ("gather/test_routes.py", "gather/test_traps.py", "gather/test_sharding.py")
 SGD = (
@@ -53,7 +49,7 @@ TESTS = {
     "_parts/clocks.py": ("parts/test_clocks.py", *PARTS),
     "_parts/estimate.py": ("parts/test_estimate.py", *PARTS),
     "_parts/guard.py": ("parts/test_guard.py", *PARTS),
-    "_parts/layer_rate.py": (*PARTS, "contract/test_errors.py"),
+    "_parts/layer_rate.py": (*PARTS, "parts/test_guard.py", "contract/test_errors.py"),
     "_parts/loss_limit.py": ("parts/test_loss_limit.py", *PARTS),
     "_parts/memory.py": (
         "parts/test_memory.py",
@@ -70,9 +66,9 @@ TESTS = {
     "_parts/rules.py": ("parts/test_rules.py", *PARTS),
     "_parts/state.py": ("transform/test_scale_by_lena.py", "contract/test_state.py"),
     "_parts/warmup.py": ("parts/test_warmup.py", *PARTS),
-    "_measure/sums.py": ("measure/test_sums.py", "measure/test_measure_edges.py"),
-    "_measure/moments.py": ("measure/test_moments.py", "measure/test_measure_edges.py"),
-    "_measure/metric.py": ("measure/test_metric.py", "measure/test_measure_edges.py"),
+    "_measure/sums.py": ("measure/test_sums.py", "measure/test_metric.py"),
+    "_measure/moments.py": ("measure/test_moments.py", "measure/test_sums.py"),
+    "_measure/metric.py": ("measure/test_metric.py", "measure/test_sums.py"),
     "_gather/accumulate.py": ("gather/test_accumulate.py", *GATHER),
     "_gather/axes.py": (*ROUTES, "gather/test_tensor_parallel.py"),
     "_gather/call.py": (*GATHER, *ROUTES),
@@ -95,14 +91,15 @@ TESTS = {
     "_optimizers/lena_muon.py": ("optimizers/test_lena_muon.py",),
     "_optimizers/linear_scaling.py": SGD,
     "_optimizers/parts.py": SGD,
+    "_transform/lars.py": ("optimizers/test_lena_lars.py",),
     "_transform/state.py": (
-        "transform/test_state_edges.py",
+        "transform/test_state.py",
         "transform/test_elastic.py",
         "contract/test_state.py",
         "reports/test_report.py",
         "transform/test_checkpoints.py",
     ),
-    "_reports/report.py": ("reports/test_report.py", "reports/test_report_edges.py"),
+    "_reports/report.py": ("reports/test_report.py", "reports/test_warnings.py"),
 }
 FOR_ALL = ("contract/test_bad_arguments.py",)
 

@@ -13,24 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import (
-    check_callable,
-    check_loss,
-    check_number,
-    check_optimizer,
-)
+from optax_lena._checks import check_loss, check_number, check_optimizer
+from optax_lena._gather.preconditioner import Preconditioner, check_preconditioner
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree, zeros_of
 from optax_lena._measure.moments import GradMoments, check_weights
-from optax_lena._measure.sums import (
-    IncrementalMoments,
-    MomentSums,
-    divide,
-    weigh,
-)
+from optax_lena._measure.sums import IncrementalMoments, MomentSums, divide, weigh
 
-# A function of the wrapped optimizer's state and a pytree like the parameters.
-Preconditioner = Callable[[optax.OptState, PyTree], PyTree] | None
 EveryK = int | Callable[[jax.Array], jax.typing.ArrayLike]
 
 
@@ -122,13 +111,6 @@ def accumulate(
         functools.partial(_init, tx, layers),  # pyrefly: ignore[bad-argument-type]
         functools.partial(_update, tx, every_k, layers, preconditioner),  # pyrefly: ignore[bad-argument-type]
     )
-
-
-def check_preconditioner(preconditioner: Any) -> None:
-    """Raises a `ValueError` for multipliers in the place of what makes them."""
-    if preconditioner is not None:
-        call = "preconditioner(opt_state, params)"
-        check_callable("preconditioner", preconditioner, call)
 
 
 def _init(

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.lax import with_sharding_constraint
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
 
-from optax_lena._checks import varying
 from optax_lena._measure.layout import PyTree, parameter_names
 from optax_lena._measure.metric import Metric, ShardedMetric
+from optax_lena._types import varying
 
 AxisName = str | tuple[str, ...]
 

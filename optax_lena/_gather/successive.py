@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_lena._checks import check_optimizer
-from optax_lena._gather.accumulate import Preconditioner, check_preconditioner
+from optax_lena._gather.preconditioner import Preconditioner, check_preconditioner
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree, accumulation_dtype
 from optax_lena._measure.metric import Metric, metric_of
@@ -114,7 +114,8 @@ def _update(
     if "moments" in extra_args:
         raise TypeError(
             "`from_successive_gradients` estimates the moments itself, and got some: "
-            "call tx.update without `moments`, or use the optimizer that it wraps."
+            "call tx.update without `moments`, or use the optimizer that it wraps. It "
+            "may stand inside `accumulate`, which gives them: one of the two is enough."
         )
     multipliers = None
     if preconditioner is not None:

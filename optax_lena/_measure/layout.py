@@ -16,8 +16,8 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
-from optax_lena._checks import varying
 from optax_lena._measure.layers import MODEL, Layers
+from optax_lena._types import varying
 
 PyTree = Any
 

@@ -12,20 +12,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import (
-    check_eps,
-    check_mask,
-    check_number,
-    check_rate,
-    check_steps,
-)
+from optax_lena._checks import check_rate, check_steps
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
-from optax_lena._measure.metric import Metric
+from optax_lena._measure.layout import PyTree
 from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate, evaluate
 from optax_lena._parts.rules import square_root_gain
 from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.lars import scale_by_lars_ratio
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 
@@ -56,6 +50,7 @@ def lena_lars(
     trust_ratio_mask: Any = None,
     momentum: float | jax.Array | None = 0.9,
     nesterov: bool = False,
+    accumulator_dtype: Any = None,
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -97,6 +92,7 @@ def lena_lars(
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
       nesterov: whether the momentum is Nesterov's.
+      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         LARS's ratio.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
@@ -130,7 +126,7 @@ def lena_lars(
     lena = scale_by_layer_rate(gain, batch_scale, layers=layers)
     lars = scale_by_lars_ratio(trust_coefficient, eps, layers, trust_ratio_mask)
     decay = parts.decay(weight_decay, weight_decay_mask)
-    buffer = parts.buffer(momentum, nesterov, None)
+    buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
     links = LenaLarsState(decay, lars, buffer, lena)
     return optax.GradientTransformationExtraArgs(
         functools.partial(_init, links),  # pyrefly: ignore[bad-argument-type]
@@ -164,63 +160,3 @@ def _update(
     )
     lena = lena._replace(applied=applied)
     return updates, LenaLarsState(decay, lars, buffer, lena)
-
-
-def scale_by_lars_ratio(
-    coefficient: jax.typing.ArrayLike,
-    eps: jax.typing.ArrayLike,
-    layers: Layers,
-    mask: Any,
-) -> optax.GradientTransformation:
-    """`optax.scale_by_trust_ratio`, once for each slice of a stacked parameter.
-
-    And in one pass over parameters and updates, without copies of either: optax takes
-    each norm twice, for the sake of its derivative.
-
-    Args:
-      coefficient: c, on the ratio.
-      eps: ε, in its denominator.
-      layers: which parameters stack several layers.
-      mask: which parameters have the ratio; None: all.
-
-    Returns:
-      The transformation.
-    """
-    meaning = "the step's length over the weights' at a rate of 1"
-    check_number("trust_coefficient", coefficient, meaning, at_least=0)
-    check_eps(eps)
-    check_mask("trust_ratio_mask", mask)
-    scale = functools.partial(_scale, coefficient, eps, layers)
-    ratio = optax.stateless(scale)
-    return ratio if mask is None else optax.masked(ratio, mask)
-
-
-def _check_params(params: PyTree | None) -> None:
-    if params is None:
-        raise ValueError(
-            "`params` must be given to the update of `lena_lars`, whose ratio is that "
-            "of their norms, got None: call tx.update(grads, state, params, "
-            "moments=moments)."
-        )
-
-
-def _scale(
-    coefficient: jax.typing.ArrayLike,
-    eps: jax.typing.ArrayLike,
-    layers: Layers,
-    updates: PyTree,
-    params: PyTree | None,
-) -> PyTree:
-    _check_params(params)
-    metric, layout = Metric(layers), layout_of(layers, updates)
-
-    def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:
-        param_norm, update_norm = jnp.sqrt(param_sq_norm), jnp.sqrt(update_sq_norm)
-        # A layer without weights, or without a gradient, keeps its update.
-        has_both = (param_norm > 0) & (update_norm > 0)
-        scaled = coefficient * param_norm / (jnp.where(has_both, update_norm, 1) + eps)
-        return jnp.where(has_both, scaled, 1)
-
-    norms = metric.sq_norms(params), metric.sq_norms(updates)
-    factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
-    return scale_leaves(updates, factors, layout)

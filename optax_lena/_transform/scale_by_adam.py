@@ -21,7 +21,6 @@ from optax_lena._checks import (
     check_eps,
     check_flag,
 )
-from optax_lena._measure.adam import AdamState
 from optax_lena._measure.layout import PyTree
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import (
@@ -33,6 +32,28 @@ from optax_lena._parts.memory import (
     without_dtype,
 )
 from optax_lena._transform.batch_scale import scale_of
+
+
+class AdamState(NamedTuple):
+    """State of `scale_by_adam`.
+
+    Attributes:
+      count: int32 `()`, updates.
+      mu: the average of the gradients.
+      nu: the average of their squares.
+      mu_steps: how many base-batch steps `mu` has forgotten.
+      nu_steps: likewise, of `nu`.
+      nu_weight: float32 `()`, the weight that `nu` has gathered, in [0, 1).
+      scaled_eps: float32 `()`, ε / √S of the last update.
+    """
+
+    count: jax.Array
+    mu: PyTree
+    nu: PyTree
+    mu_steps: Count
+    nu_steps: Count
+    nu_weight: jax.Array
+    scaled_eps: jax.Array
 
 
 class _Options(NamedTuple):

@@ -21,13 +21,13 @@ from optax_lena._checks import (
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import (
     Layout,
+    PyTree,
     check_inexact,
     layout_of,
     scale_leaves,
 )
 from optax_lena._measure.moments import (
     GradMoments,
-    PyTree,
     align_norms,
     check_count,
     check_moments,

@@ -98,9 +98,14 @@ def test_it_needs_a_batch_scale_for_the_microbatches_are_whole_batches(tx):
         tx.update(params, tx.init(params), params)
 
 
-def test_it_refuses_moments_for_it_makes_its_own():
+@pytest.mark.parametrize("inside_accumulate", [False, True])
+def test_it_refuses_moments_for_it_makes_its_own(inside_accumulate):
     tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, 8))
     grads, moments = helpers.example_moments()
-    message = helpers.says("from_successive_gradients", "without `moments`")
+    given = {} if inside_accumulate else {"moments": moments}
+    tx = optax_lena.accumulate(tx, 2) if inside_accumulate else tx
+    message = helpers.says(
+        "from_successive_gradients", "without `moments`", "inside `accumulate`"
+    )
     with pytest.raises(TypeError, match=message):
-        tx.update(grads, tx.init(grads), grads, moments=moments)
+        tx.update(grads, tx.init(grads), grads, **given)

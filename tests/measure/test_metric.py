@@ -1,11 +1,13 @@
 """Metrics: in which norm noise is measured."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import optax_lena
 from optax_lena import Metric
+from optax_lena._measure.metric import ShardedMetric
 from tests import helpers
 
 
@@ -41,6 +43,33 @@ def test_multipliers_enter_as_their_squares():
 def test_norms_are_real_and_in_float32_at_least(value, expected):
     norm = Metric().sq_norms(value)
     assert norm == expected and norm.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_multiplied_gradients_are_widened_first(dtype):
+    """1000 times 300 is beyond float16, and 257 times 3 beyond bfloat16's 8 bits."""
+    for gradient, multiplier in ((300.0, 1000.0), (257.0, 3.0)):
+        given = jnp.array([gradient], dtype)
+        metric = optax_lena.Metric(multipliers={"w": jnp.array([multiplier])})
+        norm = metric.sq_norms({"w": given})["w"]
+        expected = (float(given[0]) * multiplier) ** 2
+        np.testing.assert_allclose(norm, expected, rtol=1e-6)
+        assert norm.dtype == jnp.float32
+
+
+def test_with_64_bits_norms_are_as_wide_as_the_gradients_and_leave_in_32():
+    with jax.enable_x64(True):
+        for dtype in (np.float32, np.float64):
+            stack = {"w": jnp.ones((2, 3), dtype)}
+            multipliers = {"w": jnp.ones(3, np.float64)}
+            metric = optax_lena.Metric(multipliers=multipliers)
+            assert metric.sq_norms({"w": stack["w"][0]})["w"].dtype == dtype
+            grads, moments = optax_lena.moments_from_stack(
+                stack, preconditioner=multipliers
+            )
+            assert grads["w"].dtype == dtype
+            for norms in moments[:2]:
+                assert norms["w"].dtype == np.float32
 
 
 def test_a_metric_of_ones_own_gets_the_layers_of_its_gatherer():
@@ -96,3 +125,17 @@ def test_multipliers_in_a_metric_are_like_the_gradient(multipliers):
         optax_lena.moments_from_stack(
             stack, preconditioner=Metric(multipliers=multipliers)
         )
+
+
+def test_only_what_is_sharded_is_summed_over_the_shards():
+    """Per parameter over its own axes: a sum over two axes, over one, and none."""
+    metric = ShardedMetric(optax_lena.Metric(), (("x",), (), ("x", "y")))
+    shards = jnp.arange(1.0, 7.0).reshape(2, 3)
+    norms = lambda g: metric.sq_norms({"a": g, "b": g, "c": g})
+    inner = jax.vmap(norms, axis_name="y")
+    got = jax.vmap(inner, axis_name="x")(shards)
+    squares = shards**2
+    over_x = jnp.broadcast_to(squares.sum(0), (2, 3))
+    np.testing.assert_allclose(got["a"], over_x)
+    np.testing.assert_allclose(got["b"], squares)
+    np.testing.assert_allclose(got["c"], jnp.full((2, 3), squares.sum()))

@@ -1,4 +1,4 @@
-"""Moments as a pytree, and what rescales them."""
+"""Moments as a pytree, what rescales them, and the weights of their means."""
 
 import pickle
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import optax_lena
+from optax_lena._measure.moments import check_weights
 from tests import helpers
 
 PARAMS = helpers.example_params()
@@ -110,3 +111,24 @@ def test_float16_under_a_dynamic_loss_scale():
     assert {k: after[k] for k in ("noise", "progress")} == {
         k: got[k] for k in ("noise", "progress")
     }
+
+
+@pytest.mark.parametrize("name", ["micro_sq_norm", "batch_sq_norm"])
+def test_norms_must_be_real(name):
+    grads, moments = optax_lena.moments_from_stack({"w": jnp.ones((2, 3))})
+    tx = optax_lena.scale_by_lena(2)
+    bad = moments._replace(**{name: {"w": jnp.array(1j)}})
+    with pytest.raises(ValueError, match="must be real"):
+        tx.update(grads, tx.init(grads), moments=bad)
+
+
+@pytest.mark.parametrize("weights", [[3, 1], [0, 0.5], [np.finfo(np.float32).max, 0]])
+def test_weights_are_float32_and_may_be_zero_or_very_large(weights):
+    got = check_weights(weights, (2,), equal=1)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, np.float32(weights))
+
+
+def test_weights_may_be_a_list_of_which_some_are_not_known_yet():
+    weigh = lambda weight: check_weights([weight, 1.0], (2,), equal=1)
+    np.testing.assert_array_equal(jax.jit(weigh)(3.0), [3, 1])

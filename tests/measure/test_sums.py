@@ -78,10 +78,24 @@ def test_a_weight_of_zero_leaves_out_whatever_the_gradient_is(bad):
     assert moments.micro_sq_norm["w"] == 9 and moments.num_microbatches == 2
 
 
+@pytest.mark.parametrize("given", [{}, {"weight": None}, {"weight": 1}])
+def test_a_gradient_without_a_weight_weighs_one(given):
+    incremental, grads = optax_lena.IncrementalMoments(), {"w": jnp.ones(2)}
+    sums = incremental.add(incremental.init(grads), grads, **given)
+    assert (sums.weight, sums.num_microbatches) == (1, 1)
+
+
 def test_nothing_summed_is_zeros():
     incremental = optax_lena.IncrementalMoments()
     grads, moments = incremental.finish(incremental.init(PARAMS))
     assert not any(x.any() for x in jax.tree.leaves((grads, moments)))
+
+
+def test_of_no_parameters_there_are_no_norms():
+    sums = optax_lena.IncrementalMoments().init({})
+    assert sums.micro_sq_norm.shape == (0,)
+    grads, moments = optax_lena.IncrementalMoments().finish(sums)
+    assert (grads, moments.micro_sq_norm) == ({}, {})
 
 
 def test_sums_are_in_float32_and_the_mean_in_the_dtype_of_what_it_is_like():
@@ -93,6 +107,15 @@ def test_sums_are_in_float32_and_the_mean_in_the_dtype_of_what_it_is_like():
     assert sums.grads["w"].dtype == jnp.float32 and sums.grads["w"] == 319
     assert incremental.finish(sums, like)[0]["w"].dtype == jnp.bfloat16
     assert incremental.finish(sums)[0]["w"] == 319 / 64
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_mean_is_rounded_once_to_the_dtype_that_is_asked_for(dtype):
+    incremental, grads = optax_lena.IncrementalMoments(), {"w": jnp.ones(2, dtype)}
+    sums = incremental.add(incremental.init(grads), grads, weight=1 / 3)
+    np.testing.assert_allclose(sums.grads["w"], 1 / 3, rtol=1e-6)
+    assert incremental.finish(sums)[0]["w"].dtype == jnp.float32
+    assert incremental.finish(sums, grads)[0]["w"].dtype == dtype
 
 
 def test_every_device_may_sum_its_own():

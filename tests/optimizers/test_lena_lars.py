@@ -196,6 +196,17 @@ def test_dtypes(dtype):
     assert float(helpers.lena_state(state).clocks.base_steps) == 4
 
 
+@pytest.mark.parametrize("asked", [None, "float32", jnp.float16])
+def test_the_buffer_has_the_dtype_that_is_asked_for(asked):
+    tx = lena_lars(0.1, 4, accumulator_dtype=asked)
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    grads, moments = optax_lena.moments_from_stack({"w": jnp.ones((4, 3), "bfloat16")})
+    state = tx.init(params)
+    _, after = tx.update(grads, state, params, moments=moments)
+    for buffer in (state.buffer, after.buffer):
+        assert buffer.trace["w"].dtype == jnp.dtype(asked or jnp.bfloat16)
+
+
 def test_forgotten_parameters():
     tx = lena_lars(0.1, 4)
     grads, moments = helpers.example_moments()

@@ -59,3 +59,7 @@ def test_moments_given_to_fixed_linear_scaling_change_reports_only():
     helpers.assert_trees_equal(updates, blind_updates)
     assert optax_lena.layer_report(seen)["model"]["gain"] > 1
     assert optax_lena.layer_report(blind)["model"]["gain"] == 1
+
+
+def test_the_least_values_are_allowed():
+    optax_lena.lena(0, 1, warmup_steps=0, momentum=0, weight_decay=0)

@@ -51,6 +51,22 @@ def test_the_horizon_counts_base_batches(batch_scale, step):
     np.testing.assert_allclose(got, [[noise] * 2, [signal] * 2], rtol=1e-5)
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_batch_beyond_the_horizon_is_the_average(relative):
+    averages = Averages(horizon=2, relative=relative)
+    update = measure(jnp.array([0.25]), jnp.array([0.125]), 2, jnp.float32(8))
+    state = averages.update(averages.init(2), update)
+    np.testing.assert_array_equal(state.weight, 1)
+    noise, signal = averages.read(averages.update(state, update))
+    # 8 * 0.125 of noise to no signal: the model's squared norm, whatever its size.
+    np.testing.assert_allclose(noise, 1)
+    np.testing.assert_allclose(signal, 0)
+
+
+def test_a_horizon_of_one_is_allowed():
+    assert Averages(1).horizon == 1
+
+
 def test_shares_of_the_model_sum_to_one_and_keep_every_gain():
     estimate = Estimate(jnp.array([3.0, 8.0, 11.0]), jnp.array([1.0, 4.0, 5.0]))
     shares = relative_to_model(estimate, jnp.float32(16))
@@ -73,6 +89,17 @@ def test_no_gradient_has_no_share():
     zeros = jnp.zeros(3)
     shares = relative_to_model(Estimate(zeros, zeros), jnp.float32(2))
     np.testing.assert_array_equal(shares, 0)
+
+
+def test_relative_averages_of_small_gradients_sum_to_one():
+    averages = Averages(relative=True)
+    micro, batch = jnp.array([0.02, 0.03]), jnp.array([0.015, 0.025])
+    update = measure(micro, batch, 4, jnp.float32(4))
+    noise, signal = averages.read(averages.update(averages.init(3), update))
+    np.testing.assert_allclose(noise[-1] + signal[-1], 1, rtol=1e-6)
+    nothing = measure(jnp.zeros(2), jnp.zeros(2), 4, jnp.float32(4))
+    state = averages.update(averages.init(3), nothing)
+    np.testing.assert_array_equal(averages.read(state), np.zeros((2, 3)))
 
 
 def test_relative_averages_weigh_every_update_alike():

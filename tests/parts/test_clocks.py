@@ -111,6 +111,12 @@ def test_a_count_stays_at_the_largest_integer_and_does_not_turn_negative():
     assert int(huge.add(jnp.float32(3e38)).add(jnp.float32(3e38)).whole) == LARGEST
 
 
+@pytest.mark.parametrize("steps", [2.0**31, 1e12])
+def test_a_clock_adds_at_most_what_converts_exactly(steps):
+    count = Count.zeros().add(jnp.float32(steps))
+    assert (count.whole, count.whole.dtype) == (2**30, jnp.int32)
+
+
 def test_rows_count_each_for_themselves():
     count = Count.zeros(3)
     for _ in range(1000):

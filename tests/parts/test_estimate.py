@@ -1,5 +1,6 @@
 """Noise, signal and gain as functions of arrays."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,6 +61,27 @@ def test_a_sum_that_overflows_is_no_model_though_its_layers_are_finite():
     assert got.overflows
 
 
+def test_noise_and_signal_that_only_overflow_together_are_not_finite():
+    """Their sum is what every gain is made of; the model is what the others are."""
+    micro, batch = jnp.array([3e38, 3.0]), jnp.array([2.5e38, 2.0])
+    update = measure(micro, batch, 2, jnp.float32(5))
+    noise, signal = (x[0] for x in update.estimate)
+    assert np.isfinite([noise, signal]).all() and np.isinf(noise + signal)
+    np.testing.assert_array_equal(update.is_finite, [False, True, True])
+    np.testing.assert_array_equal([x[-1] for x in update.estimate], [5, 1])
+    assert update.overflows
+
+
+def test_sums_that_only_overflow_together_are_no_model():
+    """Of two layers that are fine, noise and signal each fit as well."""
+    micro, batch = jnp.full(2, 1.8e38), jnp.full(2, 1.5e38)
+    update = measure(micro, batch, 2, jnp.float32(4))
+    noise, signal = (x[-1] for x in update.estimate)
+    assert np.isfinite([noise, signal]).all() and np.isinf(noise + signal)
+    np.testing.assert_array_equal(update.is_finite, [True, True, False])
+    assert update.overflows
+
+
 def test_one_microbatch_is_finite_and_measures_nothing():
     got = measured([5.0], [5.0], 1, 4)
     assert got.is_finite.all() and not got.is_usable.any()
@@ -70,6 +92,13 @@ def test_what_is_not_measured_is_finite_and_of_no_use():
     assert got.is_finite.shape == (3,) and got.is_finite.all()
     assert not got.is_usable.any() and not got.overflows and got.batch_scale == 4
     np.testing.assert_array_equal(got.estimate, np.zeros((2, 3)))
+
+
+def test_an_update_without_moments_is_as_long_as_one_with():
+    nothing = not_measured(2, jnp.float32(4))
+    something = measure(jnp.ones(2), jnp.ones(2), 2, jnp.float32(4))
+    for a, b in zip(nothing[:3], something[:3], strict=True):
+        assert jax.tree.map(jnp.shape, a) == jax.tree.map(jnp.shape, b)
 
 
 def test_gain_at_its_ends():
@@ -91,12 +120,34 @@ def test_the_squared_norm_of_any_batch_and_no_signal_below_zero():
     np.testing.assert_array_equal(estimate.sq_norm(3), [3, 2])
 
 
+def test_batches_of_one_and_of_less_are_allowed():
+    one = Estimate(jnp.ones(1), jnp.ones(1))
+    assert (one.gain(1), one.sq_norm(0.5)) == (1, 3)
+
+
 def test_the_noise_scale_is_finite_also_where_no_signal_was_seen():
     """Logs hold finite numbers; people read "inf" in a report."""
     largest = np.finfo(np.float32).max
     noise, signal = jnp.array([3.0, 3, 0, 3, 3e38]), jnp.array([1.5, 0, 0, -1, 1e-3])
     scale = Estimate(noise, signal).noise_scale()
     np.testing.assert_array_equal(scale, [2, largest, 0, largest, largest])
+
+
+@pytest.mark.parametrize(
+    ("noise", "signal", "scale", "gain"),
+    [
+        (0.5, 0.25, 2, 2),
+        (0.5, 0.0, np.finfo(np.float32).max, 4),
+        (0.5, -0.25, np.finfo(np.float32).max, 4),
+        (0.0, 0.0, 0, 1),
+        (0.0, -0.25, 0, 1),
+        (0.0, 0.25, 0, 1),
+    ],
+)
+def test_estimates_below_one_are_as_good_as_those_above(noise, signal, scale, gain):
+    estimate = Estimate(jnp.array([noise]), jnp.array([signal]))
+    assert estimate.noise_scale() == np.float32(scale)
+    np.testing.assert_allclose(estimate.gain(4), gain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0, 7.0])

@@ -8,7 +8,7 @@ import pytest
 
 import optax_lena
 from optax_lena import Estimate, GrowthLimit, SpikeLimit
-from optax_lena._parts.estimate import Measured
+from optax_lena._parts.estimate import Measured, measure
 from tests import helpers
 
 ONE = jnp.ones(())
@@ -35,6 +35,11 @@ def after(noise, signal, updates=50):
     for _ in range(updates):
         recent = SpikeLimit().remember(recent, ONE, update)
     return recent
+
+
+def test_the_limit_is_a_quarter_above_the_usual_unless_told_and_may_be_the_usual():
+    assert SpikeLimit().limit == 1.25
+    assert SpikeLimit(1).limit == 1
 
 
 @pytest.mark.parametrize("updates", [1, 50])
@@ -197,6 +202,44 @@ def test_sums_that_overflow_leave_the_memory_as_it_was():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(states))
     np.testing.assert_array_equal(states[2].guard, states[1].guard)
     assert states[2].applied.trust_ratio.max() == 1 / 4
+
+
+MILD = {"a": jnp.array([1.0, -1.0, 2.0]), "b": jnp.array([1.0, 3.0, 2.0])}
+
+
+def guarded(*stacks):
+    """The guard's memory after each batch."""
+    tx = optax_lena.scale_by_layer_rate(optax_lena.LayerRate(guard=SpikeLimit()), 4)
+    state = tx.init({"a": jnp.ones(()), "b": jnp.ones(())})
+    memories = []
+    for stack in stacks:
+        grads, moments = optax_lena.moments_from_stack(stack)
+        _, state = tx.update(grads, state, moments=moments)
+        memories.append(state.guard)
+    return memories
+
+
+def test_the_guard_forgets_a_batch_without_a_finite_layer():
+    none = {k: x + jnp.nan for k, x in MILD.items()}
+    before, after = guarded(MILD, none)
+    np.testing.assert_array_equal(after, before)
+    assert np.isfinite(after).all() and before.weight > 0
+
+
+def test_the_guard_remembers_what_one_bad_layer_leaves():
+    before, after = guarded(MILD, MILD | {"b": MILD["b"] + jnp.nan})
+    assert after.weight > before.weight
+    assert np.isfinite(after).all() and after.noise != before.noise
+
+
+@pytest.mark.parametrize("usable", [True, False])
+@pytest.mark.parametrize("overflows", [True, False])
+def test_the_guards_memory_moves_only_where_the_model_is_usable(usable, overflows):
+    update = measure(jnp.ones(1), jnp.ones(1), 2, jnp.float32(4))._replace(
+        is_usable=jnp.array([True, usable]), overflows=jnp.array(overflows)
+    )
+    moved = SpikeLimit().remember(SpikeLimit().init(2), jnp.ones(()), update)
+    assert (moved.weight > 0) == (usable and not overflows)
 
 
 def test_a_rate_that_is_too_large_does_not_run_away():

@@ -1,10 +1,12 @@
 """Rates of all parts, and the SGD optimizers, update by update against the oracle."""
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import optax_lena
+from optax_lena._parts.estimate import measure
 from tests import helpers, oracle
 
 UPDATES = 30
@@ -302,3 +304,33 @@ def test_the_oracle_cases_reach_what_they_must_discriminate():
     assert gains.min() < 1.2 and gains.max() == 4
     assert ((gains > 1.5) & (gains < 3.5)).any()
     assert (factors[:, 0] < 1).all() and (factors[:, -1] == 1).any()
+
+
+def test_defaults_are_the_papers():
+    rate = optax_lena.LayerRate()
+    assert (rate.learning_rate, rate.clock, rate.guard) == (1, "base_steps", None)
+    assert rate.estimator == optax_lena.Averages(horizon=1000, relative=False)
+    assert rate.warmup == optax_lena.StateAwareWarmup(steps=0)
+
+
+def test_a_warmup_of_your_own_needs_moments_unless_it_says_otherwise():
+    """It may read the gain, which they are needed for."""
+
+    class Own:
+        init = update = lambda *given: given
+
+    rate = optax_lena.LayerRate(rule=optax_lena.linear, warmup=Own())
+    assert rate.needs_moments
+    Own.needs_moments = False
+    assert not rate.needs_moments
+
+
+def test_the_end_of_a_warmup_is_kept_once_it_came():
+    rate = optax_lena.LayerRate(warmup=optax_lena.FixedWarmup(8))
+    update = measure(jnp.ones(2), jnp.ones(2), 2, jnp.float32(4))
+    state = rate.init(3)
+    ends = [state.warmup_end]
+    for _ in range(4):
+        state = rate.update(state, update)
+        ends.append(state.warmup_end)
+    np.testing.assert_array_equal(ends, np.tile([[-1], [-1], [8], [8], [8]], 3))

@@ -188,3 +188,7 @@ def test_every_rule_goes_with_the_authors_averages(rule):
     for name, ratio in helpers.rows(optax_lena.metrics(state), "trust_ratio").items():
         assert 1 <= ratio <= 4, name
     assert jax.tree.structure(updates) == jax.tree.structure(grads)
+
+
+def test_the_largest_batch_scale_of_the_authors_code_is_their_horizon():
+    optax_lena.lena(0.1, 1000, reference=True)

@@ -6,7 +6,7 @@ import pytest
 
 from optax_lena import FixedWarmup, StateAwareWarmup
 from optax_lena._parts.clocks import Count
-from optax_lena._parts.warmup import Worth
+from optax_lena._parts.warmup import Worth, ramp
 
 
 def worth(is_finite=(True, True)):
@@ -42,6 +42,20 @@ def test_without_steps_the_rate_is_whole_from_the_start(kind, steps):
     warmup = kind(steps)
     np.testing.assert_array_equal(warmup.init(2), [1, 1])
     np.testing.assert_array_equal(warmup.update(Count.zeros(2), worth())[1], [1, 1])
+
+
+@pytest.mark.parametrize("steps", [0.25, 1, 1.5])
+@pytest.mark.parametrize("kind", [StateAwareWarmup, FixedWarmup])
+def test_warmups_may_be_short(kind, steps):
+    warmup = kind(steps)
+    np.testing.assert_array_equal(warmup.init(2), 0)
+    progress = Count.zeros(2).add(jnp.full(2, 0.125))
+    np.testing.assert_allclose(ramp(progress.read(), steps), 0.125 / steps)
+
+
+@pytest.mark.parametrize("kind", [StateAwareWarmup, FixedWarmup])
+def test_by_default_there_is_none(kind):
+    assert kind().steps == 0
 
 
 def test_only_a_plain_zero_is_known_to_count_nothing():

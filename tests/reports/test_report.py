@@ -152,6 +152,25 @@ def test_what_the_model_metrics_mean():
     assert (table("noise_scale")[~positive] == LARGEST).all()
 
 
+def test_the_only_layer_is_all_of_them():
+    tx = optax_lena.scale_by_lena(4, warmup_steps=8)
+    assert optax_lena.metrics(tx.init({"w": jnp.ones(2)}))["model/warming_up"] == 1
+
+
+def test_the_extremes_are_those_of_the_layers_and_not_the_models():
+    tx = optax_lena.scale_by_lena(2, warmup_steps=8)
+    stack = {"a": jnp.array([3.0, 3.0]), "b": jnp.array([1.0, -1.0])}
+    grads, moments = optax_lena.moments_from_stack(stack)
+    _, state = tx.update(grads, tx.init(grads), moments=moments)
+    rows = jnp.array([0.25, 0.5, 0.125])
+    applied = state.applied._replace(warmup_factor=rows, trust_ratio=4 * rows)
+    numbers = optax_lena.metrics(state._replace(applied=applied))
+    assert numbers["model/min_warmup_factor"] == 0.25
+    assert numbers["model/min_trust_ratio"] == 1
+    assert numbers["model/max_trust_ratio"] == 2
+    assert numbers["model/trust_ratio"] == 0.5
+
+
 def test_warmup_end_is_the_base_step_at_which_progress_reached_its_goal():
     _, _, metrics = helpers.train(lena(), PARAMS, helpers.random_stacks(0, 12, 4))
     ends = set()
@@ -172,6 +191,13 @@ def test_warmup_end_is_none_before():
         _, state = tx.update(PARAMS, state, PARAMS)
         ends.append(optax_lena.layer_report(state)["model"]["warmup_end"])
     assert ends == [None, 8, 8]
+
+
+@pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
+def test_a_warmup_may_end_at_any_base_step(end):
+    state = optax_lena.scale_by_lena(4).init({"w": jnp.ones(2)})
+    state = state._replace(warmup_end=jnp.full(2, end))
+    assert optax_lena.layer_report(state)["w"]["warmup_end"] == end
 
 
 def test_before_the_first_update_a_report_says_what_is_known():
@@ -213,6 +239,13 @@ def test_an_empty_tree_has_metrics_of_no_layer():
     assert optax_lena.layer_report(lena().init({})) == {}
 
 
+def test_without_layers_the_extremes_are_those_of_nothing():
+    numbers = optax_lena.metrics(optax_lena.scale_by_lena(4).init({}))
+    assert numbers["model/min_warmup_factor"] == 1
+    assert numbers["model/min_trust_ratio"] == np.finfo(np.float32).max
+    assert numbers["model/max_trust_ratio"] == 0
+
+
 def test_only_the_report_of_noise_alone_is_infinite():
     """`jax_debug_infs` looks at everything that is computed."""
     grads, moments = optax_lena.moments_from_stack({"w": jnp.array([1.0, -1.0])})
@@ -221,6 +254,16 @@ def test_only_the_report_of_noise_alone_is_infinite():
         metrics = jax.jit(optax_lena.metrics)(state)
     assert metrics["noise_scale/w"] == metrics["model/noise_scale"] == LARGEST
     assert optax_lena.layer_report(state)["w"]["noise_scale"] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("noise", "signal", "ratio"), [(0.5, 0.0, np.inf), (0.5, -1.0, np.inf), (0, 0, 0)]
+)
+def test_without_signal_the_noise_scale_is_infinite_for_people(noise, signal, ratio):
+    state = optax_lena.scale_by_lena(4).init({"w": jnp.ones(2)})
+    rows = {"noise": jnp.full(2, noise), "signal": jnp.full(2, signal)}
+    state = state._replace(applied=state.applied._replace(**rows))
+    assert optax_lena.layer_report(state)["w"]["noise_scale"] == ratio
 
 
 def stacked_states():

@@ -125,7 +125,13 @@ OF_UPDATES = [
         "floating-point dtype",
         {
             f: OPTIMIZERS[f]
-            for f in ("lena", "lena_amplified", "adascale", "linear_scaling")
+            for f in (
+                "lena",
+                "lena_amplified",
+                "adascale",
+                "linear_scaling",
+                "lena_lars",
+            )
         },
         "float33",
         jnp.int32,

@@ -3,10 +3,10 @@ r"""Adam's metric: the norm in which the noise of its gradients is measured.
 Adam divides every entry of the gradient by $\sqrt{\hat\nu}$ of its own, so a layer's
 noise is that of the divided gradient; that of the raw gradient is the noise of a few
 large entries. In: an optax state with Adam's. Out: one multiplier per entry, for the
-gatherers.
+gatherers of the next update.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,34 +14,12 @@ import optax
 
 from optax_lena._checks import check_beta, check_eps
 from optax_lena._measure.layout import PyTree, accumulation_dtype, parameter_names
-from optax_lena._parts.clocks import Count
+from optax_lena._transform.scale_by_adam import AdamState
 
 # 1 / ν̂ of k Gaussian gradients without a mean is an inverse chi-squared with k degrees
 # of freedom: its mean is infinite for k < 3, its variance for k < 5. One such number
 # in the moving averages would outweigh the next thousand updates. (AdaptDL: also 5.)
 _MIN_UPDATES = 5
-
-
-class AdamState(NamedTuple):
-    """State of `optax_lena.scale_by_adam`.
-
-    Attributes:
-      count: int32 `()`, updates.
-      mu: the average of the gradients.
-      nu: the average of their squares.
-      mu_steps: how many base-batch steps `mu` has forgotten.
-      nu_steps: likewise, of `nu`.
-      nu_weight: float32 `()`, the weight that `nu` has gathered, in [0, 1).
-      scaled_eps: float32 `()`, ε / √S of the last update.
-    """
-
-    count: jax.Array
-    mu: PyTree
-    nu: PyTree
-    mu_steps: Count
-    nu_steps: Count
-    nu_weight: jax.Array
-    scaled_eps: jax.Array
 
 
 def adam_preconditioner(
@@ -73,7 +51,9 @@ def adam_preconditioner(
 
     Args:
       opt_state: an optax state with that of `optax_lena.scale_by_adam`, as
-        `lena_adamw` has it, or of `optax.scale_by_adam`, at any depth.
+        `lena_adamw` has it, or of `optax.scale_by_adam`, at any depth. The `eps_root`
+        of the latter is not read. Not of `optax.adamax`: its state has the same type,
+        but a maximum in place of the square, and the factors would be wrong.
       params: the parameters that it was made for, or their shapes and dtypes.
       b2: of `optax.scale_by_adam`, whose state does not hold it. The library's does,
         and takes no other.

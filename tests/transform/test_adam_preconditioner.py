@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import optax_lena
-from optax_lena._measure.adam import AdamState
+from optax_lena._transform.scale_by_adam import AdamState
 from tests import helpers
 from tests.helpers import says
 

@@ -1,4 +1,4 @@
-"""Edges of the state: what only a mutation test has asked about."""
+"""The optax state: names in its structure, and rows that follow them."""
 
 import jax
 import jax.numpy as jnp

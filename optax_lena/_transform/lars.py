@@ -1,0 +1,77 @@
+"""LARS's ratio: the length of a layer's weights over that of its update.
+
+In: updates, and the parameters. Out: the updates, each as long as its weights, times
+the coefficient. A parameter that stacks layers has a ratio for each.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_lena._checks import check_eps, check_mask, check_number
+from optax_lena._measure.layers import Layers
+from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
+from optax_lena._measure.metric import Metric
+
+
+def scale_by_lars_ratio(
+    coefficient: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+    layers: Layers,
+    mask: Any,
+) -> optax.GradientTransformation:
+    """`optax.scale_by_trust_ratio`, once for each slice of a stacked parameter.
+
+    And in one pass over parameters and updates, without copies of either: optax takes
+    each norm twice, for the sake of its derivative.
+
+    Args:
+      coefficient: c, on the ratio.
+      eps: ε, in its denominator.
+      layers: which parameters stack several layers.
+      mask: which parameters have the ratio; None: all.
+
+    Returns:
+      The transformation.
+    """
+    meaning = "the step's length over the weights' at a rate of 1"
+    check_number("trust_coefficient", coefficient, meaning, at_least=0)
+    check_eps(eps)
+    check_mask("trust_ratio_mask", mask)
+    scale = functools.partial(_scale, coefficient, eps, layers)
+    ratio = optax.stateless(scale)
+    return ratio if mask is None else optax.masked(ratio, mask)
+
+
+def _check_params(params: PyTree | None) -> None:
+    if params is None:
+        raise ValueError(
+            "`params` must be given to the update of `lena_lars`, whose ratio is that "
+            "of their norms, got None: call tx.update(grads, state, params, "
+            "moments=moments)."
+        )
+
+
+def _scale(
+    coefficient: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+    layers: Layers,
+    updates: PyTree,
+    params: PyTree | None,
+) -> PyTree:
+    _check_params(params)
+    metric, layout = Metric(layers), layout_of(layers, updates)
+
+    def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:
+        param_norm, update_norm = jnp.sqrt(param_sq_norm), jnp.sqrt(update_sq_norm)
+        # A layer without weights, or without a gradient, keeps its update.
+        has_both = (param_norm > 0) & (update_norm > 0)
+        scaled = coefficient * param_norm / (jnp.where(has_both, update_norm, 1) + eps)
+        return jnp.where(has_both, scaled, 1)
+
+    norms = metric.sq_norms(params), metric.sq_norms(updates)
+    factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
+    return scale_leaves(updates, factors, layout)
