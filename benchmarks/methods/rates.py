@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import optax_lena
 from benchmarks.methods.guards import ArithmeticLimit, LimitToBase, RememberedSpikes
+from benchmarks.methods.loss_limits import FirstLossLimit
 
 LENA = optax_lena.LayerRate(
     clock="base_steps",
@@ -24,13 +25,15 @@ AMPLIFIED = optax_lena.LayerRate(
     rule=optax_lena.amplified_gain,
     warmup=optax_lena.FixedWarmup(0),
     guard=optax_lena.SpikeLimit(1.25),
-    loss_limit=optax_lena.LossLimit(1.02, rise=0.1),
+    loss_limit=optax_lena.LossLimit(),
 )
-# What `lena_amplified` was until a denoiser was lost, whose gradient shrinks at once.
-ARITHMETIC_LIMIT = dataclasses.replace(AMPLIFIED, guard=ArithmeticLimit(1.25))
+# What `lena_amplified` was until a plateau was taken for a loss that rises.
+FIRST_LOSS = dataclasses.replace(AMPLIFIED, loss_limit=FirstLossLimit())
+# What it was until a denoiser was lost, whose gradient shrinks at once.
+ARITHMETIC_LIMIT = dataclasses.replace(FIRST_LOSS, guard=ArithmeticLimit(1.25))
 # What it was until point sets were lost, which start above chance.
 LIMIT_OF_START = dataclasses.replace(
-    ARITHMETIC_LIMIT, loss_limit=optax_lena.LossLimit(1.02, rise=1.0)
+    ARITHMETIC_LIMIT, loss_limit=FirstLossLimit(rise=1.0)
 )
 # What it was until an attention model was lost with it.
 CUT_TO_BASE = dataclasses.replace(LIMIT_OF_START, guard=LimitToBase(2.0))

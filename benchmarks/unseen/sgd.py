@@ -10,6 +10,7 @@ from benchmarks.methods.rates import (
     ARITHMETIC_LIMIT,
     CUT_TO_BASE,
     FIRST_AMPLIFIED,
+    FIRST_LOSS,
     LENA,
     LIMIT_OF_START,
     NO_LOSS_LIMIT,
@@ -117,6 +118,12 @@ SGD = Family(
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
         "amplified_without_loss": without_loss(_recommended("amplified LENA")),
+        "amplified_first_loss": _method(
+            "amplified LENA, loss limit beside the first loss",
+            _warmed_up(FIRST_LOSS),
+            enters_buffer=True,
+            counts_examples=True,
+        ),
         "amplified_arithmetic": _method(
             "amplified LENA, arithmetic spike limit",
             _warmed_up(ARITHMETIC_LIMIT),
@@ -219,6 +226,7 @@ SGD = Family(
         "adascale_of_examples",
         "lena_of_examples",
         "amplified_without_loss",
+        "amplified_first_loss",
         "amplified_arithmetic",
         "amplified_arithmetic_model",
         "amplified_limit_of_start",

@@ -6,6 +6,7 @@ out without a spike of the gradient; then the loss rises.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,26 +17,33 @@ from optax_lena._checks import check_number
 
 # What a loss above the limit leaves of the share, how every loss that is not above it
 # lets the share grow back, and the least of it, with which four times the noise is a
-# quarter of it. Chosen on three small tasks (docs/choices.md).
+# quarter of it. Chosen on small tasks, as all that follows (docs/choices.md).
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
-# How far the average loss moves toward each new one: it is that of the last ten or so.
+# How far averages move toward each new loss: they are those of the last ten or so.
 _STEP = 0.1
+# What losses differ by without a meaning: this share of the highest average, or twice
+# what they usually differ by. That starts at a tenth of the first loss.
+_MARGIN, _SCATTERS, _FIRST_SCATTER = 0.02, 2.0, 0.1
 
 
 class LossLimitState(NamedTuple):
     """State of a `LossLimit`.
 
     Attributes:
-      start: float32 `()`, the first loss that was finite; 0 before.
-      recent: float32 `()`, the average of the last ten or so.
-      lowest: float32 `()`, the lowest that this average has been.
+      recent: float32 `()`, the average of the last ten losses or so; 0 before any.
+      highest: float32 `()`, the highest that this average has been.
+      lowest: float32 `()`, the lowest that it has been.
+      scatter: float32 `()`, how far the last losses were from it, on average.
+      least_scatter: float32 `()`, the least that this has been.
       has_started: int32 `()`, 1 if there was a loss.
       noise_share: float32 `()`, in (0, 1], of the noise that counts.
     """
 
-    start: jax.Array
     recent: jax.Array
+    highest: jax.Array
     lowest: jax.Array
+    scatter: jax.Array
+    least_scatter: jax.Array
     has_started: jax.Array
     noise_share: jax.Array
 
@@ -44,30 +52,34 @@ class LossLimitState(NamedTuple):
 class LossLimit:
     r"""Lets noise count for less after a loss that has risen.
 
-    $$\text{margin} = (\text{limit} - 1) \, |\text{start}|, \qquad
-      \text{most} = \text{lowest} + \text{rise} \cdot (\text{start} - \text{lowest})
+    $$\text{margin} = \max(0.02 \, |\text{highest}|,\,
+        2 \, \text{least\_scatter}), \qquad
+      \text{most} = \text{lowest} + \text{rise} \cdot (\text{highest} - \text{lowest})
         + \text{margin}$$
 
     $$\text{share} \leftarrow \begin{cases}
         \max(\text{share} / 2,\, 1 / 16)
-          & \text{if loss} > \text{start} + \text{margin}, \text{ or if }
-            \min(\text{loss}, \text{average}) > \text{most} \\
+          & \text{if loss} > \text{highest} + \max(\text{margin},
+              (\text{limit} - 1) \, |\text{highest}|), \\
+          & \text{or if } \min(\text{loss}, \text{average}) > \text{most} \\
         \min(1.02 \cdot \text{share},\, 1) & \text{otherwise} \end{cases}$$
 
-    The start is the first loss, the average that of the last ten or so, and lowest the
-    least that this average has been. A loss above the first one counts at once. One
-    that has only lost some of what was gained counts once the average has, too: single
-    losses rise where nothing is wrong. The rule then sees that share of the noise, so
+    The average is that of the last ten losses or so; highest and lowest are the most
+    and the least that it has been. A loss far above all that counts at once. One that
+    has only lost some of what was gained counts once the average has, too: single
+    losses rise where nothing is wrong. And nothing counts that is no more than what
+    losses of batches differ by: on a plateau, where the loss does not fall yet, every
+    other one is above the first. The rule then sees that share of the noise, so
     that the trust ratio falls toward 1, and comes back when the loss does. A loss that
     is not finite, or not given, changes nothing. A task that grows harder while it is
     trained keeps the share low: the rates are careful then, as those of LENA's own rule
     are.
 
     Attributes:
-      limit: on the loss, over the first one; at least 1. With 1.02 a loss up to 2 %
-        above the first is allowed.
+      limit: on a single loss, over the highest average; at least 1. With 1.25 a loss up
+        to 25 % above it is allowed.
       rise: how much of what the average has fallen it may rise again, in [0, 1]. With 1
-        it may rise to the first loss, and nothing else is a limit.
+        it may rise to the highest.
 
     Raises:
       ValueError: if the limit is below 1, or the rise not in [0, 1].
@@ -85,49 +97,59 @@ class LossLimit:
       0.25
     """
 
-    limit: ArrayLike = 1.02
+    limit: ArrayLike = 1.25
     rise: ArrayLike = 0.1
 
     def __post_init__(self) -> None:
         """Checks the limit and the rise."""
-        check_number("limit", self.limit, "a loss over the first one", at_least=1)
+        meaning = "a loss over the highest average"
+        check_number("limit", self.limit, meaning, at_least=1)
         meaning = "a share of what the loss has fallen"
         check_number("rise", self.rise, meaning, at_least=0, at_most=1)
 
     def init(self) -> LossLimitState:
         """Returns the state before the first update."""
         # Each is an array of its own: JAX does not donate one buffer twice.
-        start, recent, lowest = (jnp.zeros(()) for _ in range(3))
-        has_started = jnp.zeros((), jnp.int32)
-        return LossLimitState(start, recent, lowest, has_started, jnp.ones(()))
+        numbers = (jnp.zeros(()) for _ in range(5))
+        return LossLimitState(*numbers, jnp.zeros((), jnp.int32), jnp.ones(()))
 
     def update(self, state: LossLimitState, loss: ArrayLike) -> LossLimitState:
         """Moves the share by one update's loss, `()`."""
         loss = jnp.asarray(loss, jnp.float32)
         is_finite = jnp.isfinite(loss)
         is_first = is_finite & (state.has_started == 0)
-        start, recent, lowest = (
+        recent, highest, lowest = (
             jnp.where(is_first, loss, x)
-            for x in (state.start, state.recent, state.lowest)
+            for x in (state.recent, state.highest, state.lowest)
         )
-        margin = (self.limit - 1) * jnp.abs(start)
+        scatter, least_scatter = (
+            jnp.where(is_first, _FIRST_SCATTER * jnp.abs(loss), x)
+            for x in (state.scatter, state.least_scatter)
+        )
+        size = jnp.abs(highest)
+        margin = jnp.maximum(_MARGIN * size, _SCATTERS * least_scatter)
         # At most that: a network that is thrown out would hold the average up for long.
-        seen = jnp.minimum(loss, start + margin)
-        recent = jnp.where(is_finite, recent + _STEP * (seen - recent), recent)
-        most = lowest + self.rise * (start - lowest) + margin
-        is_above = (loss > start + margin) | (jnp.minimum(loss, recent) > most)
+        seen = jnp.minimum(loss, highest + margin)
+        scatter += _STEP * (jnp.abs(seen - recent) - scatter)
+        recent += _STEP * (seen - recent)
+        most = lowest + self.rise * (highest - lowest) + margin
+        at_once = highest + jnp.maximum(margin, (self.limit - 1) * size)
+        is_above = (loss > at_once) | (jnp.minimum(loss, recent) > most)
         moved = jnp.where(
             is_above,
             jnp.maximum(_SHRINK * state.noise_share, _LEAST),
             jnp.minimum(_GROWTH * state.noise_share, 1),
         )
-        return LossLimitState(
-            start,
+        new = LossLimitState(
             recent,
+            jnp.maximum(highest, recent),
             jnp.minimum(lowest, recent),
-            state.has_started + is_first.astype(jnp.int32),
-            jnp.where(is_finite, moved, state.noise_share),
+            scatter,
+            jnp.minimum(least_scatter, scatter),
+            jnp.ones((), jnp.int32),
+            moved,
         )
+        return jax.tree.map(functools.partial(jnp.where, is_finite), new, state)
 
     def read(self, state: LossLimitState) -> jax.Array:
         """Returns the share of the noise that counts, `()`."""

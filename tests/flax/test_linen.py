@@ -86,7 +86,7 @@ def test_linen_train_state_hands_the_loss_to_the_optimizer():
     for _ in range(N):  # without moments
         state = state.apply_gradients(grads=grads, value=loss)
     limit = helpers.lena_state(state.opt_state).loss_limit
-    assert limit.start == pytest.approx(loss)
+    assert limit.highest == pytest.approx(loss)
 
 
 def test_flax_own_train_state_does_not_pass_moments_on():

@@ -192,7 +192,7 @@ def test_the_loss_is_summed_in_float32_also_where_the_default_is_wider():
         for value in (1.0, 3.0, 2.0):
             _, state = tx.update(PARAMS, state, PARAMS, value=value)
             assert state.losses.dtype == jnp.float32
-        assert state.losses == 2 and helpers.lena_state(state).loss_limit.start == 2
+        assert state.losses == 2 and helpers.lena_state(state).loss_limit.highest == 2
 
 
 def test_stacked_parameters_keep_a_norm_per_slice():
@@ -323,4 +323,4 @@ def test_a_loss_of_some_calls_is_the_mean_of_those():
     state = tx.init(PARAMS)
     for given in ({}, {"value": 8.0}):
         _, state = tx.update(PARAMS, state, PARAMS, **given)
-    assert helpers.lena_state(state).loss_limit.start == 8
+    assert helpers.lena_state(state).loss_limit.highest == 8
