@@ -52,4 +52,10 @@ TASKS: dict[str, Callable[[], Task]] = {
     "linear_recurrence": sequences.linear_recurrence,
     "parity": classes.parity,
     "two_losses": combined.two_losses,
+    "sensing": regression.sensing,
+    "recall": sequences.recall,
+    "reinforce": unlabelled.reinforce,
+    "kelvin": sequences.kelvin,
+    "mixture": generative.mixture,
+    "hashing": unlabelled.hashing,
 }

@@ -134,3 +134,49 @@ def flow() -> Task:
         train=(x[:TRAIN],),
         test=(x[TRAIN:], true[TRAIN:]),
     )
+
+
+def mixture() -> Task:
+    """A density of four components that depends on an input; the true one is known.
+
+    The network's own six start narrow, and so with a likelihood of almost nothing. The
+    score is a hundred times the exponential of minus the divergence from the true one.
+    """
+    rng, width, true_parts, parts = np.random.default_rng(7105), 4, 3, 6
+    x = rng.normal(size=(EXAMPLES, width))
+    hidden = np.tanh(x @ rng.normal(size=(width, 16)) / np.sqrt(width) / 2)
+    logits = hidden @ rng.normal(size=(16, true_parts)) / 3
+    means = np.stack([hidden @ rng.normal(size=(16, 2)) for _ in range(true_parts)], 1)
+    means = means / 2
+    spread = np.array([0.2, 0.3, 0.5])
+    chosen = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    rows = np.arange(EXAMPLES)
+    y = means[rows, chosen] + spread[chosen, None] * rng.normal(size=(EXAMPLES, 2))
+
+    def density(logits, means, log_spread, y):
+        log_p = jax.nn.log_softmax(logits)
+        error = jnp.sum((y[:, None] - means) ** 2, -1) * jnp.exp(-2 * log_spread)
+        log_p = log_p - error / 2 - 2 * log_spread - np.log(2 * np.pi)
+        return jax.nn.logsumexp(log_p, axis=1)
+
+    wide = np.log(spread)[None] + np.zeros_like(logits)
+    true = np.asarray(density(logits, means, wide, y), np.float32)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+
+    def predict(params, x, y):
+        found = outputs(params, x, jax.nn.gelu)
+        logits, log_spread = found[:, :parts], found[:, parts : 2 * parts] - 2.0
+        means = found[:, 2 * parts :].reshape(len(x), parts, 2)
+        return density(logits, means, jnp.maximum(log_spread, -5), y)
+
+    return Task(
+        name="mixture density that starts narrow",
+        rate=0.002,
+        rates=(0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
+        adamw_rate=0.004,
+        init=lambda key: perceptron(key, (width, 64, 64, 4 * parts)),
+        loss=lambda p, batch: -jnp.mean(predict(p, *batch)),
+        score=lambda p, b: 100 * jnp.exp(jnp.mean(predict(p, *b[:2]) - b[2])),
+        train=(x[:TRAIN], y[:TRAIN]),
+        test=(x[TRAIN:], y[TRAIN:], true[TRAIN:]),
+    )

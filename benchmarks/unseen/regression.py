@@ -10,6 +10,7 @@ import optax
 
 from benchmarks.unseen.task import (
     EXAMPLES,
+    TRAIN,
     Task,
     explained,
     outputs,
@@ -205,4 +206,51 @@ def quantiles() -> Task:
             lambda params, batch: explained(predict(params, batch), batch[1]),
         ),
         examples=(x, seen, true),
+    )
+
+
+def sensing() -> Task:
+    """A matrix of rank four, from products with two vectors, as three small factors.
+
+    A deep linear network that starts near its saddle at zero: one plateau for each of
+    the four unequal directions, and a gradient that grows at the end of each.
+    """
+    rng, width, rank = np.random.default_rng(7101), 20, 4
+    left, _ = np.linalg.qr(rng.normal(size=(width, rank)))
+    right, _ = np.linalg.qr(rng.normal(size=(width, rank)))
+    matrix = (left * np.array([2.0, 1.4, 1.0, 0.7])) @ right.T
+    a, b = rng.normal(size=(2, EXAMPLES, width))
+    true = np.einsum("ni,ij,nj->n", a, matrix, b)
+    noisy = true + 2.0 * true.std() * rng.normal(size=EXAMPLES)
+    a, b, true, noisy = (z.astype(np.float32) for z in (a, b, true, noisy))
+
+    def init(key):
+        keys = jax.random.split(key, 3)
+        size = 0.12 / np.sqrt(width) * 2
+        return [size * jax.random.normal(one, (width, width)) for one in keys]
+
+    def predict(params, a, b):
+        for factor in params:
+            a = a @ factor
+        return jnp.sum(a * b, axis=1)
+
+    return Task(
+        name="matrix sensing by three small factors",
+        rate=0.0003125,
+        rates=(
+            0.00004,
+            0.00008,
+            0.00015625,
+            0.0003125,
+            0.000625,
+            0.00125,
+            0.0025,
+            0.005,
+        ),
+        adamw_rate=0.001,
+        init=init,
+        loss=lambda p, batch: jnp.mean((predict(p, *batch[:2]) - batch[2]) ** 2) / 2,
+        score=lambda p, batch: explained(predict(p, *batch[:2]), batch[2]),
+        train=(a[:TRAIN], b[:TRAIN], noisy[:TRAIN]),
+        test=(a[TRAIN:], b[TRAIN:], true[TRAIN:]),
     )

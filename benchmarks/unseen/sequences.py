@@ -184,3 +184,112 @@ def linear_recurrence() -> Task:
         losses=classifier(predict),
         examples=(x, labels, labels),
     )
+
+
+def recall() -> Task:
+    """Two symbols, far apart in a sequence of noise, by a plain tanh network.
+
+    The class depends on both: neither alone tells anything, so there is a plateau.
+    """
+    rng, length, width, symbols = np.random.default_rng(7102), 14, 32, 4
+    first, second = rng.integers(symbols, size=(2, EXAMPLES))
+    labels = ((first + second) % symbols).astype(np.int32)
+    x = 0.5 * rng.normal(size=(EXAMPLES, length, symbols + 1))
+    for place, symbol in ((0, first), (7, second)):
+        x[:, place, :symbols] += 2 * np.eye(symbols)[symbol]
+        x[:, place, symbols] += 2
+    is_wrong = rng.random(EXAMPLES) < 0.05
+    wrong = rng.integers(symbols, size=EXAMPLES)
+    seen = np.where(is_wrong, wrong, labels).astype(np.int32)
+
+    def init(key):
+        inner, again, out = jax.random.split(key, 3)
+        turn, _ = jnp.linalg.qr(jax.random.normal(again, (width, width)))
+        return {
+            "inner": dense(inner, symbols + 1, width, 0.5),
+            "again": {"kernel": turn, "bias": jnp.zeros(width)},
+            "out": dense(out, width, symbols, 1.0),
+        }
+
+    def predict(params, x):
+        given = apply(params["inner"], x)
+
+        def step(hidden, one):
+            return jnp.tanh(one + apply(params["again"], hidden)), None
+
+        start = jnp.zeros((len(x), width))
+        hidden, _ = jax.lax.scan(step, start, jnp.swapaxes(given, 0, 1), unroll=7)
+        return apply(params["out"], hidden)
+
+    loss, right = classifier(predict)
+
+    def score(params, batch):
+        """Zero by chance."""
+        return (symbols * right(params, batch) - 100) / (symbols - 1)
+
+    return task_of(
+        name="recall by a plain recurrent network",
+        rate=0.005,
+        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        adamw_rate=0.004,
+        init=init,
+        losses=(loss, score),
+        examples=(x.astype(np.float32), seen, labels),
+    )
+
+
+def kelvin() -> Task:
+    """Temperatures of a cooling body in kelvin, through an integrator, not normalised.
+
+    An equation of known form, with a network for what is not known of it, and an offset
+    of three hundred: the squared gradient falls by orders of magnitude at the start.
+    """
+    rng, width, steps = np.random.default_rng(7104), 6, 6
+    x = rng.normal(size=(EXAMPLES, width)).astype(np.float32)
+    mixed = np.tanh(x @ rng.normal(size=(width, 12)) / np.sqrt(width) * 1.5)
+    target = 300 + 12 * mixed @ rng.normal(size=12) / np.sqrt(12)
+    pace = np.exp(0.6 * mixed @ rng.normal(size=12) / np.sqrt(12) - 0.5)
+    start = 320 + 8 * rng.normal(size=EXAMPLES)
+    path, heat = [], start
+    for moment in range(steps * 10):
+        heat = heat + 0.05 * pace * (target - heat) * (1 + 0.1 * np.sin(heat / 4))
+        if moment % 10 == 9:
+            path.append(heat)
+    true = np.stack(path, 1).astype(np.float32)
+    noisy = (true + 2.0 * rng.normal(size=true.shape)).astype(np.float32)
+    x = np.concatenate([x, start[:, None].astype(np.float32)], axis=1)
+
+    def init(key):
+        keys = jax.random.split(key, 2)
+        return {
+            "ends": perceptron(keys[0], (width, 32, 2)),
+            "rest": perceptron(keys[1], (width + 1, 32, 1)),
+            "offset": jnp.zeros(()),
+            "log_pace": jnp.zeros(()),
+        }
+
+    def predict(params, batch):
+        known, heat = batch[0][:, :width], batch[0][:, width]
+        found = outputs(params["ends"], known, jax.nn.silu)
+        target = 30 * params["offset"] + 10 * found[:, 0]
+        pace = jax.nn.softplus(params["log_pace"] + found[:, 1])
+        path = []
+        for _ in range(steps):
+            for _ in range(2):
+                read = jnp.concatenate([known, heat[:, None] / 100 - 3], axis=1)
+                rest = outputs(params["rest"], read, jax.nn.silu)[:, 0]
+                heat = heat + 0.25 * (pace * (target - heat) + rest)
+            path.append(heat)
+        return jnp.stack(path, 1)
+
+    def loss(params, batch):
+        return jnp.mean((predict(params, batch) - batch[1]) ** 2) / 2
+
+    return task_of(
+        name="kelvin through an integrator",
+        rate=0.004096,
+        rates=tuple(16e-6 * 2.0**i for i in range(10)),
+        init=init,
+        losses=(loss, lambda p, batch: explained(predict(p, batch), batch[1])),
+        examples=(x, noisy, true),
+    )

@@ -176,3 +176,119 @@ def values() -> Task:
         train=(state[:TRAIN], following[:TRAIN], reward[:TRAIN]),
         test=(state[TRAIN:], worth[TRAIN:]),
     )
+
+
+def reinforce() -> Task:
+    """Policy gradients of what the policy itself does, five actions to a reward.
+
+    The loss is a surrogate: its value tells nothing, its gradient is mostly variance.
+    What actions are drawn with is part of the examples, so that runs can be repeated.
+    """
+    rng, width, moves, actions = np.random.default_rng(7103), 8, 5, 4
+    x = rng.normal(size=(EXAMPLES, width)).astype(np.float32)
+    drawn = rng.gumbel(size=(EXAMPLES, moves, actions)).astype(np.float32)
+    wish = rng.normal(size=(width, 2)) * 1.2 / np.sqrt(width)
+    goal = (2.5 * np.tanh(x @ wish)).astype(np.float32)
+    ways = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
+
+    def init(key):
+        policy, value = jax.random.split(key)
+        return {
+            "policy": perceptron(policy, (width + 3, 48, 48, actions)),
+            "value": perceptron(value, (width, 48, 1)),
+        }
+
+    def episode(params, x, goal, drawn):
+        """The logarithm of the chance of what was done, its reward, and entropy."""
+        place, log_chance, entropy = jnp.zeros_like(goal), 0.0, 0.0
+        for move in range(moves):
+            time = jnp.full((len(x), 1), move / moves)
+            read = jnp.concatenate([x, place, time], axis=1)
+            log_p = jax.nn.log_softmax(outputs(params["policy"], read, jnp.tanh))
+            done = jax.nn.one_hot((log_p + drawn[:, move]).argmax(-1), actions)
+            done = jax.lax.stop_gradient(done)
+            log_chance = log_chance + jnp.sum(log_p * done, axis=1)
+            entropy = entropy - jnp.sum(jnp.exp(log_p) * log_p, axis=1)
+            place = place + done @ ways
+        reward = jnp.exp(-jnp.sum((place - goal) ** 2, axis=1) / 2)
+        return log_chance, reward, entropy
+
+    def loss(params, batch):
+        x, goal, drawn = batch
+        log_chance, reward, entropy = episode(params, x, goal, drawn)
+        value = outputs(params["value"], x, jnp.tanh)[:, 0]
+        advantage = jax.lax.stop_gradient(reward - value)
+        surrogate = -log_chance * advantage - 0.002 * entropy
+        return jnp.mean(surrogate + (value - reward) ** 2 / 2)
+
+    def score(params, batch):
+        return 100 * jnp.mean(episode(params, *batch)[1])
+
+    arrays = (x, goal, drawn)
+    return Task(
+        name="policy gradients of five moves",
+        rate=0.04,
+        rates=(0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32),
+        adamw_rate=0.008,
+        init=init,
+        loss=loss,
+        score=score,
+        train=tuple(z[:TRAIN] for z in arrays),
+        test=tuple(z[TRAIN:] for z in arrays),
+    )
+
+
+def hashing() -> Task:
+    """Codes of signs, straight through, that put two of a kind nearer than a third.
+
+    A hinge on triplets: ever fewer of them have a gradient at all, and it is not that
+    of the loss. Weights are normalised, so their length is free.
+    """
+    rng, width, kinds, bits = np.random.default_rng(7106), 24, 30, 16
+    inner = rng.normal(size=(10, width)) / np.sqrt(10)
+    outer = rng.normal(size=(width, width)) / np.sqrt(width)
+    centres = rng.normal(size=(kinds, 10))
+
+    def drawn(kind):
+        z = centres[kind] + 0.35 * rng.normal(size=(len(kind), 10))
+        x = np.sin(2 * z @ inner) @ outer + 0.2 * rng.normal(size=(len(kind), width))
+        return x.astype(np.float32)
+
+    kind = rng.integers(kinds, size=EXAMPLES)
+    other = (kind + rng.integers(1, kinds, size=EXAMPLES)) % kinds
+    triplets = (drawn(kind), drawn(kind), drawn(other))
+
+    def init(key):
+        layers = perceptron(key, (width, 64, 64, bits))
+        return [{**x, "scale": jnp.ones_like(x["bias"])} for x in layers]
+
+    def code(params, x):
+        for i, layer in enumerate(params):
+            kernel = layer["kernel"]
+            kernel = kernel / jnp.sqrt(1e-8 + jnp.sum(kernel**2, 0, keepdims=True))
+            gain = 1.4 if i + 1 < len(params) else 1.0
+            x = gain * (x @ kernel) * layer["scale"][None] + layer["bias"][None]
+            x = jax.nn.relu(x) if i + 1 < len(params) else jnp.tanh(x)
+        return x + jax.lax.stop_gradient(jnp.sign(x) - x)
+
+    def gap(params, batch):
+        """How much nearer, as a share of the bits."""
+        one, same, other = (code(params, x) for x in batch)
+        return jnp.mean(one * (same - other), axis=1) / 2
+
+    def score(params, batch):
+        found = gap(params, batch)
+        right = jnp.mean((found > 0) + 0.5 * (found == 0))
+        return 200 * right - 100
+
+    return Task(
+        name="hashing by triplets",
+        rate=0.4,
+        rates=(0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+        adamw_rate=0.004,
+        init=init,
+        loss=lambda p, batch: jnp.mean(jax.nn.relu(0.25 - gap(p, batch))),
+        score=score,
+        train=tuple(z[:TRAIN] for z in triplets),
+        test=tuple(z[TRAIN:] for z in triplets),
+    )

@@ -110,8 +110,12 @@ class LossLimit:
     def init(self) -> LossLimitState:
         """Returns the state before the first update."""
         # Each is an array of its own: JAX does not donate one buffer twice.
-        numbers = (jnp.zeros(()) for _ in range(5))
-        return LossLimitState(*numbers, jnp.zeros((), jnp.int32), jnp.ones(()))
+        recent, highest, lowest, scatter, least = (jnp.zeros(()) for _ in range(5))
+        has_started = jnp.zeros((), jnp.int32)
+        share = jnp.ones(())
+        return LossLimitState(
+            recent, highest, lowest, scatter, least, has_started, share
+        )
 
     def update(self, state: LossLimitState, loss: ArrayLike) -> LossLimitState:
         """Moves the share by one update's loss, `()`."""
