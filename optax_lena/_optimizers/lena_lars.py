@@ -215,11 +215,14 @@ def _scale(
     metric, layout = Metric(layers), layout_of(layers, updates)
 
     def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:
-        param_norm, update_norm = jnp.sqrt(param_sq_norm), jnp.sqrt(update_sq_norm)
         # A layer without weights, or without a gradient, keeps its update.
-        has_both = (param_norm > 0) & (update_norm > 0)
-        scaled = coefficient * param_norm / (jnp.where(has_both, update_norm, 1) + eps)
-        return jnp.where(has_both, scaled, 1)
+        has_both = (param_sq_norm > 0) & (update_sq_norm > 0)
+        # No root of 0, whose derivative is infinite: updates may be differentiated.
+        param_norm, update_norm = (
+            jnp.sqrt(jnp.where(has_both, sq_norm, 1))
+            for sq_norm in (param_sq_norm, update_sq_norm)
+        )
+        return jnp.where(has_both, coefficient * param_norm / (update_norm + eps), 1)
 
     norms = metric.sq_norms(params), metric.sq_norms(updates)
     factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
