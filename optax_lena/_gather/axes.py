@@ -192,7 +192,7 @@ def metric_of_shards(
 
 
 def metric_of_shards_of_one_loss(
-    metric: Metric, params: PyTree, loss: Any
+    metric: Metric | ShardedMetric, params: PyTree, loss: Any
 ) -> Metric | ShardedMetric:
     """Returns the metric inside a `shard_map` of which no axis carries the batch.
 

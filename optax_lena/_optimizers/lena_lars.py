@@ -20,7 +20,12 @@ from optax_lena._checks import (
     check_steps,
 )
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
+from optax_lena._measure.layout import (
+    PyTree,
+    check_no_shards,
+    layout_of,
+    scale_leaves,
+)
 from optax_lena._measure.metric import Metric
 from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate, evaluate
@@ -153,7 +158,7 @@ def _update(
     # No chain: the rate stands before the buffer, and its clock behind.
     rate = evaluate(learning_rate, state.lena.clocks.base_steps)
     updates, decay = links.decay.update(updates, state.decay, params)
-    updates, lars = links.lars.update(updates, state.lars, params)
+    updates, lars = links.lars.update(updates, state.lars, params, **extra_args)
     updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
     updates, buffer = links.buffer.update(updates, state.buffer)
     updates, lena = links.lena.update(updates, state.lena, params, **extra_args)
@@ -190,8 +195,10 @@ def scale_by_lars_ratio(
     check_number("trust_coefficient", coefficient, meaning, at_least=0)
     check_eps(eps)
     check_mask("trust_ratio_mask", mask)
-    scale = functools.partial(_scale, coefficient, eps, layers)
-    ratio = optax.stateless(scale)
+    ratio = optax.GradientTransformationExtraArgs(
+        optax.init_empty_state,
+        functools.partial(_scale, coefficient, eps, layers),  # pyrefly: ignore[bad-argument-type]
+    )
     return ratio if mask is None else optax.masked(ratio, mask)
 
 
@@ -209,9 +216,15 @@ def _scale(
     eps: jax.typing.ArrayLike,
     layers: Layers,
     updates: PyTree,
-    params: PyTree | None,
-) -> PyTree:
+    state: optax.EmptyState,
+    params: PyTree | None = None,
+    *,
+    moments: Any = None,
+    **extra_args: Any,
+) -> tuple[PyTree, optax.EmptyState]:
+    del extra_args
     _check_params(params)
+    check_no_shards("lena_lars", params, moments)
     metric, layout = Metric(layers), layout_of(layers, updates)
 
     def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:
@@ -226,4 +239,4 @@ def _scale(
 
     norms = metric.sq_norms(params), metric.sq_norms(updates)
     factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
-    return scale_leaves(updates, factors, layout)
+    return scale_leaves(updates, factors, layout), state

@@ -81,7 +81,7 @@ def test_without_types_the_specs_tell():
 
 
 def test_gathered_parameters_that_say_so_are_whole():
-    """ZeRO by hand: only `to="reduced"` says that every device has gathered the same."""
+    """ZeRO by hand: only `to="reduced"` says that all have gathered the same."""
 
     def moments(params, x, to):
         w = jax.lax.all_gather(params["w"], "data", tiled=True, to=to)
@@ -210,3 +210,44 @@ def test_in_time_is_refused_where_a_device_sees_its_own_examples_only():
     step = mapped(functools.partial(gathered, spread="time"), check_vma=True)
     with pytest.raises(ValueError, match=helpers.says("`spread`", "'time'")):
         step(PARAMS, X)
+
+
+@pytest.mark.parametrize("optimizer", [optax_lena.lena_lars, optax_lena.lena_muon])
+def test_optimizers_that_need_whole_tensors_refuse_shards(optimizer):
+    params = {"b": jnp.ones(3), "w": jnp.arange(8.0).reshape(4, 2)}
+    specs = {"b": P(), "w": P("model")}
+    stack = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)
+    grads, moments = optax_lena.moments_from_stack(stack)
+    tx = optimizer(0.1, 2)
+
+    def update(grads, moments):
+        return tx.update(grads, tx.init(grads), grads, moments=moments)[0]
+
+    mesh = jax.make_mesh((2,), ("model",), (AxisType.Auto,))
+    mapped = functools.partial(jax.shard_map, update, mesh=mesh)
+    message = helpers.says(f"`{optimizer.__name__}`", "'w'", "'model'", "jax.jit")
+    with pytest.raises(ValueError, match=message):
+        mapped(in_specs=(specs, P()), out_specs=specs)(grads, moments)
+
+    def update_own(*grads_and_moments):
+        """The moments of a model of the device's own vary as its parameters do."""
+        own = jax.lax.pcast(grads_and_moments, "model", to="varying")
+        return jax.tree.map(lambda x: x[None], update(*own))
+
+    whole = {"in_specs": P(), "out_specs": P("model")}
+    got = jax.shard_map(update_own, mesh=mesh, **whole)(grads, moments)
+    got = jax.tree.map(lambda x: x[1], got)
+    helpers.assert_trees_close(got, update(grads, moments), rtol=1e-5)
+
+
+def test_a_mask_of_lars_lets_shards_pass():
+    tx = optax_lena.lena_lars(0.1, 2, momentum=0.0, trust_ratio_mask={"w": False})
+    grads, moments = optax_lena.moments_from_stack({"w": jnp.ones((2, 4))})
+
+    def update(grads, moments):
+        return tx.update(grads, tx.init(grads), grads, moments=moments)[0]
+
+    mesh = jax.make_mesh((2,), ("model",), (AxisType.Auto,))
+    specs = {"in_specs": (P("model"), P()), "out_specs": P("model")}
+    got = jax.shard_map(update, mesh=mesh, **specs)(grads, moments)
+    helpers.assert_trees_close(got, update(grads, moments))
