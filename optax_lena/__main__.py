@@ -64,7 +64,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "run",
         metavar="RUN.jsonl",
-        help="a log of optax_lena.metrics: a line of JSON per entry, or a .csv table",
+        help="a log of optax_lena.metrics: lines of JSON, or a table (.csv, .tsv)",
     )
     command.add_argument(
         "--base-batch", type=int, metavar="N", help="examples in a base batch"

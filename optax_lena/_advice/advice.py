@@ -165,7 +165,7 @@ def advise(
       state_or_history: an optax state with a LENA state at any depth; what
         `optax_lena.metrics` returns with arrays `[T]`, as `lax.scan` stacks it; a list
         of such dictionaries; or the path of a log of them, in JSON lines or, if its
-        name ends in .csv, as a table. A single state has no interval.
+        name ends in .csv or .tsv, as a table. A single state has no interval.
       base_batch: examples in a base batch, to speak of examples.
       efficiency: in (0, 1): what an example must be worth still; 1/1.2 asks for the
         batch that needs 20 % more examples.

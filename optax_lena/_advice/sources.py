@@ -1,8 +1,8 @@
 """The sources: a run's metrics, from wherever they were kept, as columns.
 
-In: an optax state, stacked metrics, a list of metrics, or a log in JSON lines or CSV.
-Out: an array `[T]` for every metric that an advice reads; not a number where an entry
-lacks it.
+In: an optax state, stacked metrics, a list of metrics, or a log in JSON lines, CSV or
+TSV. Out: an array `[T]` for every metric that an advice reads; not a number where an
+entry lacks it.
 """
 
 import csv
@@ -21,6 +21,7 @@ from optax_lena._reports.report import LAYER_FIELDS, metrics
 
 # What comes before it is the label of one of several LENA states, or a logger's prefix.
 _MODEL = re.compile(r"^(|.+/)model/(?:noise|noise_scale|gain)$")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 Columns = dict[str, np.ndarray]
 Row = Mapping[str, Any]
 
@@ -41,7 +42,9 @@ def columns_of(source: Any, name: str) -> Columns:
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        rows = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+        _check_no_events(path)
+        delimiter = _DELIMITERS.get(path.suffix)
+        rows = _table_rows(path, delimiter) if delimiter else _json_rows(path)
         return _stacked(rows, str(path))
     if _are_rows(source):
         return _stacked(source, f"`{name}`")
@@ -107,9 +110,25 @@ def _number(value: Any) -> float:
         return np.nan
 
 
-def _csv_rows(path: Path) -> list[Row]:
+def _check_no_events(path: Path) -> None:
+    """Raises a `ValueError` for a directory, such as TensorBoard's, or one of its logs.
+
+    Only TensorBoard reads them, and it is no dependency.
+    """
+    if path.is_dir() or ".tfevents." in path.name:
+        got = "a directory" if path.is_dir() else "events of TensorBoard"
+        raise ValueError(
+            f"{path} must be a log in JSON lines, or a table (.csv, .tsv), got {got}. "
+            "Of TensorBoard's logs read the scalars, events = "
+            "tensorboard.backend.event_processing.event_accumulator.EventAccumulator("
+            "directory).Reload(), and give optax_lena.advise the dictionary "
+            "{tag: [x.value for x in events.Scalars(tag)]} of their tags."
+        )
+
+
+def _table_rows(path: Path, delimiter: str) -> list[Row]:
     # Cells are texts; those of columns that are not read stay so.
-    return list(csv.DictReader(_text(path).splitlines()))
+    return list(csv.DictReader(_text(path).splitlines(), delimiter=delimiter))
 
 
 def _json_rows(path: Path) -> list[Row]:
@@ -123,7 +142,7 @@ def _json_rows(path: Path) -> list[Row]:
                 break
             raise ValueError(
                 f"{path}: line {number} is not JSON ({error}): a log must hold one "
-                "JSON object per line, or be a table whose name ends in .csv."
+                "JSON object per line, or be a table whose name ends in .csv or .tsv."
             ) from error
         for row in found if isinstance(found, list) else [found]:
             if isinstance(row, dict):

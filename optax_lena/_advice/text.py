@@ -48,7 +48,11 @@ def recommendation(advice: "Advice") -> str:
         f"noise scale b = {_number(advice.curve.noise_scale)} base batches.",
     ]
     scale = 2.0 ** math.floor(math.log2(critical)) if critical >= 1 else 1.0
-    if critical < 1:
+    if critical < 1 and math.isinf(high):
+        lines.append(
+            "The log is too short to say whether the base batch is past it: log more."
+        )
+    elif critical < 1:
         lines.append("The base batch is past it already: a smaller one saves examples.")
     elif scale == 1:
         lines.append(

@@ -107,7 +107,8 @@ def _raise_sharded(parameter: str, axis_name: AxisName) -> None:
         f"carries the batch, got {parameter!r}, which is sharded over it: the sum over "
         "the axis would add up the gradients of different shards. Shard parameters "
         "over another axis, or under jax.jit, where any axis will do. If all devices "
-        "hold the same, pass them as they are, without jax.lax.pcast."
+        "hold the same, pass them as they are, without jax.lax.pcast; if they gathered "
+        "it from its shards, let jax.lax.all_gather(..., to='reduced') say so."
     )
 
 
@@ -188,6 +189,29 @@ def metric_of_shards(
         return metric
     own = [tuple(n for n in axes if n not in names(axis_name)) for axes in sharded]
     return ShardedMetric(metric, tuple(own)) if any(own) else metric
+
+
+def metric_of_shards_of_one_loss(
+    metric: Metric | ShardedMetric, params: PyTree, loss: Any
+) -> Metric | ShardedMetric:
+    """Returns the metric inside a `shard_map` of which no axis carries the batch.
+
+    A parameter that varies over an axis over which its loss does not is in shards
+    (tensor parallelism alone). Where the loss varies as well, every device has a model
+    of its own.
+
+    Args:
+      metric: the metric of what one device holds.
+      params: what it holds.
+      loss: the loss of a microbatch, or its type.
+
+    Returns:
+      The metric itself, if nothing is sharded.
+    """
+    own = varying(loss)
+    sharded = (tuple(sorted(varying(leaf) - own)) for leaf in jax.tree.leaves(params))
+    shards = ShardedMetric(metric, tuple(sharded))
+    return shards if any(shards.axes) else metric
 
 
 def _check_specs_of(

@@ -41,12 +41,24 @@ def _in_turn(
     n = call.gatherer.num_microbatches
     each, xs = call.each(n), (split(call.batch, n), jnp.arange(n))
     first = jax.tree.map(_first, xs)
-    shapes = jax.eval_shape(call.visit, *first)
+    call, shapes = _of_whole_parameters(call, first)
     axes.check_own_loss(jax.tree.leaves(shapes)[0], call.params, ())
     kinds = call.kinds(shapes, first[0], call.batch)
     sums, stacks = passes.weighted_scan(call.visit, shapes, kinds, each, xs)
     stacks = _joined(stacks, kinds, join)
     return call.finish(sums, stacks, kinds, shapes, *_totals(call, each))
+
+
+def _of_whole_parameters(call: Call, first: PyTree) -> tuple[Call, PyTree]:
+    """Returns the call with the metric that types ask for, and what a visit returns."""
+    shapes = jax.eval_shape(call.visit, *first)
+    if call.gatherer.param_specs is None:
+        loss = jax.tree.leaves(shapes)[0]
+        metric = axes.metric_of_shards_of_one_loss(call.metric, call.params, loss)
+        if metric is not call.metric:
+            call = dataclasses.replace(call, metric=metric)
+            shapes = jax.eval_shape(call.visit, *first)
+    return call, shapes
 
 
 def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:

@@ -160,8 +160,31 @@ def check_inexact(name: str, tree: PyTree) -> None:
             raise TypeError(
                 f"`{name}` must be floating-point, got {got} at "
                 f"parameter {parameter_names(tree)[i]!r}: such a parameter has no "
-                "gradient. Leave it out, with optax.masked or as a further argument "
-                "of the loss, or convert it."
+                "gradient. Put None in its place, and pass it as a further "
+                "argument of the loss, or convert it."
+            )
+
+
+def check_no_shards(optimizer: str, tree: PyTree, moments: Any) -> None:
+    """Raises a `ValueError` for a shard, where `optimizer` needs the whole tensor.
+
+    Args:
+      optimizer: its name.
+      tree: what it needs whole.
+      moments: the gradient's, of whole tensors. What varies over an axis over which
+        they vary as well belongs to a model of the device's own.
+    """
+    own = frozenset().union(*map(varying, jax.tree.leaves(moments)))
+    for parameter, leaf in zip(
+        parameter_names(tree), jax.tree.leaves(tree), strict=True
+    ):
+        sharded = sorted(varying(leaf) - own)
+        if sharded and moments is not None:
+            raise ValueError(
+                f"`params` of `{optimizer}` must be whole on every device, got a shard "
+                f"of {parameter!r}, which varies over the axes {sharded}: it would "
+                "take each device's shard for the whole. Update under jax.jit, where "
+                "any sharding will do, or gather parameters and gradients first."
             )
 
 

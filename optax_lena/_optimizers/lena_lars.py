@@ -149,7 +149,7 @@ def _update(
     # No chain: the rate stands before the buffer, and its clock behind.
     rate = evaluate(learning_rate, state.lena.clocks.base_steps)
     updates, decay = links.decay.update(updates, state.decay, params)
-    updates, lars = links.lars.update(updates, state.lars, params)
+    updates, lars = links.lars.update(updates, state.lars, params, **extra_args)
     updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
     updates, buffer = links.buffer.update(updates, state.buffer)
     updates, lena = links.lena.update(updates, state.lena, params, **extra_args)

@@ -125,7 +125,7 @@ def _matrices(
     only = functools.partial(are_matrices, orthogonal)
     return optax.chain(
         optax.masked(momentum, only),
-        optax.stateless(functools.partial(orthogonalise, orthogonal)),
+        orthogonalise(orthogonal),
         optax.masked(parts.decay(weight_decay, mask), only),
     )
 

@@ -170,14 +170,24 @@ def _is_lena(node: Any) -> bool:
 
 
 def _plain(state: ScaleByLenaState) -> ScaleByLenaState:
-    """Takes the leaves out of the variables into which nnx.Optimizer puts them."""
+    """Takes leaves out of nnx.Optimizer's variables, and out of the host's memory."""
 
     def unwrap(node: Any) -> Any:
         leaves = jax.tree.leaves(node)
-        return leaves[0] if len(leaves) == 1 else node
+        return _on_device(leaves[0]) if len(leaves) == 1 else node
 
     is_inside = lambda node: not isinstance(node, tuple)  # noqa: E731
     return jax.tree.map(unwrap, state, is_leaf=is_inside)
+
+
+def _on_device(leaf: Any) -> Any:
+    """Returns an array that can be computed with, which an offloaded one cannot."""
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return leaf
+    usual = next(iter(leaf.sharding.device_set)).default_memory().kind
+    if leaf.sharding.memory_kind in (None, usual):
+        return leaf
+    return jax.device_put(leaf, leaf.sharding.with_memory_kind(usual))
 
 
 def _check_is_one(state: ScaleByLenaState) -> None:

@@ -13,7 +13,12 @@ import optax
 
 from optax_lena._checks import check_eps, check_mask, check_number
 from optax_lena._measure.layers import Layers
-from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
+from optax_lena._measure.layout import (
+    PyTree,
+    check_no_shards,
+    layout_of,
+    scale_leaves,
+)
 from optax_lena._measure.metric import Metric
 
 
@@ -41,8 +46,10 @@ def scale_by_lars_ratio(
     check_number("trust_coefficient", coefficient, meaning, at_least=0)
     check_eps(eps)
     check_mask("trust_ratio_mask", mask)
-    scale = functools.partial(_scale, coefficient, eps, layers)
-    ratio = optax.stateless(scale)
+    ratio = optax.GradientTransformationExtraArgs(
+        optax.init_empty_state,
+        functools.partial(_scale, coefficient, eps, layers),  # pyrefly: ignore[bad-argument-type]
+    )
     return ratio if mask is None else optax.masked(ratio, mask)
 
 
@@ -60,18 +67,27 @@ def _scale(
     eps: jax.typing.ArrayLike,
     layers: Layers,
     updates: PyTree,
-    params: PyTree | None,
-) -> PyTree:
+    state: optax.EmptyState,
+    params: PyTree | None = None,
+    *,
+    moments: Any = None,
+    **extra_args: Any,
+) -> tuple[PyTree, optax.EmptyState]:
+    del extra_args
     _check_params(params)
+    check_no_shards("lena_lars", params, moments)
     metric, layout = Metric(layers), layout_of(layers, updates)
 
     def ratio(param_sq_norm: jax.Array, update_sq_norm: jax.Array) -> jax.Array:
-        param_norm, update_norm = jnp.sqrt(param_sq_norm), jnp.sqrt(update_sq_norm)
         # A layer without weights, or without a gradient, keeps its update.
-        has_both = (param_norm > 0) & (update_norm > 0)
-        scaled = coefficient * param_norm / (jnp.where(has_both, update_norm, 1) + eps)
-        return jnp.where(has_both, scaled, 1)
+        has_both = (param_sq_norm > 0) & (update_sq_norm > 0)
+        # No root of 0, whose derivative is infinite: updates may be differentiated.
+        param_norm, update_norm = (
+            jnp.sqrt(jnp.where(has_both, sq_norm, 1))
+            for sq_norm in (param_sq_norm, update_sq_norm)
+        )
+        return jnp.where(has_both, coefficient * param_norm / (update_norm + eps), 1)
 
     norms = metric.sq_norms(params), metric.sq_norms(updates)
     factors = jax.tree.leaves(jax.tree.map(ratio, *norms))
-    return scale_leaves(updates, factors, layout)
+    return scale_leaves(updates, factors, layout), state

@@ -1,6 +1,7 @@
 """Monitor: LENA's statistics behind any optax optimizer, which stays as it is."""
 
 import functools
+import inspect
 import re
 from typing import Any, NamedTuple
 
@@ -43,7 +44,8 @@ def monitor(
     metrics how large the batch could be. It costs a few numbers per layer.
 
     Args:
-      tx: any optimizer.
+      tx: an optimizer of the parameters that are differentiated. `optax.lookahead`,
+        which holds them twice, is none; and a line search hands `moments` to the loss.
       layers: which parameters are one layer: `whole_model` for one number.
       batch_scale: S, the batch in base batches, which are the unit of noise scales;
         None: the number of microbatches, so that the unit is one microbatch.
@@ -53,7 +55,7 @@ def monitor(
 
     Returns:
       The optimizer. Its `update` takes the keyword argument `moments` as well, and
-      passes it on.
+      passes it on if that of `tx` takes it.
 
     Raises:
       ValueError: where an argument is out of its range, or `only` is found nowhere.
@@ -115,9 +117,17 @@ def _update(
     # What wrappers say of the moments is for both; a loss is for the optimizer alone.
     is_half = extra_args.get("is_half", False)
     _, lena = watch(_watched(grads, only), state.lena, moments=moments, is_half=is_half)
-    given = extra_args if moments is None else extra_args | {"moments": moments}
+    given = extra_args
+    if moments is not None and _takes_moments(tx):
+        given = extra_args | {"moments": moments}
     updates, inner_state = tx.update(grads, state.inner_state, params, **given)
     return updates, MonitorState(inner_state, lena)
+
+
+def _takes_moments(tx: optax.GradientTransformationExtraArgs) -> bool:
+    """Some of optax's take keyword arguments of their own, and no others."""
+    parameters = inspect.signature(tx.update).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD or p.name == "moments" for p in parameters)
 
 
 def _watched(tree: PyTree, only: str | None) -> PyTree:

@@ -16,7 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_batch_scale, check_beta, check_dtype, check_flag
-from optax_lena._measure.layout import PyTree
+from optax_lena._measure.layout import PyTree, check_no_shards
 from optax_lena._measure.moments import is_masked
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
@@ -151,18 +151,33 @@ def orthogonaliser(**options: Any) -> optax.GradientTransformation:
 
 
 def orthogonalise(
-    orthogonal: optax.GradientTransformation, averaged: PyTree, params: PyTree
-) -> PyTree:
-    """Orthogonalises the matrices of `averaged`; other parameters pass."""
-    del params
-    state = orthogonal.init(averaged)
-    directions, _ = orthogonal.update(averaged, state, averaged)
-    return jax.tree.map(
-        lambda is_matrix, new, old: new if is_matrix else old,
-        are_matrices(orthogonal, averaged),
-        directions,
-        averaged,
+    orthogonal: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Orthogonalises matrices that are averaged already; other parameters pass."""
+    return optax.GradientTransformationExtraArgs(
+        optax.init_empty_state,
+        functools.partial(_orthogonalise, orthogonal),  # pyrefly: ignore[bad-argument-type]
     )
+
+
+def _orthogonalise(
+    orthogonal: optax.GradientTransformation,
+    averaged: PyTree,
+    state: optax.EmptyState,
+    params: PyTree | None = None,
+    *,
+    moments: Any = None,
+    **extra_args: Any,
+) -> tuple[PyTree, optax.EmptyState]:
+    del params, extra_args
+    is_matrix = are_matrices(orthogonal, averaged)
+    matrices = jax.tree.map(lambda own, x: x if own else None, is_matrix, averaged)
+    check_no_shards("lena_muon", matrices, moments)
+    directions, _ = orthogonal.update(averaged, orthogonal.init(averaged), averaged)
+    updates = jax.tree.map(
+        lambda own, new, old: new if own else old, is_matrix, directions, averaged
+    )
+    return updates, state
 
 
 def are_matrices(orthogonal: optax.GradientTransformation, params: PyTree) -> PyTree:

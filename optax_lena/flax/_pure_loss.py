@@ -182,21 +182,71 @@ class PureLoss:
 
 
 def _source(jaxpr: Any, var: Any) -> Any:
-    """Returns the variable of a program that `var` is, where calls only pass it on."""
-    for eqn in jaxpr.eqns:
-        place = [out is var for out in eqn.outvars]
-        if not any(place):
-            continue
-        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        inner = getattr(inner, "jaxpr", inner)
-        # nnx.jit and nnx.remat return every variable; a scan's are of its iterations.
-        if inner is None or eqn.primitive.name in ("scan", "while"):
-            return var
-        source = _source(inner, inner.outvars[place.index(True)])
-        pairs = zip(eqn.invars, inner.invars, strict=False)
-        given = [x for x, own in pairs if own is source]
-        return _source(jaxpr, given[0]) if given else var
-    return var
+    """Returns the variable of a program that `var` is, where it is only passed on."""
+    eqn = _maker(jaxpr, var)
+    if eqn is None:
+        return var
+    if eqn.primitive.name == "transpose":
+        given = _untransposed(jaxpr, eqn)
+    else:
+        given = _given(eqn, [out is var for out in eqn.outvars].index(True))
+    return var if given is None else _source(jaxpr, given)
+
+
+def _maker(jaxpr: Any, var: Any) -> Any:
+    """Returns the equation that computes a variable; None of an input."""
+    return next((e for e in jaxpr.eqns if any(out is var for out in e.outvars)), None)
+
+
+def _untransposed(jaxpr: Any, eqn: Any) -> Any:
+    """Returns what a transposition puts back as it was; None if it does not.
+
+    A loop over another axis than the first moves the axis there and back.
+    """
+    before = _maker(jaxpr, _source(jaxpr, eqn.invars[0]))
+    if before is None or before.primitive.name != "transpose":
+        return None
+    there, back = (e.params["permutation"] for e in (before, eqn))
+    is_back = all(there[axis] == i for i, axis in enumerate(back))
+    return before.invars[0] if is_back else None
+
+
+def _given(eqn: Any, place: int) -> Any:
+    """Returns the input that an equation passes on in this place; None if it does not.
+
+    nnx's loops, branches, `nnx.jit` and `nnx.remat` return every variable that they
+    get.
+    """
+    name, params = eqn.primitive.name, eqn.params
+    if name == "cond":  # the same in every branch
+        given = [
+            _passed_on(branch, eqn.invars[1:], place) for branch in params["branches"]
+        ]
+        return given[0] if all(x is given[0] for x in given) else None
+    if name == "scan":
+        carries = params["num_consts"] + params["num_carry"]
+        given = _passed_on(params["jaxpr"], range(len(eqn.invars)), place)
+        # A carry in its own place, or a stack of what the iterations took of a stack.
+        is_same = given is not None and (
+            given >= carries
+            if place >= params["num_carry"]
+            else given == params["num_consts"] + place
+        )
+        return eqn.invars[given] if is_same else None
+    if name == "while":
+        inputs = eqn.invars[params["cond_nconsts"] :]
+        given = _passed_on(params["body_jaxpr"], range(len(inputs)), place)
+        return inputs[given] if given == params["body_nconsts"] + place else None
+    inner = params.get("jaxpr", params.get("call_jaxpr"))
+    return None if inner is None else _passed_on(inner, eqn.invars, place)
+
+
+def _passed_on(inner: Any, inputs: Sequence[Any], place: int) -> Any:
+    """Returns which of the inputs comes out of an inner program in this place."""
+    inner = getattr(inner, "jaxpr", inner)
+    source = _source(inner, inner.outvars[place])
+    pairs = zip(inputs, inner.invars, strict=False)
+    return next((x for x, own in pairs if own is source), None)
 
 
 def _is_node(x: Any) -> bool:

@@ -82,14 +82,15 @@ def test_every_source_says_the_same(tmp_path):
     assert set(stacked.per_layer) == {"a", "b/c"}
     assert stacked.per_layer["a"] < stacked.per_layer["b/c"]
     grid = {k: np.reshape(v, (3, 4)) for k, v in history.items()}
-    table = tmp_path / "run.csv"
-    with table.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, ["note", *rows[0]])
-        writer.writeheader()
-        writer.writerows(rows[:5] + [{"note": "no metrics here"}] + rows[5:])
+    tables = tmp_path / "run.csv", tmp_path / "run.tsv"
+    for table, delimiter in zip(tables, ",\t", strict=True):
+        with table.open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, ["note", *rows[0]], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows[:5] + [{"note": "no metrics here"}] + rows[5:])
     array = tmp_path / "array.json"
     array.write_text(json.dumps(rows))
-    for source in (rows, tuple(rows), path, str(path), nested, table, array, grid):
+    for source in (rows, tuple(rows), path, str(path), nested, *tables, array, grid):
         other = optax_lena.advise(source)
         assert other.critical_scale == pytest.approx(stacked.critical_scale, rel=1e-5)
         assert other.interval == pytest.approx(stacked.interval, rel=1e-5)
@@ -113,6 +114,7 @@ def test_a_state_has_no_interval():
         assert advice.interval == advice.chance_interval == (0, math.inf)
         assert advice.phases == ()
         assert "too short a log" in str(advice)
+        assert "too short to say whether the base batch" in str(advice)
 
 
 def rows_end(history):
@@ -384,6 +386,11 @@ def test_errors_of_files(tmp_path):
         optax_lena.advise(path)
     with pytest.raises(FileNotFoundError):
         optax_lena.advise(tmp_path / "none.jsonl")
+    events = tmp_path / "events.out.tfevents.1.host"
+    events.write_bytes(b"\xff")
+    for path, got in ((tmp_path, "a directory"), (events, "events of TensorBoard")):
+        with pytest.raises(ValueError, match=f"{got}.*EventAccumulator.*dictionary"):
+            optax_lena.advise(path)
 
 
 def test_an_untouched_state_says_so():

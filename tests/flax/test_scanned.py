@@ -1,18 +1,23 @@
 """Scanned blocks have the rates that they would have in the unrolled network."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import optax_lena
 import optax_lena.flax
+from tests import helpers
 from tests.flax.problem import (
     BATCH,
     N,
     make_optimizer,
     make_train_step,
+    nnx_loss,
 )
 
 BLOCKS, WIDTH = 3, 8
@@ -164,3 +169,92 @@ def test_scanned_nnx_blocks_have_the_unrolled_blocks_rates():
         train_nnx(unrolled, optax_lena.per_parameter),
         twins,
     )
+
+
+def over_axis(axis, remat):
+    """A network that scans over blocks which are stacked along an axis."""
+
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.dense = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+
+        def __call__(self, x):
+            return x + nnx.tanh(self.dense(x))
+
+    class Network(nnx.Module):
+        def __init__(self):
+            create = nnx.vmap(Block, in_axes=0, out_axes=axis)
+            self.blocks = nnx.split_rngs(splits=BLOCKS)(create)(nnx.Rngs(0))
+
+        def __call__(self, x):
+            call = nnx.remat(Block.__call__) if remat else Block.__call__
+            scan = nnx.scan(in_axes=(axis, nnx.Carry), out_axes=nnx.Carry)
+            return scan(call)(self.blocks, x)[:, :1]
+
+    return Network()
+
+
+class Looped(nnx.Module):
+    """The same block again and again, in each of nnx's other loops."""
+
+    def __init__(self, how):
+        self.how = how
+        self.dense = nnx.Linear(WIDTH, WIDTH, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        call = nnx.remat(lambda dense, x: dense(x))
+        if self.how == "scan":
+            scan = nnx.scan(in_axes=(None, nnx.Carry), length=3, out_axes=nnx.Carry)
+            return scan(call)(self.dense, x)[:, :1]
+        if self.how == "cond":
+            is_true = jnp.sum(x) < jnp.inf
+            return nnx.cond(is_true, call, lambda dense, x: x, self.dense, x)[:, :1]
+        body = lambda i, carry: (carry[0], call(*carry))
+        return nnx.fori_loop(0, 3, body, (self.dense, x))[1][:, :1]
+
+
+def assert_is_plain(make):
+    """Loss and gradient of all microbatches are those of the whole batch."""
+    batch, gather = scan_batch(0), optax_lena.flax.value_and_grad(nnx_loss, N)
+    expected, like = nnx.value_and_grad(nnx_loss)(make(), batch)
+    value, grads, _ = gather(make(), batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    got, like = (nnx.to_pure_dict(x) for x in (grads, like))
+    helpers.assert_trees_close(got, like, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "remat"), [(0, True), (1, False), (1, True)])
+def test_nnx_scan_over_blocks_writes_no_parameter(axis, remat):
+    """It returns every variable, each a stack of what the blocks returned."""
+    assert_is_plain(lambda: over_axis(axis, remat))
+
+
+@pytest.mark.parametrize("how", ["scan", "cond", "fori_loop"])
+def test_nnx_loop_writes_no_parameter(how):
+    assert_is_plain(lambda: Looped(how))
+
+
+class Writing(nnx.Module):
+    def __init__(self, how):
+        self.how, scanned = how, NnxScanned()
+        self.blocks, self.dense = scanned.blocks, scanned.head
+
+    def __call__(self, x):
+        def write(dense):
+            dense.bias[...] = 0.9 * dense.bias[...]
+            return dense(x)
+
+        if self.how == "scan":
+            scan = nnx.scan(in_axes=0, out_axes=0)
+            return scan(nnx.remat(write))(self.blocks).mean(0)[:, :1]
+        if self.how == "cond":
+            return nnx.cond(jnp.sum(x) > 0, write, lambda d: d(x), self.dense)
+        loop = functools.partial(nnx.fori_loop, 0, 3)
+        return loop(lambda i, c: (c[0], write(c[0])), (self.dense, x[:, :1]))[1]
+
+
+@pytest.mark.parametrize("how", ["scan", "cond", "fori_loop"])
+def test_nnx_loop_that_writes_a_parameter_is_an_error(how):
+    gather = optax_lena.flax.value_and_grad(nnx_loss, N)
+    with pytest.raises(ValueError, match=helpers.says("must not change", "bias'")):
+        gather(Writing(how), scan_batch(0))

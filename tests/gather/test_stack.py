@@ -1,7 +1,9 @@
 """The two moments of a gradient, from a stack of microbatch gradients."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,3 +130,20 @@ def test_the_mean_of_bfloat16_gradients_is_summed_in_float32():
     grads, moments = from_stack(stack)
     np.testing.assert_allclose(grads["w"], np.float32(63 / 65), rtol=2**-8)
     np.testing.assert_allclose(moments.batch_sq_norm["w"], (63 / 65) ** 2, rtol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(optax, "microbatch"), reason="optax has none yet")
+def test_of_what_optax_microbatch_concatenates():
+    """A microbatch of n examples apart, as where devices share each of them."""
+    loss = lambda w, x: jnp.mean((x @ w - 1) ** 2)
+    w, x = jnp.ones(3), jnp.arange(36.0).reshape(12, 3) ** 0.5
+    microbatched = optax.microbatch(
+        lambda w, x: jax.grad(loss)(w, x)[None],
+        argnums=1,
+        microbatch_size=4,
+        accumulator=optax.microbatching.AccumulationType.CONCAT,
+    )
+    got = optax_lena.moments_from_stack(microbatched(w, x))
+    interleaved = x.reshape(4, 3, 3).swapaxes(0, 1).reshape(12, 3)
+    _, *expected = optax_lena.value_and_grad(loss, 3)(w, interleaved)
+    helpers.assert_trees_close(got, tuple(expected), rtol=1e-5)

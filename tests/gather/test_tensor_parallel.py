@@ -80,6 +80,21 @@ def test_without_types_the_specs_tell():
     helpers.assert_trees_close(step(params, X), expected, rtol=1e-5)
 
 
+def test_gathered_parameters_that_say_so_are_whole():
+    """ZeRO by hand: only `to="reduced"` says that all have gathered the same."""
+
+    def moments(params, x, to):
+        w = jax.lax.all_gather(params["w"], "data", tiled=True, to=to)
+        return gathered({"b": params["b"], "w": w}, x, whole_loss)
+
+    step = functools.partial(mapped, check_vma=True, specs={"b": P(), "w": P("data")})
+    got = step(functools.partial(moments, to="reduced"))(PARAMS, X)
+    helpers.assert_trees_close(got, one_device(), rtol=1e-5)
+    message = helpers.says("'w'", "all_gather", "to='reduced'")
+    with pytest.raises(ValueError, match=message):
+        step(functools.partial(moments, to="varying"))(PARAMS, X)
+
+
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_parameters_sharded_over_the_batchs_axis_are_an_error(check_vma):
     """FSDP by hand: the sum over the axis would add up different shards."""
@@ -123,6 +138,45 @@ def test_without_a_batch_axis_specs_tell_as_well():
     np.testing.assert_allclose(ratio, 4, rtol=1e-5)
 
 
+def alone(function, out_specs):
+    """Inside a `shard_map` over the parameters' axis, which is the only one."""
+    mesh = jax.make_mesh((2,), ("model",), (AxisType.Auto,))
+    specs = {"in_specs": (SPECS, P()), "out_specs": out_specs}
+    return jax.jit(jax.shard_map(function, mesh=mesh, **specs))
+
+
+@pytest.mark.parametrize("weights", [None, jnp.array([1.0, 2.0, 3.0, 0.0])])
+def test_without_a_batch_axis_types_tell_as_well(weights):
+    """The loss is one for all devices, of which each has a shard of "w"."""
+
+    def gathered(params, x, loss=sharded_loss):
+        gather = optax_lena.value_and_grad(loss, 4)
+        return gather(params, x, weights=weights)
+
+    got = alone(gathered, (P(), SPECS, P()))(PARAMS, X)
+    expected = gathered(PARAMS, X, whole_loss)
+    helpers.assert_trees_close(got, expected, rtol=1e-5)
+
+
+def test_devices_with_models_of_their_own_have_norms_of_their_own():
+    """An ensemble: parameters vary over the axis, and so does each one's loss."""
+
+    def loss(params, x):
+        return jnp.mean((x[:, :4] @ params["w"] + params["b"] - 1) ** 2)
+
+    def norms(params, x):
+        own = {"b": jax.lax.pcast(params["b"], "model", to="varying"), "w": params["w"]}
+        moments = optax_lena.value_and_grad(loss, 4)(own, x)[2]
+        return jax.tree.map(lambda x: x[None], moments.micro_sq_norm)
+
+    got = alone(norms, P("model"))(PARAMS, X)
+    for member in range(2):
+        own = {"b": PARAMS["b"], "w": PARAMS["w"][4 * member : 4 * member + 4]}
+        expected = optax_lena.value_and_grad(loss, 4)(own, X)[2].micro_sq_norm
+        one = jax.tree.map(lambda x, i=member: x[i], got)
+        helpers.assert_trees_close(one, expected, rtol=1e-5)
+
+
 def test_without_types_or_specs_it_is_an_error_that_says_what_to_pass():
     with pytest.raises(ValueError, match=helpers.says("`param_specs`", "'model'")):
         mapped(gathered, check_vma=False)(PARAMS, X)
@@ -156,3 +210,44 @@ def test_in_time_is_refused_where_a_device_sees_its_own_examples_only():
     step = mapped(functools.partial(gathered, spread="time"), check_vma=True)
     with pytest.raises(ValueError, match=helpers.says("`spread`", "'time'")):
         step(PARAMS, X)
+
+
+@pytest.mark.parametrize("optimizer", [optax_lena.lena_lars, optax_lena.lena_muon])
+def test_optimizers_that_need_whole_tensors_refuse_shards(optimizer):
+    params = {"b": jnp.ones(3), "w": jnp.arange(8.0).reshape(4, 2)}
+    specs = {"b": P(), "w": P("model")}
+    stack = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)
+    grads, moments = optax_lena.moments_from_stack(stack)
+    tx = optimizer(0.1, 2)
+
+    def update(grads, moments):
+        return tx.update(grads, tx.init(grads), grads, moments=moments)[0]
+
+    mesh = jax.make_mesh((2,), ("model",), (AxisType.Auto,))
+    mapped = functools.partial(jax.shard_map, mesh=mesh)
+    message = helpers.says(f"`{optimizer.__name__}`", "'w'", "'model'", "jax.jit")
+    with pytest.raises(ValueError, match=message):
+        mapped(update, in_specs=(specs, P()), out_specs=specs)(grads, moments)
+
+    def update_own(*grads_and_moments):
+        """The moments of a model of the device's own vary as its parameters do."""
+        own = jax.lax.pcast(grads_and_moments, "model", to="varying")
+        return jax.tree.map(lambda x: x[None], update(*own))
+
+    ensemble = mapped(update_own, in_specs=P(), out_specs=P("model"))
+    got = jax.tree.map(lambda x: x[1], helpers.jit(ensemble)(grads, moments))
+    expected = helpers.jit(update)(grads, moments)
+    helpers.assert_trees_close(got, expected, rtol=1e-5)
+
+
+def test_a_mask_of_lars_lets_shards_pass():
+    tx = optax_lena.lena_lars(0.1, 2, momentum=0.0, trust_ratio_mask={"w": False})
+    grads, moments = optax_lena.moments_from_stack({"w": jnp.ones((2, 4))})
+
+    def update(grads, moments):
+        return tx.update(grads, tx.init(grads), grads, moments=moments)[0]
+
+    mesh = jax.make_mesh((2,), ("model",), (AxisType.Auto,))
+    specs = {"in_specs": (P("model"), P()), "out_specs": P("model")}
+    got = helpers.jit(jax.shard_map(update, mesh=mesh, **specs))(grads, moments)
+    helpers.assert_trees_close(got, update(grads, moments))

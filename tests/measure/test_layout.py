@@ -134,3 +134,18 @@ def test_a_stack_of_no_layers_has_no_rows():
     tx = optax_lena.lena(0.1, 4, layers=layers)
     updates, _ = tx.update(grads, tx.init(params), params, moments=moments)
     assert updates["blocks"].shape == (0, 3)
+
+
+def test_none_in_the_place_of_integers_is_what_their_error_says():
+    params = {"steps": jnp.int32(3), "w": jnp.ones(2)}
+    gather = optax_lena.value_and_grad(lambda p, x: jnp.mean(x @ p["w"]), 2)
+    tx = optax_lena.lena(0.1, batch_scale=2)
+    message = helpers.says("'steps'", "Put None in its place", "further argument")
+    with pytest.raises(TypeError, match=message):
+        gather(params, jnp.ones((4, 2)))
+    with pytest.raises(TypeError, match=message):
+        tx.init(params)
+    params = params | {"steps": None}
+    _, grads, moments = gather(params, jnp.ones((4, 2)))
+    updates, _ = tx.update(grads, tx.init(params), params, moments=moments)
+    assert updates["steps"] is None and jnp.all(updates["w"] < 0)

@@ -212,3 +212,25 @@ def test_forgotten_parameters():
     grads, moments = helpers.example_moments()
     with pytest.raises(ValueError, match="params"):
         tx.update(grads, tx.init(grads), moments=moments)
+
+
+@pytest.mark.parametrize("zero", ["params", "grads"])
+def test_derivatives_are_finite_where_a_layer_has_no_ratio(zero):
+    """A bias that starts at 0, in a loss that is differentiated through an update."""
+    ones = {"bias": jnp.ones(2), "kernel": jnp.ones(2)}
+    scales = {"params": ones, "grads": ones}
+    scales[zero] = {"bias": jnp.zeros(2), "kernel": jnp.ones(2)}
+    tx = lena_lars(0.1, batch_scale=4)
+
+    def length(x):
+        params, grads = (
+            jax.tree.map(lambda leaf: x * leaf, scales[k]) for k in ("params", "grads")
+        )
+        stack = jax.tree.map(lambda g: jnp.stack([g, 2 * g]), grads)
+        grads, moments = optax_lena.moments_from_stack(stack)
+        updates, _ = tx.update(grads, tx.init(params), params, moments=moments)
+        return sum(jnp.sum(u) for u in jax.tree.leaves(updates))
+
+    derivative = jax.grad(length)(1.0)
+    difference = (length(1.01) - length(0.99)) / 0.02
+    np.testing.assert_allclose(derivative, difference, rtol=1e-2)

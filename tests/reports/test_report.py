@@ -315,3 +315,14 @@ def test_nnx_optimizer_state():
     assert {(type(x), x.dtype) for x in metrics.values()} == {
         (type(jnp.zeros(())), jnp.dtype("float32"))
     }
+
+
+def test_a_state_in_the_memory_of_the_host_is_read():
+    """Where an offloaded state lies between two steps."""
+    grads, moments = helpers.example_moments()
+    tx = optax_lena.lena(0.1, 4)
+    _, state = tx.update(grads, tx.init(grads), grads, moments=moments)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    host = jax.device_put(state, device.with_memory_kind("pinned_host"))
+    assert optax_lena.layer_report(host) == optax_lena.layer_report(state)
+    helpers.assert_trees_close(optax_lena.metrics(host), optax_lena.metrics(state))

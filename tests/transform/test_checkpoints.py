@@ -10,7 +10,6 @@ import pickle
 import subprocess
 import sys
 import textwrap
-import warnings
 
 import flax.serialization
 import jax
@@ -398,16 +397,3 @@ def test_functions_in_a_tree_like_the_state_find_the_names_unchanged():
     restored = flax.serialization.from_state_dict(state, saved)
     assert restored.layer_names() == tuple(SPREADS)
     helpers.assert_trees_equal(restored, state)
-
-
-def test_the_state_is_a_named_tuple_to_programs_that_take_it_apart():
-    state = optax_lena.scale_by_lena(4).init(helpers.example_params())
-    names = state.layer_names()
-    assert type(state)(**state._asdict()).layer_names() == names
-    assert type(state)._make([*state, state.names]).layer_names() == names
-    without = type(state)._make(state)
-    assert without.layer_names() == ()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        helpers.assert_trees_equal(tuple(without), tuple(state))
-        optax_lena.metrics(without)

@@ -318,3 +318,14 @@ def test_moments_are_passed_on():
             carry, _ = step(carry, batch)
         ends.append((carry[0], inner(carry[1])))
     helpers.assert_trees_equal(*ends)
+
+
+def test_an_optimizer_that_takes_other_keywords_gets_no_moments():
+    tx = optax.contrib.sam(optax.sgd(0.1), optax.contrib.normalize(), sync_period=2)
+    grads, moments = helpers.example_moments()
+    watched, params = optax_lena.monitor(tx), helpers.example_params()
+    expected, _ = tx.update(grads, tx.init(params), params)
+    state = watched.init(params)
+    updates, state = watched.update(grads, state, params, moments=moments)
+    helpers.assert_trees_equal(updates, expected)
+    assert optax_lena.metrics(state)["model/noise"] > 0

@@ -1,5 +1,7 @@
 """The optax state: names in its structure, and rows that follow them."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,3 +114,16 @@ def test_an_ensemble_over_an_explicit_mesh_is_the_members_one_by_one():
     with jax.set_mesh(mesh):
         placed = jax.device_put(stacks, NamedSharding(mesh, PartitionSpec("member")))
         helpers.assert_trees_equal(helpers.jit(jax.vmap(update))(placed), expected)
+
+
+def test_the_state_is_a_named_tuple_to_programs_that_take_it_apart():
+    state = optax_lena.scale_by_lena(4).init(helpers.example_params())
+    names = state.layer_names()
+    assert type(state)(**state._asdict()).layer_names() == names
+    assert type(state)._make([*state, state.names]).layer_names() == names
+    without = type(state)._make(state)
+    assert without.layer_names() == ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        helpers.assert_trees_equal(tuple(without), tuple(state))
+        optax_lena.metrics(without)
