@@ -64,16 +64,17 @@ class LossLimit:
           & \text{or if } \min(\text{loss}, \text{average}) > \text{most} \\
         \min(1.02 \cdot \text{share},\, 1) & \text{otherwise} \end{cases}$$
 
-    The average is that of the last ten losses or so; highest and lowest are the most
-    and the least that it has been. A loss far above all that counts at once. One that
-    has only lost some of what was gained counts once the average has, too: single
-    losses rise where nothing is wrong. And nothing counts that is no more than what
-    losses of batches differ by: on a plateau, where the loss does not fall yet, every
-    other one is above the first. The rule then sees that share of the noise, so
-    that the trust ratio falls toward 1, and comes back when the loss does. A loss that
-    is not finite, or not given, changes nothing. A task that grows harder while it is
-    trained keeps the share low: the rates are careful then, as those of LENA's own rule
-    are.
+    The average is that of the last ten losses or so, highest and lowest are the most
+    and the least that it has been, and least_scatter is the least that losses have been
+    from it, on average over ten of them. A loss far above all that counts at once. One
+    that has only lost some of what was gained counts once the average has, too: single
+    losses rise where nothing is wrong. Within the margin nothing counts. On a plateau,
+    where the loss does not fall yet, every other loss is above the first by chance.
+
+    The rule sees that share of the noise, so that the trust ratio falls toward 1, and
+    comes back when the loss does. A loss that is not finite, or not given, changes
+    nothing. A task that grows harder while it is trained keeps the share low: the rates
+    are careful then, as those of LENA's own rule are.
 
     Attributes:
       limit: on a single loss, over the highest average; at least 1. With 1.25 a loss up
