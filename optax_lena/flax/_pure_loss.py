@@ -4,7 +4,7 @@ In: the loss, the model and further arguments, which may hold modules and `nnx.R
 Out: a function of the parameters and a microbatch, for `optax_lena.value_and_grad`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -224,13 +224,13 @@ def _given(eqn: Any, place: int) -> Any:
         ]
         return given[0] if all(x is given[0] for x in given) else None
     if name == "scan":
-        carries = params["num_consts"] + params["num_carry"]
+        num_consts, num_carry = _counts(params)
         given = _passed_on(params["jaxpr"], range(len(eqn.invars)), place)
         # A carry in its own place, or a stack of what the iterations took of a stack.
         is_same = given is not None and (
-            given >= carries
-            if place >= params["num_carry"]
-            else given == params["num_consts"] + place
+            given >= num_consts + num_carry
+            if place >= num_carry
+            else given == num_consts + place
         )
         return eqn.invars[given] if is_same else None
     if name == "while":
@@ -239,6 +239,14 @@ def _given(eqn: Any, place: int) -> Any:
         return inputs[given] if given == params["body_nconsts"] + place else None
     inner = params.get("jaxpr", params.get("call_jaxpr"))
     return None if inner is None else _passed_on(inner, eqn.invars, place)
+
+
+def _counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns how many constants and carries a scan has."""
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carries, _ = params["ft_in"].unpack()  # jax >= 0.12
+    return len(consts), len(carries)
 
 
 def _passed_on(inner: Any, inputs: Sequence[Any], place: int) -> Any:
