@@ -6,8 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# As the library has them.
-SHRINK, GROWTH, LEAST, STEP = 0.5, 1.02, 1 / 16, 0.1
+from optax_lena._parts.loss_limit import STEP, moved_share
 
 
 class FirstLossState(NamedTuple):
@@ -66,11 +65,7 @@ class FirstLossLimit:
         recent = jnp.where(is_finite, recent + STEP * (seen - recent), recent)
         most = lowest + self.rise * (start - lowest) + margin
         is_above = (loss > start + margin) | (jnp.minimum(loss, recent) > most)
-        moved = jnp.where(
-            is_above,
-            jnp.maximum(SHRINK * state.noise_share, LEAST),
-            jnp.minimum(GROWTH * state.noise_share, 1),
-        )
+        moved = moved_share(state.noise_share, is_above)
         return FirstLossState(
             start,
             recent,

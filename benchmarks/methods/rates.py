@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax_lena
 from benchmarks.methods.guards import ArithmeticLimit, LimitToBase, RememberedSpikes
 from benchmarks.methods.loss_limits import FirstLossLimit
+from optax_lena._optimizers.parts import normalised_rate
 
 LENA = optax_lena.LayerRate(
     clock="base_steps",
@@ -60,12 +61,7 @@ FIRST_AMPLIFIED = dataclasses.replace(
     estimator=optax_lena.Averages(relative=True),
     rule=noise_times(8),
 )
-NORMALISED = optax_lena.LayerRate(
-    rule=optax_lena.normalised_gain,
-    warmup=optax_lena.StateAwareWarmup(0),
-    guard=optax_lena.GrowthLimit(),
-    loss_limit=optax_lena.LossLimit(),
-)
+NORMALISED = normalised_rate(1.0, 0)
 # What `lena_adamw` was until its rate was seen to jump above the square root of S.
 FIRST_NORMALISED = dataclasses.replace(
     NORMALISED,

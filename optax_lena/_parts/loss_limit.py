@@ -20,7 +20,7 @@ from optax_lena._checks import check_number
 # quarter of it. Chosen on small tasks, as all that follows (docs/choices.md).
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
 # How far averages move toward each new loss: they are those of the last ten or so.
-_STEP = 0.1
+STEP = 0.1
 # What losses differ by without a meaning: this share of the highest average, or twice
 # what they usually differ by. That starts at a tenth of the first loss.
 _MARGIN, _SCATTERS, _FIRST_SCATTER = 0.02, 2.0, 0.1
@@ -135,16 +135,11 @@ class LossLimit:
         margin = jnp.maximum(_MARGIN * size, _SCATTERS * least_scatter)
         # At most that: a network that is thrown out would hold the average up for long.
         seen = jnp.minimum(loss, highest + margin)
-        scatter += _STEP * (jnp.abs(seen - recent) - scatter)
-        recent += _STEP * (seen - recent)
+        scatter += STEP * (jnp.abs(seen - recent) - scatter)
+        recent += STEP * (seen - recent)
         most = lowest + self.rise * (highest - lowest) + margin
         at_once = highest + jnp.maximum(margin, (self.limit - 1) * size)
         is_above = (loss > at_once) | (jnp.minimum(loss, recent) > most)
-        moved = jnp.where(
-            is_above,
-            jnp.maximum(_SHRINK * state.noise_share, _LEAST),
-            jnp.minimum(_GROWTH * state.noise_share, 1),
-        )
         new = LossLimitState(
             recent,
             jnp.maximum(highest, recent),
@@ -152,10 +147,19 @@ class LossLimit:
             scatter,
             jnp.minimum(least_scatter, scatter),
             jnp.ones((), jnp.int32),
-            moved,
+            moved_share(state.noise_share, is_above),
         )
         return jax.tree.map(functools.partial(jnp.where, is_finite), new, state)
 
     def read(self, state: LossLimitState) -> jax.Array:
         """Returns the share of the noise that counts, `()`."""
         return state.noise_share
+
+
+def moved_share(noise_share: jax.Array, is_above: jax.Array) -> jax.Array:
+    """Returns what a loss leaves of the share: half above the limit, else more."""
+    return jnp.where(
+        is_above,
+        jnp.maximum(_SHRINK * noise_share, _LEAST),
+        jnp.minimum(_GROWTH * noise_share, 1),
+    )
