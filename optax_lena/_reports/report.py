@@ -140,8 +140,9 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     Returns:
       float32 scalars: `model/...` with the whole model's gain, noise scale and clocks,
       how far a spike cut the rate, how much of the noise counts after the loss has
-      risen, the share of layers still warming up and the extremes over layers; then `<field>/<layer>` for each field of `layer_report`
-      (there, a `warmup_end` of -1 stands for "not yet").
+      risen, the share of layers still warming up and the extremes over layers; then
+      `<field>/<layer>` for each field of `layer_report` (there, a `warmup_end` of -1
+      stands for "not yet").
 
     Raises:
       ValueError: if `opt_state` holds no LENA state.
