@@ -67,6 +67,7 @@ class Recipe:
       clock: what the learning rate runs on.
       averages: "absolute", or "relative" to the model's squared norm.
       spike_limit: on the squared norm over the usual one; None: no guard.
+      compares_steps: whether the limit is lifted by the coherence of the last steps.
       rate_enters_buffer: whether the rate is in front of the momentum, or behind it.
       least_momentum: that a larger batch leads to; None: momentum does not follow S.
     """
@@ -80,6 +81,7 @@ class Recipe:
     averages: str = "absolute"
     horizon: float = 1000
     spike_limit: float | None = None
+    compares_steps: bool = False
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -97,7 +99,7 @@ PER_LAYER = (
     "signal",
 )
 CLOCKS = ("base_steps", "gain_steps", "rate_steps")
-PER_UPDATE = ("model_gain", "schedule", "spike_factor", *CLOCKS)
+PER_UPDATE = ("model_gain", "schedule", "coherence", "spike_factor", *CLOCKS)
 
 
 def replay(recipe, params, stacks, layers, weights=None):
@@ -123,6 +125,7 @@ def replay(recipe, params, stacks, layers, weights=None):
     trace["params"] = {p: [] for p in params}
     average = {layer: np.zeros(2) for layer in layers}
     weight, spikes = 0.0, Spikes(recipe.spike_limit)
+    coherence, apart = 1.0, 0.0
     clocks = dict.fromkeys(CLOCKS, 0.0)
     progress = dict.fromkeys(layers, 0.0)
 
@@ -142,7 +145,7 @@ def replay(recipe, params, stacks, layers, weights=None):
         for layer in layers:
             new = measured[layer] / (total if recipe.averages == "relative" else 1)
             average[layer] = (1 - step) * average[layer] + step * new
-        cut = spikes.cut(sum(measured.values()), scale)
+        cut = spikes.cut(sum(measured.values()), scale, max(1, coherence))
 
         for layer, members in layers.items():
             noise, signal = average[layer]
@@ -165,7 +168,7 @@ def replay(recipe, params, stacks, layers, weights=None):
         passed = clocks["base_steps" if recipe.warmup == "fixed" else "gain_steps"]
         model_ratio = guarded(recipe.rule(*model, scale), cut, scale)
         clocks["rate_steps"] += model_ratio * warmup_factor(recipe, passed)
-        values = (model_gain, schedule, cut, *clocks.values())
+        values = (model_gain, schedule, coherence, cut, *clocks.values())
         for field, value in zip(PER_UPDATE, values, strict=True):
             trace[field].append(value)
 
@@ -173,6 +176,7 @@ def replay(recipe, params, stacks, layers, weights=None):
         if recipe.least_momentum is not None:
             kept = max(kept**scale, min(kept, recipe.least_momentum))
         longer = (1 - kept) / (1 - recipe.momentum)
+        apart *= kept**2
         for p, x in params.items():
             mean = np.tensordot(shares, now[p], axes=1)
             before, behind = longer * rates[p], 1.0
@@ -180,9 +184,12 @@ def replay(recipe, params, stacks, layers, weights=None):
                 before, behind = behind, before
             grad = (mean + recipe.weight_decay * x) * before
             momenta[p] = kept * momenta[p] + grad
+            apart += np.sum((mean * before) ** 2)  # of the gradient, without decay
             ahead = grad + kept * momenta[p]
             params[p] = x - (ahead if recipe.nesterov else momenta[p]) * behind
             trace["params"][p].append(params[p])
+        if recipe.compares_steps:
+            coherence = sum(np.sum(x**2) for x in momenta.values()) / apart
 
     return trace
 
@@ -216,12 +223,12 @@ class Spikes:
     def __init__(self, limit):
         self.limit, self.usual, self.weight = limit, np.zeros(2), 0.0
 
-    def cut(self, whole, batch_scale):
+    def cut(self, whole, batch_scale, lifted):
         sq_norm = whole[0] / batch_scale + whole[1]
         usual = self.usual[0] / batch_scale + self.usual[1]
         factor = 1.0
-        if self.limit is not None and 0 < self.limit * usual < sq_norm:
-            factor = np.sqrt(self.limit * usual / sq_norm)
+        if self.limit is not None and 0 < lifted * self.limit * usual < sq_norm:
+            factor = np.sqrt(lifted * self.limit * usual / sq_norm)
         if sq_norm > 0:
             share = whole[0] / batch_scale / sq_norm
             self.remember(share, factor**2 * sq_norm, usual, batch_scale)

@@ -28,7 +28,9 @@ AMPLIFIED = optax_lena.LayerRate(
     guard=optax_lena.SpikeLimit(1.25),
     loss_limit=optax_lena.LossLimit(),
 )
-# What `lena_amplified` was until a plateau was taken for a loss that rises.
+# `lena_amplified` was this until gradients were held back that grew on the way out of a
+# plateau. Chained without the library's own buffer, the guard does not compare steps.
+# What it was until a plateau was taken for a loss that rises:
 FIRST_LOSS = dataclasses.replace(AMPLIFIED, loss_limit=FirstLossLimit())
 # What it was until a denoiser was lost, whose gradient shrinks at once.
 ARITHMETIC_LIMIT = dataclasses.replace(FIRST_LOSS, guard=ArithmeticLimit(1.25))

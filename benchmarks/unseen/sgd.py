@@ -7,6 +7,7 @@ import optax
 import optax_lena
 from benchmarks.methods.makers import buffer_of
 from benchmarks.methods.rates import (
+    AMPLIFIED,
     ARITHMETIC_LIMIT,
     CUT_TO_BASE,
     FIRST_AMPLIFIED,
@@ -122,6 +123,19 @@ SGD = Family(
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
         "amplified_without_loss": without_loss(_recommended("amplified LENA")),
+        "amplified_any_direction": _method(
+            "amplified LENA, steps not compared",
+            _warmed_up(AMPLIFIED),
+            enters_buffer=True,
+            counts_examples=True,
+        ),
+        "amplified_any_direction_model": _method(
+            "amplified, steps not compared, one layer: the model",
+            _warmed_up(AMPLIFIED),
+            _MODEL,
+            enters_buffer=True,
+            counts_examples=True,
+        ),
         "amplified_first_loss": _method(
             "amplified LENA, loss limit beside the first loss",
             _warmed_up(FIRST_LOSS),
@@ -230,6 +244,8 @@ SGD = Family(
         "adascale_of_examples",
         "lena_of_examples",
         "amplified_without_loss",
+        "amplified_any_direction",
+        "amplified_any_direction_model",
         "amplified_first_loss",
         "amplified_arithmetic",
         "amplified_arithmetic_model",

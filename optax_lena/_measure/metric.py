@@ -22,6 +22,7 @@ from optax_lena._measure.layout import (
     parameter_names,
     stack_size,
 )
+from optax_lena._types import varying
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,3 +221,30 @@ class ShardedMetric:
     def placed(self, place: Callable[[PyTree], PyTree]) -> "ShardedMetric":
         """Returns the metric with its arrays placed elsewhere on a mesh."""
         return dataclasses.replace(self, metric=self.metric.placed(place))
+
+
+def sq_norm_of_whole(tree: PyTree, moments: Any) -> jax.Array:
+    """Returns the squared norm of all tensors, of which this device may hold shards.
+
+    Args:
+      tree: tensors, or the shards that this device has of them inside `shard_map`.
+      moments: of whole tensors. What varies over an axis over which they vary as well
+        belongs to a model of the device's own.
+
+    Returns:
+      A scalar `()`; not a number where nothing says whether they are shards: without
+      `check_vma`, where devices differ in more than their part of the batch.
+    """
+    leaves = jax.tree.leaves(tree)
+    own = frozenset().union(*map(varying, jax.tree.leaves(moments)))
+    axes = tuple(tuple(sorted(varying(leaf) - own)) for leaf in leaves)
+    total = sum(jax.tree.leaves(ShardedMetric(Metric(), axes).sq_norms(leaves)))
+    is_known = len(_untracked_axes()) <= 1
+    return jnp.where(is_known, jnp.asarray(total, jnp.float32), jnp.nan)
+
+
+def _untracked_axes() -> list[str]:
+    """Returns the bound mesh axes of several devices that no type speaks of."""
+    mesh = jax.sharding.get_abstract_mesh()
+    bound = [name for name in mesh.manual_axes if mesh.shape[name] > 1]
+    return [name for name in bound if not varying(jax.lax.axis_index(name))]

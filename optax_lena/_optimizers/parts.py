@@ -21,7 +21,6 @@ from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.loss_limit import LossLimit
 from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
-from optax_lena._transform.momentum import trace_of_examples
 
 descent = optax.scale(-1.0)
 """Turns scaled gradients into updates."""
@@ -69,23 +68,14 @@ def buffer(
     momentum: Any, nesterov: bool, accumulator_dtype: Any
 ) -> optax.GradientTransformation:
     """The momentum buffer of `optax.sgd`; none if `momentum` is None."""
-    _check_buffer(momentum, nesterov, accumulator_dtype)
+    check_buffer(momentum, nesterov, accumulator_dtype)
     if momentum is None:
         return optax.identity()
     return optax.trace(momentum, nesterov, accumulator_dtype)
 
 
-def buffer_of_examples(
-    batch_scale: Any, momentum: Any, nesterov: bool, accumulator_dtype: Any
-) -> optax.GradientTransformation:
-    """The same, whose momentum follows S."""
-    _check_buffer(momentum, nesterov, accumulator_dtype)
-    if momentum is None:
-        return optax.identity()
-    return trace_of_examples(batch_scale, momentum, nesterov, accumulator_dtype)
-
-
-def _check_buffer(momentum: Any, nesterov: Any, accumulator_dtype: Any) -> None:
+def check_buffer(momentum: Any, nesterov: Any, accumulator_dtype: Any) -> None:
+    """Raises a `ValueError` for an option that no momentum buffer has."""
     check_momentum(momentum)
     check_flag("nesterov", nesterov)
     check_dtype("accumulator_dtype", accumulator_dtype)

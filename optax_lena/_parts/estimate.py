@@ -125,6 +125,7 @@ class Measured(NamedTuple):
         is too large for float32.
       batch_scale: float32 `()`, S.
       loss: `()`, of the batch; None where the loop does not give it.
+      coherence: `()`, of the last steps; None where no momentum buffer says it.
     """
 
     estimate: Estimate
@@ -133,6 +134,11 @@ class Measured(NamedTuple):
     overflows: jax.Array
     batch_scale: jax.Array
     loss: jax.Array | None = None
+    coherence: jax.Array | None = None
+
+    def sq_norms(self) -> jax.Array:
+        """Returns the squared norm of the batch's gradient, `[rows]`."""
+        return self.estimate.noise / self.batch_scale + self.estimate.signal
 
 
 def measure(

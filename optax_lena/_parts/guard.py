@@ -4,8 +4,8 @@ In: trust ratios, and what this update measured. Out: the ratios to train at.
 `GrowthLimit` holds every row to its own last ratio, or to that before a short batch.
 `SpikeLimit` multiplies every ratio, though not below 1 / S, by
 
-$$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot
-  \frac{\text{usual}}{\lVert\bar g\rVert^2}}\Bigr), \qquad
+$$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot \max(1, \text{coherence})
+  \cdot \frac{\text{usual}}{\lVert\bar g\rVert^2}}\Bigr), \qquad
   \log \text{usual} = \sum_{i \ge 1} 0.1 \cdot 0.9^{i - 1}
     \log \lVert\bar g_{t-i}\rVert^2$$
 
@@ -13,6 +13,10 @@ A rate that is too large for the loss's curvature shows in the gradient first: i
 from update to update, faster than the averages that the gain is made of forget. When
 the parameters have been thrown out, even the base rate is too large for the gradient
 that follows, so a ratio may fall below 1. At S = 1 nothing is ever cut.
+
+A gradient also grows where a network leaves a plateau. The two differ in direction: at
+a rate that is too large every step undoes the one before, and on the way out of a
+plateau all of them agree. Their coherence (`coherence.py`) lifts the limit.
 
 What is usual is a geometric mean. The first gradients of a run can be a hundred times
 longer than those after a few updates, and an arithmetic mean would hold them for as
@@ -57,12 +61,15 @@ class SpikeLimit:
     """Cuts the trust ratios, though not below 1 / S, when a gradient spikes.
 
     A spike is a gradient of the whole model whose squared norm is more than `limit`
-    times what the last ten or so updates had, in their geometric mean. The ratios are
-    cut to what brings it back there; to 1 / S, if the norm is too large for float32.
-    Put it before the momentum buffer, which would otherwise keep the spike.
+    times what the last ten or so updates had, in their geometric mean. Where these went
+    the same way, it may be longer by their coherence, if the optimizer knows it
+    (`lena_amplified` does). The ratios are cut to what brings it back there; to 1 / S,
+    if the norm is too large for float32. Put it before the momentum buffer, which would
+    otherwise keep the spike.
 
     Attributes:
-      limit: on the squared norm, over the usual one; at least 1.
+      limit: on the squared norm, over the usual one, of steps that do not agree; at
+        least 1.
 
     Raises:
       ValueError: if the limit is below 1.
@@ -111,7 +118,9 @@ class SpikeLimit:
     def factor(self, state: SpikeLimitState, measured: Measured) -> jax.Array:
         """Returns what brings the gradient back to the limit; 1 before the first."""
         allowed = self.limit * self.usual(state, measured)
-        sq_norm = _sq_norm(measured)
+        if measured.coherence is not None:
+            allowed *= jnp.maximum(measured.coherence, 1)
+        sq_norm = measured.sq_norms()[-1]
         is_spike = (allowed > 0) & (sq_norm > allowed)
         cut = jnp.sqrt(allowed / jnp.where(is_spike, sq_norm, 1))
         return jnp.where(measured.overflows, 0, jnp.where(is_spike, cut, 1))
@@ -120,7 +129,7 @@ class SpikeLimit:
         self, state: SpikeLimitState, factor: jax.Array, measured: Measured
     ) -> SpikeLimitState:
         """Moves toward this update's values, a spike's as far as it was cut."""
-        usual, sq_norm = self.usual(state, measured), _sq_norm(measured)
+        usual, sq_norm = self.usual(state, measured), measured.sq_norms()[-1]
         noise, scale = measured.estimate.noise[-1], measured.batch_scale
         is_seen = measured.is_usable[-1] & ~measured.overflows & (sq_norm > 0)
         is_first = usual <= 0
@@ -140,12 +149,6 @@ class SpikeLimit:
             jnp.where(is_seen, level * (1 - portion), state.signal),
             jnp.where(is_seen, weight, state.weight),
         )
-
-
-def _sq_norm(measured: Measured) -> jax.Array:
-    """Returns the squared norm of the model's gradient in this update."""
-    noise, signal = (x[-1] for x in measured.estimate)
-    return noise / measured.batch_scale + signal
 
 
 class GrowthState(NamedTuple):

@@ -145,6 +145,7 @@ class LayerRate:
             rate_steps=jnp.where(is_finite[-1], (ratio * factor)[-1], 0),
         )
         has_ended = (state.warmup_end < 0) & (factor >= 1)
+        layer_rate = schedule * ratio * factor
         return LayerRateState(
             averages,
             loss_limit,
@@ -159,8 +160,10 @@ class LayerRate:
                 gain=gain,
                 trust_ratio=ratio,
                 warmup_factor=factor,
-                layer_rate=schedule * ratio * factor,
+                layer_rate=layer_rate,
                 schedule=schedule,
+                step_sq_norm=_step_sq_norm(layer_rate, measured),
+                coherence=_coherence(measured),
                 spike_factor=spike_factor,
                 base_batches=scale,
             ),
@@ -201,6 +204,18 @@ class LayerRate:
         share = self.loss_limit.read(limit)
         share = returned.scalar("loss_limit", "the share of the noise", share)
         return limit, estimate._replace(noise=share * estimate.noise), share
+
+
+def _step_sq_norm(layer_rate: jax.Array, measured: Measured) -> jax.Array:
+    """Returns the squared length of the gradient at the layers' rates, `()`."""
+    layers = measured.is_finite[:-1]
+    # Twice, not its square: the rate of a short gradient may be without a square.
+    sq_norms = layer_rate[:-1] * (layer_rate[:-1] * measured.sq_norms()[:-1])
+    return jnp.sum(sq_norms, where=layers)
+
+
+def _coherence(measured: Measured) -> jax.Array:
+    return jnp.ones(()) if measured.coherence is None else measured.coherence
 
 
 def evaluate(learning_rate: Any, clock: Count) -> Any:

@@ -28,6 +28,8 @@ class Applied(NamedTuple):
       warmup_factor: float32 `[rows]`, in [0, 1].
       layer_rate: float32 `[rows]`, the product of the schedule and the two above.
       schedule: float32 `()`, the learning rate at its own clock.
+      step_sq_norm: float32 `()`, squared length of the gradient at these rates.
+      coherence: float32 `()`, of the steps before; 1 where nothing says it.
       spike_factor: float32 `()`, in [0, 1], by which a spike cut the trust ratios.
       base_batches: float32 `()`, S.
     """
@@ -40,6 +42,8 @@ class Applied(NamedTuple):
     warmup_factor: jax.Array
     layer_rate: jax.Array
     schedule: jax.Array
+    step_sq_norm: jax.Array
+    coherence: jax.Array
     spike_factor: jax.Array
     base_batches: jax.Array
 
@@ -56,6 +60,8 @@ class Applied(NamedTuple):
             warmup_factor=warmup_factor.astype(jnp.float32),
             layer_rate=jnp.zeros(num_rows),
             schedule=jnp.zeros(()),
+            step_sq_norm=jnp.zeros(()),
+            coherence=jnp.ones(()),
             spike_factor=jnp.ones(()),
             base_batches=jnp.ones(()),
         )

@@ -259,6 +259,7 @@ def _model(state: ScaleByLenaState) -> dict[str, jax.Array]:
     return {
         **{field: columns[field][..., -1] for field in fields},
         "schedule": applied.schedule,
+        "coherence": applied.coherence,
         "spike_factor": applied.spike_factor,
         "noise_share": applied.noise_share,
         "batch_scale": applied.base_batches,

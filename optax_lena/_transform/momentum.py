@@ -54,6 +54,11 @@ def trace_of_examples(
     )
 
 
+def memory_of(momentum: ArrayLike) -> Memory:
+    """Returns how much of the buffer an update keeps, and how much it adds."""
+    return Memory(momentum, FIRST_FLOOR)
+
+
 def _update(
     options: _Options,
     updates: PyTree,
@@ -64,7 +69,7 @@ def _update(
     del params
     momentum, nesterov, accumulator_dtype, batch_scale = options
     scale = scale_of(batch_scale, **extra_args)
-    moved = Memory(momentum, FIRST_FLOOR).forget(scale)
+    moved = memory_of(momentum).forget(scale)
     longer = moved.added / (1 - momentum)
 
     def move(update: jax.Array, trace: jax.Array) -> jax.Array:

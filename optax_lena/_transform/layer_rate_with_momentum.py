@@ -1,0 +1,108 @@
+"""Layers' rates and the momentum buffer behind them, which says whether steps agree.
+
+In: gradients with their moments. Out: the buffer. `optax.chain` has no channel from a
+link back to an earlier one, and this is one: what the buffer has become is what the
+next update's guard reads.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.typing import ArrayLike
+
+from optax_lena._measure.layers import Layers
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.metric import sq_norm_of_whole
+from optax_lena._measure.moments import GradMoments
+from optax_lena._parts.coherence import Coherence
+from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._transform.batch_scale import scale_of
+from optax_lena._transform.momentum import memory_of, trace_of_examples
+from optax_lena._transform.scale_by_lena import scale_by_layer_rate
+from optax_lena._transform.state import ScaleByLenaState
+
+
+class LayerRateWithMomentumState(NamedTuple):
+    """State of `layer_rate_with_momentum`.
+
+    Attributes:
+      rates: what the `LayerRate` remembers.
+      trace: the momentum buffer, a pytree like the parameters.
+      last_steps: squared lengths of the steps that made the buffer.
+    """
+
+    rates: ScaleByLenaState
+    trace: PyTree
+    last_steps: Coherence
+
+
+def layer_rate_with_momentum(
+    rate: LayerRate,
+    batch_scale: ArrayLike | None,
+    *,
+    layers: Layers,
+    momentum: ArrayLike,
+    nesterov: bool,
+    accumulator_dtype: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_layer_rate`, then `trace_of_examples`, whose coherence the guard reads.
+
+    Args:
+      rate: the parts.
+      batch_scale: S; None: the number of microbatches.
+      layers: which parameters are one layer.
+      momentum: β at the base batch, in [0, 1).
+      nesterov: whether to look ahead.
+      accumulator_dtype: the dtype of the buffer; None: that of the parameters.
+
+    Returns:
+      The transformation. Its updates are the buffer; the sign is the gradient's.
+    """
+    scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
+    buffer = trace_of_examples(batch_scale, momentum, nesterov, accumulator_dtype)
+
+    # optax types every update as free of keyword arguments that it names.
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(_init, scale, buffer),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_update, scale, buffer, batch_scale, momentum),  # pyrefly: ignore[bad-argument-type]
+    )
+
+
+def _init(
+    scale: optax.GradientTransformationExtraArgs,
+    buffer: optax.GradientTransformationExtraArgs,
+    params: PyTree,
+) -> LayerRateWithMomentumState:
+    rates, trace = scale.init(params), buffer.init(params).trace
+    return LayerRateWithMomentumState(rates, trace, Coherence.zeros())
+
+
+def _update(
+    scale: optax.GradientTransformationExtraArgs,
+    buffer: optax.GradientTransformationExtraArgs,
+    batch_scale: ArrayLike | None,
+    momentum: ArrayLike,
+    updates: PyTree,
+    state: LayerRateWithMomentumState,
+    params: PyTree | None = None,
+    *,
+    moments: GradMoments | None = None,
+    **extra_args: Any,
+) -> tuple[PyTree, LayerRateWithMomentumState]:
+    extra_args["moments"] = moments
+    coherence = state.last_steps.read()
+    steps, rates = scale.update(
+        updates, state.rates, params, coherence=coherence, **extra_args
+    )
+    trace = optax.TraceState(state.trace)
+    updates, trace = buffer.update(steps, trace, params, **extra_args)
+    forgotten = memory_of(momentum).forget(scale_of(batch_scale, **extra_args))
+    longer = forgotten.added / (1 - momentum)
+    last_steps = state.last_steps.add(
+        forgotten.kept,
+        longer**2 * rates.applied.step_sq_norm,
+        sq_norm_of_whole(trace.trace, moments),
+    )
+    return updates, LayerRateWithMomentumState(rates, trace.trace, last_steps)

@@ -1,0 +1,58 @@
+"""Coherence says how far steps agree, and nothing where that is not known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optax_lena._parts.coherence import Coherence
+
+
+def after(steps, kept):
+    """The coherence after so many steps, `[steps, size]`, and the buffer beside it."""
+    coherence, buffer = Coherence.zeros(), np.zeros(steps.shape[1])
+    for step in steps:
+        buffer = kept * buffer + step
+        coherence = coherence.add(kept, np.sum(step**2), np.sum(buffer**2))
+    return float(coherence.read())
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.8, 0.9])
+def test_equal_steps_have_the_most_and_opposite_ones_the_least(kept):
+    most = (1 + kept) / (1 - kept)
+    equal = np.ones((400, 3))
+    signs = (-1.0) ** np.arange(400)[:, None]
+    np.testing.assert_allclose(after(equal, kept), most, rtol=1e-4)
+    np.testing.assert_allclose(after(signs * equal, kept), 1 / most, rtol=1e-4)
+
+
+def test_steps_in_independent_directions_have_one():
+    np.testing.assert_allclose(after(np.eye(30), 0.8), 1, rtol=1e-5)
+
+
+def test_random_steps_have_one_on_average():
+    """300 runs; the mean of their coherences, to 4 of its standard errors."""
+    rng = np.random.default_rng(0)
+    found = [after(rng.normal(size=(30, 50)), 0.8) for _ in range(300)]
+    error = np.std(found) / np.sqrt(len(found))
+    assert error < 0.02
+    assert abs(np.mean(found) - 1) < 4 * error
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1.0, 1e12])
+def test_it_does_not_depend_on_the_length_of_the_steps(factor):
+    steps = np.random.default_rng(1).normal(size=(20, 4))
+    np.testing.assert_allclose(after(factor * steps, 0.8), after(steps, 0.8), rtol=1e-4)
+
+
+def test_before_the_first_step_it_is_one():
+    assert Coherence.zeros().read() == 1
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_step_without_a_finite_length_is_not_remembered(bad):
+    before = Coherence.zeros().add(0.8, jnp.float32(4), jnp.float32(4))
+    lost = before.add(0.8, jnp.float32(bad), jnp.float32(bad))
+    assert lost.read() == 1
+    assert lost.apart == before.apart
+    found = lost.add(0.8, jnp.float32(1), jnp.float32(8))
+    np.testing.assert_allclose(found.read(), 8 / (0.64 * 4 + 1), rtol=1e-6)

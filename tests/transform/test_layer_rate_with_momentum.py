@@ -1,0 +1,145 @@
+"""The guard of `lena_amplified` knows whether the last steps went the same way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+import optax_lena
+from optax_lena._transform.layer_rate_with_momentum import LayerRateWithMomentumState
+
+SCALE = 16
+
+
+def growing(direction, updates=30, growth=1.1):
+    """Gradients of two microbatches that grow; `direction(t)` is +1 or -1."""
+    lengths = growth ** np.arange(updates)
+    signs = np.array([direction(t) for t in range(updates)])
+    mean = (signs * lengths)[:, None, None] * np.ones((updates, 1, 8))
+    noise = 0.1 * lengths[:, None, None] * np.ones((updates, 1, 8))
+    return {"w": jnp.asarray(np.concatenate([mean - noise, mean + noise], 1))}
+
+
+def trained(stacks, tx):
+    """The metrics of every update, and the state after the last."""
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape[2:]), stacks)
+
+    def step(carry, stack):
+        params, state = carry
+        grads, moments = optax_lena.moments_from_stack(stack)
+        updates, state = tx.update(grads, state, params, moments=moments)
+        params = optax.apply_updates(params, updates)
+        return (params, state), optax_lena.metrics(state)
+
+    (_, state), metrics = jax.lax.scan(step, (params, tx.init(params)), stacks)
+    return metrics, state
+
+
+def test_gradients_that_agree_may_grow_and_those_that_overshoot_may_not():
+    tx = optax_lena.lena_amplified(0.01, SCALE)
+    out_of_a_plateau, _ = trained(growing(lambda t: 1), tx)
+    overshooting, _ = trained(growing(lambda t: (-1) ** t), tx)
+    for metrics, is_above in ((out_of_a_plateau, True), (overshooting, False)):
+        coherence = metrics["model/coherence"]
+        assert coherence[0] == 1
+        assert all(coherence[2:] > 1.5) if is_above else all(coherence[2:] < 0.7)
+    assert all(out_of_a_plateau["model/spike_factor"] == 1)
+    assert all(overshooting["model/spike_factor"][3:] < 1)
+    assert overshooting["model/spike_factor"][-1] < 0.4
+
+
+def test_the_coherence_is_that_of_the_buffer():
+    rng = np.random.default_rng(0)
+    stacks = {"w": rng.normal(size=(9, 4, 3)) + 1, "b": rng.normal(size=(9, 4, 2, 2))}
+    tx = optax_lena.lena_amplified(0.1, SCALE, nesterov=True)
+    _, state = trained(jax.tree.map(jnp.float32, stacks), tx)
+    [inner] = [s for s in state if isinstance(s, LayerRateWithMomentumState)]
+    length = sum(np.sum(np.square(x)) for x in jax.tree.leaves(inner.trace))
+    np.testing.assert_allclose(inner.last_steps.together, length, rtol=1e-6)
+
+
+def test_without_a_buffer_nothing_is_known_of_steps():
+    tx = optax_lena.lena_amplified(0.01, SCALE, momentum=None)
+    metrics, _ = trained(growing(lambda t: 1), tx)
+    assert all(metrics["model/coherence"] == 1)
+    assert all(metrics["model/spike_factor"][5:] < 0.9)
+
+
+def test_gradients_that_were_clipped_in_front_of_it_lift_no_limit():
+    """Moments are those of the gradient as it was."""
+    clipped = optax.chain(optax.clip(1e-3), optax_lena.lena_amplified(0.01, SCALE))
+    metrics, _ = trained(growing(lambda t: 1), clipped)
+    assert all(metrics["model/coherence"][1:] < 1e-3)
+
+
+def coherence_of(mesh_axes, tx, spec, check_vma):
+    """Trains inside `shard_map`, with `w` sharded by `spec`."""
+    mesh = jax.make_mesh(
+        tuple(mesh_axes.values()),
+        tuple(mesh_axes),
+        axis_types=(jax.sharding.AxisType.Auto,) * len(mesh_axes),
+    )
+
+    def loss_fn(params, batch):
+        x, width = batch["x"], len(params["w"])
+        if spec != P():
+            own = width * jax.lax.axis_index("model")
+            x = jax.lax.dynamic_slice_in_dim(x, own, width, axis=1)
+        predicted = x @ params["w"]
+        if spec != P():
+            predicted = jax.lax.psum(predicted, "model")
+        return jnp.mean((predicted + params["b"] - batch["y"]) ** 2)
+
+    gather = optax_lena.value_and_grad(
+        loss_fn,
+        mesh_axes["data"],
+        axis_name="data",
+        param_specs=None if check_vma else {"w": spec, "b": P()},
+    )
+
+    def train(params, batches):
+        def step(carry, batch):
+            params, state = carry
+            loss, grads, moments = gather(params, batch)
+            updates, state = tx.update(
+                grads, state, params, moments=moments, value=loss
+            )
+            params = optax.apply_updates(params, updates)
+            return (params, state), optax_lena.metrics(state)["model/coherence"]
+
+        _, coherence = jax.lax.scan(step, (params, tx.init(params)), batches)
+        return coherence
+
+    params = {"w": jnp.zeros(8), "b": jnp.zeros(())}
+    x = jax.random.normal(jax.random.key(0), (6, 32, 8))
+    batches = {"x": x, "y": x.sum(-1) + jax.random.normal(jax.random.key(1), (6, 32))}
+    run = jax.shard_map(
+        train,
+        mesh=mesh,
+        in_specs=({"w": spec, "b": P()}, P(None, "data")),
+        out_specs=P(),
+        check_vma=check_vma,
+    )
+    return jax.jit(run)(params, batches)
+
+
+def test_data_parallelism_knows_it_with_and_without_types():
+    tx = optax_lena.lena_amplified(0.02, SCALE)
+    typed, untyped = (coherence_of({"data": 8}, tx, P(), vma) for vma in (True, False))
+    np.testing.assert_allclose(typed, untyped, rtol=1e-5)
+    assert all(typed[2:] != 1)
+
+
+def test_a_sharded_buffer_has_the_length_of_the_whole():
+    tx = optax_lena.lena_amplified(0.02, SCALE)
+    whole = coherence_of({"data": 4}, tx, P(), check_vma=True)
+    sharded = coherence_of({"data": 4, "model": 2}, tx, P("model"), check_vma=True)
+    np.testing.assert_allclose(sharded, whole, rtol=1e-4)
+
+
+def test_where_no_type_tells_shards_apart_nothing_is_known():
+    """Else devices would disagree on the limit, and part for good."""
+    tx = optax_lena.lena_amplified(0.02, SCALE)
+    coherence = coherence_of({"data": 4, "model": 2}, tx, P("model"), check_vma=False)
+    assert all(coherence == 1)
