@@ -51,6 +51,9 @@ class Coherence(NamedTuple):
           kept: β, the share of the buffer that the step keeps.
           step_sq_norm: `()`, of u; one that is not finite counts as 0.
           buffer_sq_norm: `()`, of m with the step.
+
+        Returns:
+          Both squared lengths, moved on.
         """
         kept, step_sq_norm, together = (
             jnp.asarray(x, jnp.float32) for x in (kept, step_sq_norm, buffer_sq_norm)

@@ -8,7 +8,6 @@ next update's guard reads.
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import optax
 from jax.typing import ArrayLike
 
@@ -29,12 +28,12 @@ class LayerRateWithMomentumState(NamedTuple):
 
     Attributes:
       rates: what the `LayerRate` remembers.
-      trace: the momentum buffer, a pytree like the parameters.
+      buffer: the momentum buffer, as that of `optax.trace`.
       last_steps: squared lengths of the steps that made the buffer.
     """
 
     rates: ScaleByLenaState
-    trace: PyTree
+    buffer: optax.TraceState
     last_steps: Coherence
 
 
@@ -70,18 +69,16 @@ def layer_rate_with_momentum(
     )
 
 
-def _init(
-    scale: optax.GradientTransformationExtraArgs,
-    buffer: optax.GradientTransformationExtraArgs,
-    params: PyTree,
-) -> LayerRateWithMomentumState:
-    rates, trace = scale.init(params), buffer.init(params).trace
-    return LayerRateWithMomentumState(rates, trace, Coherence.zeros())
+# The links are of any type: optax's has states that are any tree, and these are known.
+def _init(scale: Any, buffer: Any, params: PyTree) -> LayerRateWithMomentumState:
+    return LayerRateWithMomentumState(
+        scale.init(params), buffer.init(params), Coherence.zeros()
+    )
 
 
 def _update(
-    scale: optax.GradientTransformationExtraArgs,
-    buffer: optax.GradientTransformationExtraArgs,
+    scale: Any,
+    buffer: Any,
     batch_scale: ArrayLike | None,
     momentum: ArrayLike,
     updates: PyTree,
@@ -96,13 +93,12 @@ def _update(
     steps, rates = scale.update(
         updates, state.rates, params, coherence=coherence, **extra_args
     )
-    trace = optax.TraceState(state.trace)
-    updates, trace = buffer.update(steps, trace, params, **extra_args)
+    updates, trace = buffer.update(steps, state.buffer, params, **extra_args)
     forgotten = memory_of(momentum).forget(scale_of(batch_scale, **extra_args))
     longer = forgotten.added / (1 - momentum)
     last_steps = state.last_steps.add(
         forgotten.kept,
         longer**2 * rates.applied.step_sq_norm,
-        sq_norm_of_whole(trace.trace, moments),
+        sq_norm_of_whole(trace, moments),
     )
-    return updates, LayerRateWithMomentumState(rates, trace.trace, last_steps)
+    return updates, LayerRateWithMomentumState(rates, trace, last_steps)

@@ -55,7 +55,7 @@ def test_the_coherence_is_that_of_the_buffer():
     tx = optax_lena.lena_amplified(0.1, SCALE, nesterov=True)
     _, state = trained(jax.tree.map(jnp.float32, stacks), tx)
     [inner] = [s for s in state if isinstance(s, LayerRateWithMomentumState)]
-    length = sum(np.sum(np.square(x)) for x in jax.tree.leaves(inner.trace))
+    length = sum(np.sum(np.square(x)) for x in jax.tree.leaves(inner.buffer))
     np.testing.assert_allclose(inner.last_steps.together, length, rtol=1e-6)
 
 
