@@ -48,7 +48,6 @@ _UNTRIED = (
     "two_losses",
     "reinforce",
     "kelvin",
-    "mixture",
     "hashing",
 )
 

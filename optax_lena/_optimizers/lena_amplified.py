@@ -50,7 +50,8 @@ def lena_amplified(
 
     It differs from `lena` in what follows; docs/choices.md measures each. The
     gain is amplified, to at most S. A gradient that is longer than the last ones cuts
-    the rate, by f (`SpikeLimit`). After the loss has risen noise counts for less, where
+    the rate, by f (`SpikeLimit`), less so where the last steps went the same way. After
+    the loss has risen noise counts for less, where
     updates are given the loss (`LossLimit`). The momentum counts
     examples, $\beta_S = \beta^S$ but at least 0.8. A buffer that averages ten updates
     would lag far behind at S = 64. What one gradient contributes in all stays the same.
