@@ -133,7 +133,7 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
     if isinstance(x, functools.partial):
         return b"partial", [x.func, *x.args, x.keywords]
     if isinstance(x, types.FunctionType):
-        cells = [cell.cell_contents for cell in x.__closure__ or ()]
+        cells = [_inside(cell) for cell in x.__closure__ or ()]
         name = f"{x.__module__}.{x.__qualname__}".encode()
         return name, [x.__code__, x.__defaults__, x.__kwdefaults__, *cells]
     if isinstance(x, types.CodeType):
@@ -152,8 +152,17 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
     return _content_of_object(x)
 
 
+def _inside(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # of a name that is not bound yet
+        return None
+
+
 def _content_of_object(x: Any) -> tuple[bytes, list[Any]]:
     """Returns what tells an object of another type from the others of its type."""
+    if type(x) is object:  # a sentinel, as jax.vmap holds one: only that it is there
+        return b"", []
     if isinstance(x, types.ModuleType):
         return x.__name__.encode(), []
     if isinstance(x, enum.Enum):

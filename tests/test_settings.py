@@ -26,6 +26,22 @@ class Recipe:
     rate: float
 
 
+def mapped_loss(mapped):
+    return lambda x: mapped(x)
+
+
+def unbound_closure():
+    """A function that closes over a name which it has no value for yet."""
+
+    def closure():
+        return later
+
+    kept = closure
+    if not kept:
+        later = 1
+    return kept
+
+
 class Kind(enum.Enum):
     ONE = enum.auto()
     OTHER = enum.auto()
@@ -147,6 +163,8 @@ def test_what_differs_has_another_digest(what):
         lambda: [argparse.Namespace(a={"b", "c"}), Schedule(0.1), Kind.ONE, jax.P("a")],
         lambda: [mesh("a"), jax.sharding.NamedSharding(mesh("a"), jax.P("a"))],
         lambda: [np.array([Schedule(1), "a"], object), re.compile("a"), len, np],
+        lambda: mapped_loss(jax.vmap(rate_of)),
+        lambda: unbound_closure(),
     ],
 )
 def test_what_is_made_alike_has_one_digest(make):

@@ -160,7 +160,10 @@ def _update(
         mean, all_moments = incremental.finish(state.sums, grads)
         given = extra_args | {"moments": all_moments}
         if value is not None:
-            given["value"] = divide(state.losses, state.loss_weight)
+            # No loss, where only calls without a weight had one.
+            has_loss = state.loss_weight > 0
+            mean_loss = divide(state.losses, state.loss_weight)
+            given["value"] = jnp.where(has_loss, mean_loss, jnp.nan)
         updates, inner_state = tx.update(mean, state.inner_state, params, **given)
         empty = jax.tree.map(jnp.zeros_like, state)
         return updates, empty._replace(
@@ -199,7 +202,7 @@ def _add(
     if value is not None:
         check_loss(value, grads)
         losses = losses + weigh(used, jnp.asarray(value, jnp.float32))
-        loss_weight = loss_weight + used
+        loss_weight = loss_weight + used.astype(loss_weight.dtype)
     keep = functools.partial(jnp.where, is_finite)
     return state._replace(
         sums=jax.tree.map(keep, added, state.sums),

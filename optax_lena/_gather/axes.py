@@ -147,6 +147,7 @@ def metric_of_shards(
     grads: PyTree,
     axis_name: AxisName,
     param_specs: PyTree | None,
+    loss: Any = None,
 ) -> Metric | ShardedMetric:
     """Returns the metric of gradients that are sharded over other bound axes.
 
@@ -157,6 +158,8 @@ def metric_of_shards(
       grads: the gradients or parameters that it holds.
       axis_name: the axis of the batch.
       param_specs: which axes shard each parameter; None: what the types say.
+      loss: of a microbatch, or its type. Over the axes that it varies over as well,
+        every device has a model of its own. None: it varies over the batch's alone.
 
     Returns:
       The metric itself, if nothing is sharded.
@@ -173,8 +176,10 @@ def metric_of_shards(
             tuple(n for entry in spec for n in names(entry or ())) for spec in specs
         ]
     elif _is_checked(axis_name):
+        models = frozenset() if loss is None else varying(loss)
         sharded = [
-            tuple(sorted(varying(jnp.asarray(g)))) for g in jax.tree.leaves(grads)
+            tuple(sorted(varying(jnp.asarray(g)) - models))
+            for g in jax.tree.leaves(grads)
         ]
     else:
         others = _other_manual_axes(axis_name)
@@ -183,8 +188,9 @@ def metric_of_shards(
                 f"`param_specs` must say how the parameters are sharded over {others}: "
                 "without `check_vma` jax's types do not, and the norm of a shard is "
                 "not that of its parameter. Pass the `in_specs` of the parameters, or "
-                "jax.P() if every device holds all of them and the loss is a mean over "
-                "those axes already: the gatherer averages over the batch's alone."
+                "jax.P() if they are no shards: every device has a model of its own, "
+                "or all hold the same and the loss is a mean over those axes already. "
+                "The gatherer averages over the batch's alone."
             )
         return metric
     own = [tuple(n for n in axes if n not in names(axis_name)) for axes in sharded]

@@ -113,15 +113,20 @@ def check_no_example_beside(batch: Any, args: tuple[Any, ...]) -> None:
     for leaf in jax.tree.leaves(batch):
         rows = jnp.shape(leaf)[:1] or rows
     for arg in args:
-        # Keys of the raw kind are two numbers, whatever the batch.
-        is_array = isinstance(arg, (jax.Array, np.ndarray)) and arg.dtype != jnp.uint32
-        if is_array and rows not in ((), (1,)) and arg.shape[:1] == rows:
+        if not isinstance(arg, (jax.Array, np.ndarray)) or _may_be_raw_key(arg):
+            continue
+        if rows not in ((), (1,)) and arg.shape[:1] == rows:
             raise ValueError(
                 f"`batch` must hold all that has an example per row, got {rows[0]} "
                 f"examples and a further argument of shape {arg.shape}, which every "
                 "microbatch would get whole: pass `(x, y)` as the batch, or by keyword "
                 "what is no example."
             )
+
+
+def _may_be_raw_key(arg: jax.Array | np.ndarray) -> bool:
+    """Says whether an array is as long as keys of the raw kind, whatever the batch."""
+    return arg.dtype == jnp.uint32 and arg.shape in ((2,), (4,))
 
 
 def check_key(key: Any) -> None:

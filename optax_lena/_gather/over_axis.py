@@ -51,7 +51,8 @@ def moments_over_axis(
         (`optax_lena.adam_preconditioner`), or a `Metric`; None: their own norms.
       param_specs: how the parameters are sharded over *other* axes of the `shard_map`
         (tensor parallelism): the `PartitionSpec`s of its `in_specs`, a prefix of
-        `grads`. With `check_vma`, the default, jax's types say it, and None is right.
+        `grads`. With `check_vma`, the default, jax's types say it, and None is right;
+        jax.P() says that what differs there are models of their own, and no shards.
 
     Returns:
       The mean gradients, in the dtype of `grads`, and their `GradMoments`; both are

@@ -144,7 +144,10 @@ def _moments(
     difference, *norms = (metric.sq_norms(tree) for tree in (moved, new, old))
     batch = jax.tree.map(lambda a, b: (a + b) / 2, *norms)
     micro = jax.tree.map(lambda m, d: m + d / 2, batch, difference)
-    is_finite = jnp.all(jnp.isfinite(pack(norms[0])))
+    # Also as it is kept, in the dtype of the parameters.
+    kept = jax.tree.map(lambda g, s: g.astype(s.dtype), grads, state.grads)
+    fits = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(kept)]
+    is_finite = jnp.all(jnp.stack([*fits, jnp.all(jnp.isfinite(pack(norms[0])))]))
     micro, batch = jax.tree.map(lambda x: x.astype(jnp.float32), (micro, batch))
     measured = state.has_grads & is_finite
     return GradMoments(micro, batch, jnp.where(measured, 2, 1)), is_finite

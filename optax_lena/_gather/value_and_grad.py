@@ -81,7 +81,8 @@ def value_and_grad(
         so, else in time if the arrays lie on several devices.
       layers: which parameters stack several layers (`optax_lena.stacked`).
       param_specs: inside `shard_map` without `check_vma`, how the parameters are
-        sharded over *other* axes (tensor parallelism): their `in_specs`.
+        sharded over *other* axes (tensor parallelism): their `in_specs`; jax.P() where
+        every device has a model of its own there.
 
     Returns:
       A function `f(params, batch, *args, weights=None, key=None, preconditioner=None,

@@ -71,15 +71,16 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
     local = _per_device(call, jax.lax.axis_size(axis_name), axis_name)
     axes.check_whole(call.params, axis_name)
     params = axes.to_varying(call.params, axis_name)
-    metric = axes.metric_of_shards(
-        call.metric, params, axis_name, call.gatherer.param_specs
-    )
-    own = dataclasses.replace(call, params=params, metric=metric)
+    own = dataclasses.replace(call, params=params)
     each, first = own.each(local), jax.lax.axis_index(axis_name) * local
     xs = (passes.split(call.batch, local), first + jnp.arange(local))
     one = jax.tree.map(_first, xs)
+    loss = jax.tree.leaves(jax.eval_shape(own.visit, *one))[0]
+    axes.check_own_loss(loss, call.params, axis_name)
+    specs = call.gatherer.param_specs
+    metric = axes.metric_of_shards(call.metric, params, axis_name, specs, loss)
+    own = dataclasses.replace(own, metric=metric)
     shapes = jax.eval_shape(own.visit, *one)
-    axes.check_own_loss(jax.tree.leaves(shapes)[0], call.params, axis_name)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), one[0])
     kinds = own.kinds(shapes, one[0], twice)
     sums, stacks = passes.weighted_scan(own.visit, shapes, kinds, each, xs)

@@ -102,7 +102,9 @@ def check_moments(moments: Any) -> None:
             "from optax_lena.value_and_grad (or moments_from_stack, "
             "moments_over_axis), then call tx.update(grads, state, params, "
             "moments=moments). If they were given, a wrapper has dropped them: for "
-            "flax's TrainState there is optax_lena.flax.TrainState."
+            "flax's TrainState there is optax_lena.flax.TrainState. A loop that passes "
+            "nothing on needs optax_lena.accumulate or from_successive_gradients "
+            "around the optimizer."
         )
 
 
@@ -141,7 +143,7 @@ def check_weights(
     equal: float,
     name: str = "weights",
 ) -> jax.Array:
-    """Returns float32 weights of the given shape; `equal` ones where there are none.
+    """Returns weights of the given shape; `equal` ones where there are none.
 
     Args:
       weights: what the user gave.
@@ -150,14 +152,14 @@ def check_weights(
       name: the argument's name.
 
     Returns:
-      The weights.
+      The weights, in JAX's default dtype: with x64 a third is more than float32 says.
 
     Raises:
       ValueError: for another shape, or a weight that is negative or not finite.
     """
     if weights is None:
-        return jnp.full(shape, equal, jnp.float32)
-    given, weights = weights, _as_float32(weights, name)
+        return jnp.full(shape, equal, weight_dtype())
+    given, weights = weights, _as_weights(weights, name)
     if weights.shape != shape:
         raise ValueError(
             f"`{name}` must hold one weight per microbatch, shape {shape}, got shape "
@@ -174,7 +176,12 @@ def check_weights(
     return weights
 
 
-def _as_float32(weights: Any, name: str) -> jax.Array:
+def weight_dtype() -> Any:
+    """Returns the dtype of weights and of their sums: float32, or float64 with x64."""
+    return jnp.result_type(float)
+
+
+def _as_weights(weights: Any, name: str) -> jax.Array:
     if any(isinstance(x, jax.Array) for x in jax.tree.leaves(weights)):
         given = jnp.asarray(weights)
     else:
@@ -184,7 +191,7 @@ def _as_float32(weights: Any, name: str) -> jax.Array:
             f"`{name}` must be finite numbers of at least 0, got {weights!r}."
         )
     with np.errstate(over="ignore"):  # it is infinite then, which is told of
-        return jnp.asarray(given.astype(np.float32))
+        return jnp.asarray(given.astype(weight_dtype()))
 
 
 def align_norms(

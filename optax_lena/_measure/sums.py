@@ -27,6 +27,7 @@ from optax_lena._measure.moments import (
     check_count,
     check_moments,
     check_weights,
+    weight_dtype,
 )
 
 
@@ -37,7 +38,7 @@ class MomentSums(NamedTuple):
       grads: the sums of the gradients, a pytree like them in float32 or wider.
       micro_sq_norm: those of their squared norms, one vector for all parameters (and
         slices of stacked ones), in float32 or wider.
-      weight: `()` float32, of the weights.
+      weight: `()`, of the weights, in float32, or in float64 with x64.
       num_microbatches: `()` int32, how many have a weight.
     """
 
@@ -94,7 +95,7 @@ class IncrementalMoments:
         return MomentSums(
             grads=jax.tree.map(lambda x: zeros_of(x, accumulation_dtype(x)), params),
             micro_sq_norm=zeros_of(norms, norms.dtype),
-            weight=jnp.zeros((), jnp.float32),
+            weight=jnp.zeros((), weight_dtype()),
             num_microbatches=jnp.zeros((), jnp.int32),
         )
 
@@ -174,7 +175,7 @@ def add_gradient(
     weight: jax.typing.ArrayLike,
 ) -> MomentSums:
     """Adds `weight` times a gradient and its squared norms."""
-    weight = jnp.asarray(weight, jnp.float32)
+    weight = jnp.asarray(weight, sums.weight.dtype)
     packed = pack(sq_norms)
     return MomentSums(
         grads=jax.tree.map(lambda s, g: s + weigh(weight, g), sums.grads, grads),

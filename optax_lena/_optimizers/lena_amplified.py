@@ -16,7 +16,6 @@ from optax_lena._parts.loss_limit import LossLimit
 from optax_lena._parts.rules import amplified_gain
 from optax_lena._parts.warmup import FixedWarmup
 from optax_lena._transform.layer_rate_with_momentum import layer_rate_with_momentum
-from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 # Base batches: five updates at S = 64, so that the gain follows what happens.
 HORIZON = 300.0
@@ -103,16 +102,7 @@ def lena_amplified(
     warmup = FixedWarmup(warmup_steps)
     rate = dataclasses.replace(_RATE, learning_rate=learning_rate, warmup=warmup)
     parts.check_buffer(momentum, nesterov, accumulator_dtype)
-    if momentum is None:
-        scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    else:
-        scale = layer_rate_with_momentum(
-            rate,
-            batch_scale,
-            layers=layers,
-            momentum=momentum,
-            nesterov=nesterov,
-            accumulator_dtype=accumulator_dtype,
-        )
+    buffer = momentum, nesterov, accumulator_dtype
+    scale = layer_rate_with_momentum(rate, batch_scale, layers, *buffer)
     decay = parts.decay(weight_decay, weight_decay_mask)
     return optax.chain(decay, scale, parts.descent)

@@ -154,7 +154,7 @@ def _update(
     updates, buffer = links.buffer.update(updates, state.buffer)
     updates, lena = links.lena.update(updates, state.lena, params, **extra_args)
     # For the reports: the rate of the links behind the buffer is 1.
-    rate = jnp.asarray(rate, jnp.float32)
+    rate = jnp.array(rate, jnp.float32)  # a copy, as JAX does not donate it twice
     applied = lena.applied._replace(
         schedule=rate, layer_rate=rate * lena.applied.layer_rate
     )

@@ -2,16 +2,18 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_beta, check_weight_decay
-from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree
+from optax_lena._measure.layers import Layers, per_parameter, whole_model
+from optax_lena._measure.layout import PyTree, layout_of
 from optax_lena._optimizers import parts
 from optax_lena._transform.muon import (
     are_matrices,
@@ -53,7 +55,8 @@ def lena_muon(
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`, which
     divides only the gradients that go through Adam. So no layer should hold parameters
-    of both kinds; the whole model's row in reports does, and says little.
+    of both kinds, which are measured in different units; the whole model's row in
+    reports does, and says little.
 
     With a `batch_scale` of 1 and no warm-up it is `optax.contrib.muon`, to the last
     bit.
@@ -66,7 +69,8 @@ def lena_muon(
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
         A layer is through it once its gains sum to θ.
-      layers: which parameters are one layer, such as `optax_lena.per_module`.
+      layers: which parameters are one layer; none should hold both kinds, as those of
+        `optax_lena.per_module` do.
       beta: β, the share of the momentum that is kept at the base batch; β^S at another,
         though at least 0.9.
       eps: ε, in the orthogonalisation and in Adam.
@@ -88,6 +92,9 @@ def lena_muon(
 
     Raises:
       ValueError: where an argument is out of its range.
+
+    Warns:
+      RuntimeWarning: from `init`, if a layer holds parameters of both kinds.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena
@@ -112,7 +119,40 @@ def lena_muon(
     adam = functools.partial(scale_by_adam, batch_scale, eps=eps, nesterov=nesterov)
     rest = _rest(orthogonal, adam, adam_b1, adam_b2, mu_dtype, adam_weight_decay)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    return optax.chain(matrices, rest, scale, parts.descent)
+    tx = optax.chain(matrices, rest, scale, parts.descent)
+    init = functools.partial(_init, tx, orthogonal, layers)
+    return optax.GradientTransformationExtraArgs(init, tx.update)
+
+
+def _init(
+    tx: optax.GradientTransformation,
+    orthogonal: optax.GradientTransformation,
+    layers: Layers,
+    params: PyTree,
+) -> optax.OptState:
+    _warn_of_mixed_layers(orthogonal, layers, params)
+    return tx.init(params)
+
+
+def _warn_of_mixed_layers(
+    orthogonal: optax.GradientTransformation, layers: Layers, params: PyTree
+) -> None:
+    layout = layout_of(layers, params)
+    kinds: dict[int, set[bool]] = {}
+    are_muons = jax.tree.leaves(are_matrices(orthogonal, params))
+    for rows, is_muons in zip(layout.rows, are_muons, strict=True):
+        for row in np.ravel(rows):
+            kinds.setdefault(int(row), set()).add(bool(is_muons))
+    mixed = [layout.names[row] for row, found in kinds.items() if len(found) > 1]
+    if mixed and layers is not whole_model:
+        warnings.warn(
+            "`layers` of `lena_muon` must keep matrices and other parameters apart, "
+            f"got both in {mixed[:4]}: their gradients are measured in different "
+            "units, and the layer's noise would be that of the larger. Take "
+            "`per_parameter`, or `by_regex` with one expression for each kind.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _matrices(

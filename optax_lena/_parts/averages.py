@@ -93,7 +93,9 @@ class Averages:
 
     def update(self, state: AveragesState, measured: Measured) -> AveragesState:
         """Returns the state after an update that measured this."""
-        step = jnp.minimum(measured.batch_scale / self.horizon, 1)
+        # In float32: an integer of 2**31 is none of JAX's.
+        horizon = jnp.asarray(self.horizon, jnp.float32)
+        step = jnp.minimum(measured.batch_scale / horizon, 1)
         estimate, is_usable = measured.estimate, measured.is_usable
         if self.relative:
             estimate = relative_to_model(estimate, measured.batch_scale)

@@ -1,7 +1,7 @@
 r"""Clocks: exact sums of steps, which schedules and warm-ups read.
 
 In: what one update is worth, in base-batch steps. Out: sums that are right to a
-millionth after a billion steps.
+millionth after a billion steps, if an update is worth a hundredth of one or more.
 """
 
 from typing import NamedTuple
@@ -33,12 +33,12 @@ class Count(NamedTuple):
 
     def add(self, steps: jax.Array) -> "Count":
         """Adds nonnegative float32 steps; stays at the largest int32 once there."""
-        total = self.fraction + steps
+        # 2^30 is exact in float32; larger floats do not convert.
+        total = jnp.minimum(self.fraction + steps, 2.0**30)
         whole = jnp.floor(total)
         room = jnp.iinfo(jnp.int32).max - self.whole
-        # 2^30 is exact in float32; larger floats do not convert.
-        added = jnp.minimum(whole, 2.0**30).astype(jnp.int32)
-        return Count(self.whole + jnp.minimum(added, room), total - whole)
+        added = jnp.minimum(whole.astype(jnp.int32), room)
+        return Count(self.whole + added, total - whole)
 
     def read(self) -> jax.Array:
         """Returns the sum as one float32 number, right to a ten-millionth."""

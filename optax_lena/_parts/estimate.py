@@ -92,9 +92,9 @@ class Estimate(NamedTuple):
 
         Returns:
           One with `factor * noise` and the same signal, or both over the factor where
-          the noise is so large that it would overflow.
+          they are so large that their sum would overflow.
         """
-        scale = jnp.where(self.noise > _LARGE, 1 / factor, 1)
+        scale = jnp.where(self.sq_norm(1) > _LARGE, 1 / factor, 1)
         noise, signal = factor * (scale * self.noise), scale * self.signal
         return self._replace(noise=noise, signal=signal)
 
@@ -125,7 +125,7 @@ class Measured(NamedTuple):
         is too large for float32.
       batch_scale: float32 `()`, S.
       loss: `()`, of the batch; None where the loop does not give it.
-      coherence: `()`, of the last steps; None where no momentum buffer says it.
+      coherence: `()`, of the last steps; 1 where no momentum buffer says it.
     """
 
     estimate: Estimate
@@ -134,7 +134,7 @@ class Measured(NamedTuple):
     overflows: jax.Array
     batch_scale: jax.Array
     loss: jax.Array | None = None
-    coherence: jax.Array | None = None
+    coherence: ArrayLike = 1.0
 
     def sq_norms(self) -> jax.Array:
         """Returns the squared norm of the batch's gradient, `[rows]`."""

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_number
+from optax_lena._checks import FLOAT32_MAX, check_number
 from optax_lena._parts.estimate import Estimate, Measured
 
 # Per update, not per base batch: instability takes updates, whatever their batch. As
@@ -113,13 +113,13 @@ class SpikeLimit:
 
     def usual(self, state: SpikeLimitState, measured: Measured) -> jax.Array:
         """Returns the squared norm that the model's gradient usually has at this S."""
-        return Estimate(state.noise, state.signal).sq_norm(measured.batch_scale)
+        sq_norm = Estimate(state.noise, state.signal).sq_norm(measured.batch_scale)
+        return jnp.minimum(sq_norm, FLOAT32_MAX)
 
     def factor(self, state: SpikeLimitState, measured: Measured) -> jax.Array:
         """Returns what brings the gradient back to the limit; 1 before the first."""
-        allowed = self.limit * self.usual(state, measured)
-        if measured.coherence is not None:
-            allowed *= jnp.maximum(measured.coherence, 1)
+        limit = self.limit * jnp.maximum(measured.coherence, 1)
+        allowed = limit * self.usual(state, measured)
         sq_norm = measured.sq_norms()[-1]
         is_spike = (allowed > 0) & (sq_norm > allowed)
         cut = jnp.sqrt(allowed / jnp.where(is_spike, sq_norm, 1))
@@ -144,8 +144,10 @@ class SpikeLimit:
         # from more than this one is.
         portion = (1 - step) * state.noise / usual + step * noise / seen
         portion = jnp.minimum(portion / scale, 1)
+        # Of one base batch it may have no float32, where that of S of them has one.
+        noise = jnp.minimum(level * portion * scale, FLOAT32_MAX)
         return SpikeLimitState(
-            jnp.where(is_seen, level * portion * scale, state.noise),
+            jnp.where(is_seen, noise, state.noise),
             jnp.where(is_seen, level * (1 - portion), state.signal),
             jnp.where(is_seen, weight, state.weight),
         )

@@ -137,13 +137,10 @@ class LayerRate:
         ratio, guard, spike_factor = self._guarded(state.guard, ratio, measured)
         worth = Worth(gain, ratio, scale, is_finite)
         progress, factor = self._warmed_up(state.progress, worth)
-        schedule = evaluate(self.learning_rate, getattr(state.clocks, self.clock))
-        schedule = jnp.asarray(schedule, jnp.float32)
-        clocks = state.clocks.add(
-            base_steps=scale,
-            gain_steps=jnp.where(is_finite[-1], gain[-1], 0),
-            rate_steps=jnp.where(is_finite[-1], (ratio * factor)[-1], 0),
-        )
+        schedule = self._schedule(state.clocks)
+        steps = {"gain_steps": gain[-1], "rate_steps": (ratio * factor)[-1]}
+        steps = {name: jnp.where(is_finite[-1], x, 0) for name, x in steps.items()}
+        clocks = state.clocks.add(base_steps=scale, **steps)
         has_ended = (state.warmup_end < 0) & (factor >= 1)
         layer_rate = schedule * ratio * factor
         return LayerRateState(
@@ -163,11 +160,15 @@ class LayerRate:
                 layer_rate=layer_rate,
                 schedule=schedule,
                 step_sq_norm=_step_sq_norm(layer_rate, measured),
-                coherence=_coherence(measured),
+                coherence=jnp.float32(measured.coherence),
                 spike_factor=spike_factor,
                 base_batches=scale,
             ),
         )
+
+    def _schedule(self, clocks: Clocks) -> jax.Array:
+        rate = evaluate(self.learning_rate, getattr(clocks, self.clock))
+        return jnp.asarray(rate, jnp.float32)
 
     def _first_factor(self, num_rows: int) -> jax.Array:
         factor = self.warmup.init(num_rows)
@@ -212,10 +213,6 @@ def _step_sq_norm(layer_rate: jax.Array, measured: Measured) -> jax.Array:
     # Twice, not its square: the rate of a short gradient may be without a square.
     sq_norms = layer_rate[:-1] * (layer_rate[:-1] * measured.sq_norms()[:-1])
     return jnp.sum(sq_norms, where=layers)
-
-
-def _coherence(measured: Measured) -> jax.Array:
-    return jnp.ones(()) if measured.coherence is None else measured.coherence
 
 
 def evaluate(learning_rate: Any, clock: Count) -> Any:

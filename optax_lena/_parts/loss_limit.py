@@ -149,6 +149,8 @@ class LossLimit:
             jnp.ones((), jnp.int32),
             moved_share(state.noise_share, is_above),
         )
+        # Sums of losses near the largest float32 are not finite, and would stay so.
+        is_finite &= jnp.all(jnp.isfinite(jnp.stack(new[:5])))
         return jax.tree.map(functools.partial(jnp.where, is_finite), new, state)
 
     def read(self, state: LossLimitState) -> jax.Array:

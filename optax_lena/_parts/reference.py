@@ -61,7 +61,8 @@ class AuthorsEstimate(Estimate):
 
     def sq_norm(self, batch_scale: ArrayLike) -> jax.Array:
         """Returns the squared norm expected of a batch of S, plus the epsilon."""
-        return self.noise / batch_scale + self.signal + _EPS
+        # After S has grown, a signal that noise hid may be below -noise / S.
+        return jnp.maximum(self.noise / batch_scale + self.signal, 0) + _EPS
 
     def gain(self, batch_scale: ArrayLike) -> jax.Array:
         """Returns the gain, which may exceed S."""

@@ -134,7 +134,8 @@ class FixedWarmup:
 
 def ramp(progress: jax.Array, steps: ArrayLike) -> jax.Array:
     """Returns min(1, progress / steps); 1 without a warm-up."""
-    warms_up = jnp.asarray(steps) > 0
+    steps = jnp.asarray(steps, jnp.float32)  # an integer of 2**31 is none of JAX's
+    warms_up = steps > 0
     factor = progress / jnp.where(warms_up, steps, 1)
     return jnp.where(warms_up, jnp.minimum(factor, 1), jnp.ones_like(progress))
 

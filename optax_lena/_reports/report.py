@@ -113,9 +113,13 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     report: dict[str, dict[str, Any]] = {}
     for label, state in lena_states(opt_state).items():
         _check_is_one(state)
-        columns = jax.device_get(_columns(state))
-        _warn_of_summed_gradients(columns, float(state.applied.base_batches))
-        _warn_of_schedule(float(state.applied.schedule))
+        # In one program, whose constants are no transfers to the device.
+        columns = jax.device_get(jax.jit(_columns)(state))
+        scale, schedule = jax.device_get(
+            (state.applied.base_batches, state.applied.schedule)
+        )
+        _warn_of_summed_gradients(columns, float(scale))
+        _warn_of_schedule(float(schedule))
         for i, name in enumerate(state.layer_names()):
             row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
@@ -157,9 +161,10 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
     flat = {}
     for label, state in lena_states(opt_state).items():
         prefix = f"{label}/" if label else ""
-        for field, value in _model(state).items():
+        columns = _columns(state)
+        for field, value in _model(state, columns).items():
             flat[f"{prefix}model/{field}"] = value
-        for field, column in _columns(state).items():
+        for field, column in columns.items():
             names = [f"{prefix}{field}/{name}" for name in state.layer_names()]
             flat.update(zip(names, jnp.unstack(column, axis=-1), strict=False))
     return flat
@@ -252,8 +257,10 @@ def _columns(state: ScaleByLenaState) -> dict[str, jax.Array]:
     return {field: columns[field] for field in LAYER_FIELDS}
 
 
-def _model(state: ScaleByLenaState) -> dict[str, jax.Array]:
-    applied, columns = state.applied, _columns(state)
+def _model(
+    state: ScaleByLenaState, columns: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    applied = state.applied
     fields = ("gain", "trust_ratio", "learning_rate", "noise", "signal", "noise_scale")
     factor, ratio = applied.warmup_factor[..., :-1], applied.trust_ratio[..., :-1]
     return {

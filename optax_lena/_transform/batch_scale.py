@@ -37,7 +37,8 @@ def scale_of(
         check_given("batch_scale", batch_scale, "from_successive_gradients")
     if batch_scale is not None:
         is_plain = isinstance(batch_scale, (int, float))
-        return batch_scale if is_plain else jnp.asarray(batch_scale, jnp.float32)
+        # An integer of 2**31 or more is none of JAX's.
+        return float(batch_scale) if is_plain else jnp.asarray(batch_scale, jnp.float32)
     check_moments(moments)
     check_count(moments.num_microbatches)
     count = moments.num_microbatches

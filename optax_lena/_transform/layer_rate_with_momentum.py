@@ -40,9 +40,8 @@ class LayerRateWithMomentumState(NamedTuple):
 def layer_rate_with_momentum(
     rate: LayerRate,
     batch_scale: ArrayLike | None,
-    *,
     layers: Layers,
-    momentum: ArrayLike,
+    momentum: ArrayLike | None,
     nesterov: bool,
     accumulator_dtype: Any,
 ) -> optax.GradientTransformationExtraArgs:
@@ -52,7 +51,7 @@ def layer_rate_with_momentum(
       rate: the parts.
       batch_scale: S; None: the number of microbatches.
       layers: which parameters are one layer.
-      momentum: β at the base batch, in [0, 1).
+      momentum: β at the base batch, in [0, 1); None: no buffer, which says nothing.
       nesterov: whether to look ahead.
       accumulator_dtype: the dtype of the buffer; None: that of the parameters.
 
@@ -60,6 +59,8 @@ def layer_rate_with_momentum(
       The transformation. Its updates are the buffer; the sign is the gradient's.
     """
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
+    if momentum is None:
+        return scale
     buffer = trace_of_examples(batch_scale, momentum, nesterov, accumulator_dtype)
 
     # optax types every update as free of keyword arguments that it names.

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from optax_lena._checks import check_batch_scale, check_optimizer
-from optax_lena._measure.layers import Layers, check_layers, check_regex, per_parameter
+from optax_lena._checks import check_optimizer
+from optax_lena._measure.layers import Layers, check_regex, per_parameter
 from optax_lena._measure.layout import PyTree, parameter_names
 from optax_lena._measure.moments import GradMoments
 from optax_lena._parts.layer_rate import LayerRate
-from optax_lena._transform import scale_by_lena
+from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
 
 
@@ -74,21 +74,19 @@ def monitor(
       al., *Normalization Layer Per-Example Gradients*, 2024.
     """
     check_optimizer("tx", tx)
-    check_layers(layers)
-    check_batch_scale(batch_scale)
+    lena = scale_by_layer_rate(LayerRate(), batch_scale, layers=layers)
     if only is not None:
         check_regex("`only`", only)
     tx = optax.with_extra_args_support(tx)
-    watch = functools.partial(scale_by_lena.update, LayerRate(), batch_scale, layers)
     return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, tx, layers, only),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(_update, tx, watch, only),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_init, tx, lena, only),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_update, tx, lena, only),  # pyrefly: ignore[bad-argument-type]
     )
 
 
 def _init(
     tx: optax.GradientTransformationExtraArgs,
-    layers: Layers,
+    lena: optax.GradientTransformationExtraArgs,
     only: str | None,
     params: PyTree,
 ) -> MonitorState:
@@ -98,14 +96,12 @@ def _init(
             "`only` must be found in a parameter's name, such as "
             f"{parameter_names(params)[:4]}, got {only!r}."
         )
-    return MonitorState(
-        tx.init(params), scale_by_lena.init(LayerRate(), layers, watched)
-    )
+    return MonitorState(tx.init(params), lena.init(watched))
 
 
 def _update(
     tx: optax.GradientTransformationExtraArgs,
-    watch: Any,
+    lena: optax.GradientTransformationExtraArgs,
     only: str | None,
     grads: PyTree,
     state: MonitorState,
@@ -116,12 +112,13 @@ def _update(
 ) -> tuple[PyTree, MonitorState]:
     # What wrappers say of the moments is for both; a loss is for the optimizer alone.
     is_half = extra_args.get("is_half", False)
-    _, lena = watch(_watched(grads, only), state.lena, moments=moments, is_half=is_half)
+    watched = _watched(grads, only)
+    _, seen = lena.update(watched, state.lena, moments=moments, is_half=is_half)
     given = extra_args
     if moments is not None and _takes_moments(tx):
         given = extra_args | {"moments": moments}
     updates, inner_state = tx.update(grads, state.inner_state, params, **given)
-    return updates, MonitorState(inner_state, lena)
+    return updates, MonitorState(inner_state, seen)
 
 
 def _takes_moments(tx: optax.GradientTransformationExtraArgs) -> bool:

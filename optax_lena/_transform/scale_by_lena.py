@@ -190,7 +190,7 @@ def update(
     *,
     moments: GradMoments | None = None,
     value: jax.typing.ArrayLike | None = None,
-    coherence: jax.Array | None = None,
+    coherence: jax.typing.ArrayLike = 1.0,
     is_half: bool = False,
     **extra_args: Any,
 ) -> tuple[PyTree, ScaleByLenaState]:

@@ -192,8 +192,9 @@ def named(rows: LayerRateState, names: tuple[str, ...]) -> ScaleByLenaState:
 
 
 def _to_float32(x: jax.Array) -> jax.Array:
-    # Also under jax_enable_x64, and whatever hyperparameters were injected.
-    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    # Also under jax_enable_x64, and whatever hyperparameters were injected. A copy:
+    # what two fields share outside of jit, or the user holds, JAX would donate twice.
+    return jnp.array(x, jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else None)
 
 
 def row_ids(names: tuple[str, ...]) -> np.ndarray:

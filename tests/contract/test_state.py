@@ -121,3 +121,28 @@ def test_a_state_made_outside_of_jit_can_be_donated(case):
 )
 def test_so_can_the_state_of_a_gatherer_around_an_optimizer(wrap):
     donate(wrap(optax_lena.lena_amplified(0.1, 4)).init(PARAMS))
+
+
+@every_case
+def test_what_an_update_outside_of_jit_leaves_can_be_donated(case):
+    """Two fields may have been one number, or a number that the user still holds."""
+    factory, arguments = CASES[case]
+    grads, moments = moments_of(case)
+    injected = optax.inject_hyperparams(factory)(**arguments)
+    for tx in (build(case), injected):
+        tx = optax.with_extra_args_support(tx)
+        extra = {"moments": moments, "value": jnp.float32(1)}
+        _, state = tx.update(grads, tx.init(PARAMS), PARAMS, **extra)
+        donate(state)
+
+
+@pytest.mark.parametrize(
+    "make", [optax_lena.lena, optax_lena.lena_lars, optax_lena.linear_scaling]
+)
+def test_the_users_own_numbers_are_not_donated_with_the_state(make):
+    rate, scale = jnp.float32(0.1), jnp.float32(4)
+    tx = make(rate, scale)
+    grads, moments = moments_of("lena")
+    _, state = tx.update(grads, tx.init(PARAMS), PARAMS, moments=moments)
+    donate(state)
+    assert not rate.is_deleted() and not scale.is_deleted()

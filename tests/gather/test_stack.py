@@ -147,3 +147,21 @@ def test_of_what_optax_microbatch_concatenates():
     interleaved = x.reshape(4, 3, 3).swapaxes(0, 1).reshape(12, 3)
     _, *expected = optax_lena.value_and_grad(loss, 3)(w, interleaved)
     helpers.assert_trees_close(got, tuple(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [3, 6])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_in_float64_the_mean_is_right_to_float64(n, weighted):
+    """A third of a microbatch's weight has no float32."""
+    with jax.enable_x64(True):
+        stack = np.random.default_rng(0).normal(size=(n, 5))
+        weights = jnp.full(n, 5.0) if weighted else None
+        grads, _ = optax_lena.moments_from_stack(jnp.asarray(stack), weights=weights)
+        square = lambda w, x: jnp.mean((w - x) ** 2)
+        batch = np.arange(float(2 * n))
+        loss, _, _ = optax_lena.value_and_grad(square, n)(
+            jnp.float64(0), jnp.asarray(batch)
+        )
+        grads, loss = jax.device_get((grads, loss))
+    np.testing.assert_allclose(grads, np.mean(stack, axis=0), rtol=1e-14)
+    np.testing.assert_allclose(loss, np.mean(np.square(batch)), rtol=1e-14)

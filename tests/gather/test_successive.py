@@ -109,3 +109,13 @@ def test_it_refuses_moments_for_it_makes_its_own(inside_accumulate):
     )
     with pytest.raises(TypeError, match=message):
         tx.update(grads, tx.init(grads), grads, **given)
+
+
+def test_a_gradient_that_the_parameters_dtype_cannot_hold_measures_nothing():
+    """It is kept in that dtype: else an infinite one would stand for the last."""
+    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, batch_scale=8))
+    state = tx.init({"w": jnp.zeros(2, jnp.float16)})
+    for grad in (1e5, 1.0, 2.0):
+        _, state = tx.update({"w": jnp.full(2, grad, jnp.float32)}, state)
+    assert jnp.all(jnp.isfinite(state.grads["w"]))
+    assert optax_lena.metrics(state)["noise/w"] == 8 * 2 * 0.5

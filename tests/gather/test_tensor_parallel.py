@@ -251,3 +251,30 @@ def test_a_mask_of_lars_lets_shards_pass():
     specs = {"in_specs": (P("model"), P()), "out_specs": P("model")}
     got = helpers.jit(jax.shard_map(update, mesh=mesh, **specs))(grads, moments)
     helpers.assert_trees_close(got, update(grads, moments))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_models_of_their_own_beside_the_batchs_axis_are_no_shards(check_vma):
+    """Seeds over one axis and the batch over the other."""
+    seeds = jax.tree.map(lambda x: jnp.stack([x, 3 * x]), PARAMS)
+
+    def moments(params, x):
+        own = jax.tree.map(lambda p: p[0], params)
+        specs = None if check_vma else P()
+        found = gathered(own, x, whole_loss, param_specs=specs)
+        return jax.tree.map(lambda norm: norm[None], found)
+
+    mesh = jax.make_mesh((2, 4), ("seed", "data"), (AxisType.Auto,) * 2)
+    step = jax.shard_map(
+        moments,
+        mesh=mesh,
+        in_specs=(P("seed"), P("data")),
+        out_specs=P("seed"),
+        check_vma=check_vma,
+    )
+    got = jax.jit(step)(seeds, X)
+    for i in range(2):
+        own = jax.tree.map(lambda p, i=i: p[i], seeds)
+        expected = optax_lena.value_and_grad(whole_loss, 4)(own, X)[2]
+        seed = jax.tree.map(lambda norm, i=i: norm[i], got)
+        helpers.assert_trees_close(seed, expected, rtol=1e-5)

@@ -174,6 +174,8 @@ def test_labels_beside_the_batch_are_an_error_that_says_where_they_belong(n):
     f = jax.jit(optax_lena.value_and_grad(beside, n))
     with pytest.raises(ValueError, match=helpers.says("`batch`", "8 examples", "(8,)")):
         f(jnp.ones(2), x, y)
+    with pytest.raises(ValueError, match=helpers.says("`batch`", "8 examples", "(8,)")):
+        f(jnp.ones(2), x, y.astype(jnp.uint32))
     # What is no example: another length, a pytree, a key, or said by keyword.
     for arg in (jnp.ones(5), {"teacher": y}, jax.random.split(jax.random.key(0), 7)):
         optax_lena.value_and_grad(lambda params, x, arg: loss_of(params, x), n)(

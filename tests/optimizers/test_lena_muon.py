@@ -119,3 +119,13 @@ def test_options_are_a_dictionary():
     message = helpers.says("`options`", "dictionary", "'ns_steps'", "got 6")
     with pytest.raises(ValueError, match=message):
         lena_muon(0.02, options=6)
+
+
+def test_a_layer_of_matrices_and_others_is_told_of():
+    """Adam's units and the gradient's own do not add up."""
+    params = {"dense": {"kernel": jnp.ones((4, 4)), "bias": jnp.zeros(4)}}
+    tx = optax_lena.lena_muon(0.02, 4, layers=optax_lena.per_module)
+    with pytest.warns(RuntimeWarning, match=helpers.says("`layers`", "'dense'")):
+        tx.init(params)
+    for layers in (optax_lena.by_regex("kernel", "bias"), optax_lena.whole_model):
+        optax_lena.lena_muon(0.02, 4, layers=layers).init(params)

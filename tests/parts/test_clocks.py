@@ -109,6 +109,7 @@ def test_a_count_stays_at_the_largest_integer_and_does_not_turn_negative():
     huge = Count.zeros().add(jnp.float32(3e38))
     assert int(huge.whole) == 2**30
     assert int(huge.add(jnp.float32(3e38)).add(jnp.float32(3e38)).whole) == LARGEST
+    assert float(Count.zeros().add(jnp.float32(jnp.inf)).fraction) == 0
 
 
 @pytest.mark.parametrize("steps", [2.0**31, 1e12])

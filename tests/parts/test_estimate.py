@@ -163,3 +163,10 @@ def test_the_gain_below_the_base_batch(noise, batch_scale):
 def test_only_noise_below_the_base_batch_is_worth_its_share():
     estimate = Estimate(jnp.array([1.0]), jnp.array([-0.3]))
     np.testing.assert_array_equal(estimate.gain(0.25), 0.25)
+
+
+@pytest.mark.parametrize("noise, signal", [(1.3e36, 3.35e38), (3e38, 1e30), (1.0, 1.0)])
+def test_amplified_noise_overflows_nowhere(noise, signal):
+    estimate = Estimate(jnp.float32([noise]), jnp.float32([signal])).amplified(4)
+    expected = oracle.gain_ratio(4 * noise, signal, 64)
+    np.testing.assert_allclose(estimate.gain(64), expected, rtol=1e-5)

@@ -325,3 +325,22 @@ def test_a_network_is_not_thrown_out_by_the_first_rate_that_is_measured():
     ratios = np.stack(list(helpers.rows(metrics, "trust_ratio").values()))
     assert (ratios[:, :5] == 1).all() and ratios[:, -1].max() > 1.5
     assert (ratios[:, 1:] <= 1.1 * ratios[:, :-1] * (1 + 1e-6)).all()
+
+
+def test_a_norm_near_the_largest_float_is_forgotten_as_any_other():
+    """What its noise would be per base batch is none, and must not stay."""
+    limit, scale = SpikeLimit(), 64
+    state = limit.init(2)
+    for estimate in (model(0, 2e38), *3 * (model(1, 1e-3),)):
+        state = limit.remember(state, ONE, measured(estimate, scale))
+    assert all(np.isfinite(x) for x in state)
+    for _ in range(200):
+        state = limit.remember(state, ONE, measured(model(1, 1e-3), scale))
+    assert limit.factor(state, measured(model(1e4, 10), scale)) < 0.1
+
+
+@pytest.mark.parametrize("coherence, lifted", [(0.1, 1), (1.0, 1), (4.0, 4)])
+def test_coherence_lifts_the_limit_and_never_lowers_it(coherence, lifted):
+    update = measured(model(32 * 9, 9), 16)._replace(coherence=jnp.float32(coherence))
+    found = SpikeLimit(2).factor(after(32.0, 1.0), update)
+    np.testing.assert_allclose(found, np.sqrt(2 * lifted / 9), rtol=1e-5)

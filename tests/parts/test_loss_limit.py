@@ -256,3 +256,19 @@ def test_a_vector_of_losses_is_an_error_that_says_what_to_do():
     message = helpers.says("`value`", "(4,)", "mean")
     with pytest.raises(ValueError, match=message):
         train([jnp.ones(4)])
+
+
+def test_losses_near_the_largest_float_leave_a_state_that_still_sees():
+    limit = optax_lena.LossLimit()
+    state = limit.init()
+    for loss in (3e38, -3e38, 1.0):
+        state = limit.update(state, loss)
+    assert all(np.isfinite(x) for x in jax.tree.leaves(state))
+
+
+def test_calls_of_which_none_with_a_weight_has_a_loss_have_none():
+    tx = optax_lena.accumulate(optax_lena.lena_amplified(0.1, batch_scale=4), 2)
+    state = tx.init(GRADS)
+    for given in ({}, {"value": 3.0, "weight": 0.0}):
+        _, state = tx.update(GRADS, state, GRADS, **given)
+    assert helpers.lena_state(state).loss_limit.has_started == 0

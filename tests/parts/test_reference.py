@@ -168,6 +168,7 @@ def test_the_authors_gain_has_an_epsilon_and_no_cap():
     assert gain(0.0, 0.0) == 1
     np.testing.assert_allclose(gain(1e-6, 0.0), 2 / 1.25, rtol=1e-6)
     assert gain(1.0, -0.1) > 4
+    assert gain(1.0, -0.9) > 0  # which S that has grown makes of such an average
 
 
 def test_it_starts_at_a_rate_of_zero_and_feeds_the_momentum():

@@ -326,3 +326,13 @@ def test_a_state_in_the_memory_of_the_host_is_read():
     host = jax.device_put(state, device.with_memory_kind("pinned_host"))
     assert optax_lena.layer_report(host) == optax_lena.layer_report(state)
     helpers.assert_trees_close(optax_lena.metrics(host), optax_lena.metrics(state))
+
+
+def test_reports_work_where_no_transfer_may_be_implicit():
+    """big_vision forbids them in the whole program."""
+    tx = optax_lena.lena_amplified(0.1, batch_scale=4)
+    state = jax.jit(tx.init)({"w": jnp.zeros(2)})
+    with jax.transfer_guard("disallow"):
+        report = optax_lena.layer_report(state)
+        numbers = jax.jit(optax_lena.metrics)(state)
+    assert report["w"]["gain"] == numbers["gain/w"] == 1
