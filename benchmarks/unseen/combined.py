@@ -200,8 +200,9 @@ def survival() -> Task:
 
     return Task(
         name="who dies first",
-        rate=0.01,
+        rate=0.02,
         rates=(0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.008,
         init=lambda key: perceptron(key, (width, 64, 64, 1)),
         loss=loss,
         score=score,

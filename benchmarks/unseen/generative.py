@@ -232,8 +232,9 @@ def two_players() -> Task:
 
     return Task(
         name="two players",
-        rate=0.02,
+        rate=0.04,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.004,
         init=init,
         loss=loss,
         score=score,

@@ -298,8 +298,9 @@ def steady_state() -> Task:
 
     return task_of(
         name="states of rest",
-        rate=0.02,
+        rate=0.01,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        adamw_rate=0.004,
         init=init,
         losses=(
             lambda params, batch: jnp.mean((predict(params, batch[0]) - batch[1]) ** 2),
@@ -346,8 +347,9 @@ def adaptation() -> Task:
 
     return Task(
         name="waves from five points, by one step",
-        rate=0.01,
+        rate=0.0025,
         rates=(0.000625, 0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04),
+        adamw_rate=0.008,
         init=init,
         loss=lambda p, batch: jnp.mean((found(p, batch) - batch[1][:, 5:]) ** 2),
         score=lambda p, batch: explained(found(p, batch), batch[2][:, 5:]),

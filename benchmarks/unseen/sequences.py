@@ -368,6 +368,7 @@ def alignment() -> Task:
         name="symbols that are not aligned",
         rate=0.02,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.016,
         init=init,
         losses=(loss, score),
         examples=(x, labels, labels),
@@ -419,8 +420,9 @@ def spikes() -> Task:
 
     return task_of(
         name="neurons that spike",
-        rate=0.02,
+        rate=0.01,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.008,
         init=init,
         losses=classifier(predict),
         examples=(x, labels, labels),
