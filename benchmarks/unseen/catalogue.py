@@ -58,4 +58,10 @@ TASKS: dict[str, Callable[[], Task]] = {
     "kelvin": sequences.kelvin,
     "mixture": generative.mixture,
     "hashing": unlabelled.hashing,
+    "survival": combined.survival,
+    "alignment": sequences.alignment,
+    "spikes": sequences.spikes,
+    "steady_state": regression.steady_state,
+    "adaptation": regression.adaptation,
+    "two_players": generative.two_players,
 }

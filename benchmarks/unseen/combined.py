@@ -165,3 +165,48 @@ def imbalanced() -> Task:
         losses=(loss, score),
         examples=(x.astype(np.float32), is_rare(noisy), is_rare(height)),
     )
+
+
+def survival() -> Task:
+    """Who of a batch dies first: Cox's likelihood, with most of them not seen to die.
+
+    It knows risks beside each other only, so that the last offset has no gradient.
+    """
+    rng, width = np.random.default_rng(8205), 16
+    x = rng.normal(size=(EXAMPLES, width))
+    hidden = np.tanh(x @ rng.normal(size=(width, 20)) * 1.2 / np.sqrt(width))
+    risk = hidden @ rng.normal(size=20)
+    risk = 1.2 * risk / risk.std()
+    death = rng.exponential(size=EXAMPLES) * np.exp(-risk)
+    leaving = 0.5 * rng.exponential(size=EXAMPLES)
+    time, died = np.minimum(death, leaving), (death < leaving).astype(np.float32)
+    x, time, risk = (z.astype(np.float32) for z in (x, time, risk))
+
+    def predict(params, x):
+        return outputs(params, x, jax.nn.relu)[:, 0]
+
+    def loss(params, batch):
+        x, time, died = batch
+        found = predict(params, x)
+        is_there = time[None] >= time[:, None]
+        among = jnp.where(is_there, found[None], -jnp.inf)
+        surprise = jax.nn.logsumexp(among, axis=1) - found
+        return jnp.sum(died * surprise) / jnp.maximum(died.sum(), 1)
+
+    def score(params, batch):
+        """The square of the correlation with the true risk."""
+        found, true = predict(params, batch[0]), batch[1]
+        return 100 * jnp.corrcoef(found, true)[0, 1] ** 2
+
+    return Task(
+        name="who dies first",
+        rate=0.02,
+        rates=(0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.008,
+        init=lambda key: perceptron(key, (width, 64, 64, 1)),
+        loss=loss,
+        score=score,
+        train=(x[:TRAIN], time[:TRAIN], died[:TRAIN]),
+        test=(x[TRAIN:], risk[TRAIN:]),
+        mixes_examples=True,
+    )

@@ -180,3 +180,64 @@ def mixture() -> Task:
         train=(x[:TRAIN], y[:TRAIN]),
         test=(x[TRAIN:], y[TRAIN:], true[TRAIN:]),
     )
+
+
+def two_players() -> Task:
+    """One network draws, another tells it from what is true; they share a loss.
+
+    What the first one gains the second loses, so the loss has no minimum to fall to.
+    The second pays for being steep at what is true, without which they would circle.
+    """
+    rng, width, drawn = np.random.default_rng(8206), 4, 6
+    angle = rng.uniform(0, 2 * np.pi, size=EXAMPLES)
+    ring = (
+        np.stack([np.cos(angle), np.sin(angle)], 1) * (1.5 + (angle > np.pi))[:, None]
+    )
+    bent = np.stack([ring[:, 0] ** 2 - 1.5, ring.prod(1)], 1) / 2
+    x = np.concatenate([ring, bent], 1) + 0.15 * rng.normal(size=(EXAMPLES, width))
+    x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
+    z = rng.normal(size=(EXAMPLES, drawn)).astype(np.float32)
+    ways = rng.normal(size=(width, 24))
+    ways = (ways / np.linalg.norm(ways, axis=0)).astype(np.float32)
+
+    def init(key):
+        maker, judge = jax.random.split(key)
+        return {
+            "maker": perceptron(maker, (drawn, 48, 48, width)),
+            "judge": perceptron(judge, (width, 48, 48, 1)),
+        }
+
+    def made(params, z):
+        return outputs(params["maker"], z, jax.nn.silu)
+
+    def loss(params, batch):
+        x, z = batch
+
+        def judged(x):
+            return outputs(params["judge"], x, jax.nn.silu)[:, 0]
+
+        # The judge's gradient goes to the maker with its sign turned.
+        fake = made(params, z)
+        fake = 2 * jax.lax.stop_gradient(fake) - fake
+        told = jax.nn.softplus(-judged(x)) + jax.nn.softplus(judged(fake))
+        steep = jax.grad(lambda x: judged(x).sum())(x)
+        return jnp.mean(told + 0.25 * jnp.sum(steep**2, axis=1))
+
+    def score(params, batch):
+        """A hundred less Wasserstein's distance along ways of every direction."""
+        true, z = batch
+        found = jnp.sort(made(params, z) @ ways, axis=0)
+        missing = 1 - explained(found, true) / 100
+        return 100 * (1 - jnp.sqrt(jnp.maximum(missing, 0)))
+
+    return Task(
+        name="two players",
+        rate=0.04,
+        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.004,
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:TRAIN], z[:TRAIN]),
+        test=(np.sort(x[TRAIN:] @ ways, axis=0), z[TRAIN:]),
+    )

@@ -12,6 +12,8 @@ from benchmarks.unseen.task import (
     EXAMPLES,
     TRAIN,
     Task,
+    apply,
+    dense,
     explained,
     outputs,
     perceptron,
@@ -253,4 +255,104 @@ def sensing() -> Task:
         score=lambda p, batch: explained(predict(p, *batch[:2]), batch[2]),
         train=(a[:TRAIN], b[:TRAIN], noisy[:TRAIN]),
         test=(a[TRAIN:], b[TRAIN:], true[TRAIN:]),
+    )
+
+
+def steady_state() -> Task:
+    """Where a recurrent network comes to rest: a layer that is a fixed point.
+
+    The nearer the weights are to where nothing comes to rest, the longer the gradient.
+    """
+    rng, width, inner = np.random.default_rng(8203), 12, 40
+    x = rng.normal(size=(EXAMPLES, width)).astype(np.float32)
+    mixed = rng.normal(size=(24, 24))
+    mixed = mixed + mixed.T
+    mixed = 0.98 * mixed / np.abs(np.linalg.eigvalsh(mixed)).max()
+    pushed = x @ rng.normal(size=(width, 24)) / np.sqrt(width)
+    state = np.tanh(pushed)
+    for _ in range(200):
+        state = np.tanh(state @ mixed + pushed)
+    true = state @ rng.normal(size=(24, 4))
+    true = (true / true.std(0)).astype(np.float32)
+    noisy = (true + 1.0 * rng.normal(size=true.shape)).astype(np.float32)
+
+    def init(key):
+        given, again, out = jax.random.split(key, 3)
+        return {
+            "given": dense(given, width, inner, 0.5),
+            "again": 0.5 * jax.random.normal(again, (inner, inner)) / np.sqrt(inner),
+            "out": dense(out, inner, 4, 1.0),
+        }
+
+    def predict(params, x):
+        given = apply(params["given"], x)
+
+        def step(state, _):
+            return jnp.tanh(state @ params["again"] + given), None
+
+        # The gradient of the last steps is the first terms of the fixed point's own.
+        found, _ = jax.lax.scan(step, jnp.zeros_like(given), length=20)
+        found = jax.lax.stop_gradient(found)
+        found, _ = jax.lax.scan(step, found, length=10)
+        return apply(params["out"], found)
+
+    return task_of(
+        name="states of rest",
+        rate=0.01,
+        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        adamw_rate=0.004,
+        init=init,
+        losses=(
+            lambda params, batch: jnp.mean((predict(params, batch[0]) - batch[1]) ** 2),
+            lambda params, batch: explained(predict(params, batch[0]), batch[1]),
+        ),
+        examples=(x, noisy, true),
+    )
+
+
+def adaptation() -> Task:
+    """Waves of which each shows five points, learned so that one step fits them.
+
+    An example is a task. The inner step's rates are learned beside the weights, so the
+    gradient has second derivatives in it, and tasks differ more than their points.
+    """
+    rng, points = np.random.default_rng(8204), 10
+    height = rng.uniform(0.1, 3, size=(EXAMPLES, 1))
+    phase = rng.uniform(0, np.pi, size=(EXAMPLES, 1))
+    x = rng.uniform(-1, 1, size=(EXAMPLES, points))
+    true = height * np.sin(4 * x + phase)
+    noisy = true + 0.3 * rng.normal(size=x.shape)
+    x, true, noisy = (z.astype(np.float32) for z in (x, true, noisy))
+
+    def init(key):
+        layers = perceptron(key, (1, 32, 32, 1))
+        return {"layers": layers, "rates": jax.tree.map(lambda _: 0.05, layers)}
+
+    def predict(params, x, seen):
+        """Of the last five points, after a step on the first five."""
+
+        def error(layers):
+            found = outputs(layers, x[:5, None], jnp.tanh)[:, 0]
+            return jnp.mean((found - seen) ** 2)
+
+        def stepped(weights, rate, slope):
+            return weights - rate * slope
+
+        slopes = jax.grad(error)(params["layers"])
+        layers = jax.tree.map(stepped, params["layers"], params["rates"], slopes)
+        return outputs(layers, x[5:, None], jnp.tanh)[:, 0]
+
+    def found(params, batch):
+        return jax.vmap(predict, (None, 0, 0))(params, batch[0], batch[1][:, :5])
+
+    return Task(
+        name="waves from five points, by one step",
+        rate=0.0025,
+        rates=(0.000625, 0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04),
+        adamw_rate=0.008,
+        init=init,
+        loss=lambda p, batch: jnp.mean((found(p, batch) - batch[1][:, 5:]) ** 2),
+        score=lambda p, batch: explained(found(p, batch), batch[2][:, 5:]),
+        train=(x[:TRAIN], noisy[:TRAIN]),
+        test=(x[TRAIN:], noisy[TRAIN:], true[TRAIN:]),
     )

@@ -293,3 +293,137 @@ def kelvin() -> Task:
         losses=(loss, lambda p, batch: explained(predict(p, batch), batch[1])),
         examples=(x, noisy, true),
     )
+
+
+def alignment() -> Task:
+    """Three symbols from sixteen frames, without being told which frame is whose.
+
+    The likelihood is a sum over all alignments. A network first says blank everywhere,
+    and from there it learns what the symbols are.
+    """
+    rng, length, symbols, count, width = np.random.default_rng(8201), 16, 5, 3, 8
+    said = rng.integers(symbols, size=(EXAMPLES, count))
+    # A silence before each symbol and after the last, of one frame or more.
+    lasting = rng.integers(2, 4, size=(EXAMPLES, count))
+    left = length - lasting.sum(1) - count - 1
+    cuts = np.sort(rng.integers(left[:, None] + 1, size=(EXAMPLES, count)), axis=1)
+    starts = cuts + 1 + np.arange(count) + np.cumsum(lasting, 1) - lasting
+    frame = np.arange(length)[None, None]
+    is_said = (frame >= starts[..., None]) & (frame < (starts + lasting)[..., None])
+    sounds = 1.2 * rng.normal(size=(symbols, width))
+    heard = np.einsum("nct,ncw->ntw", is_said, sounds[said])
+    x = (heard + rng.normal(size=heard.shape)).astype(np.float32)
+    labels = said.astype(np.int32) + 1
+
+    def init(key):
+        first, second, out = jax.random.split(key, 3)
+        return {
+            "first": dense(first, 3 * width, 40),
+            "second": dense(second, 3 * 40, 40),
+            "out": dense(out, 40, symbols + 1, 1.0),
+        }
+
+    def near(x):
+        """Every frame with the one before it and the one behind it."""
+        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        return jnp.concatenate([padded[:, i : i + length] for i in range(3)], axis=-1)
+
+    def predict(params, x):
+        for layer in ("first", "second"):
+            x = jax.nn.relu(apply(params[layer], near(x)))
+        return jax.nn.log_softmax(apply(params["out"], x))
+
+    def loss(params, batch):
+        """Of blank, symbol, blank and so on; no blank is needed between two kinds."""
+        x, labels = batch
+        states = jnp.zeros((len(x), 2 * count + 1), jnp.int32).at[:, 1::2].set(labels)
+        may_skip = jnp.zeros(states.shape, bool)
+        may_skip = may_skip.at[:, 3::2].set(labels[:, 1:] != labels[:, :-1])
+        log_p = jnp.take_along_axis(predict(params, x), states[:, None], axis=2)
+
+        def behind(log_sum, by):
+            return jnp.pad(log_sum, ((0, 0), (by, 0)), constant_values=-1e9)[:, :-by]
+
+        def step(log_sum, log_p):
+            skipped = jnp.where(may_skip, behind(log_sum, 2), -1e9)
+            ways = jnp.stack([log_sum, behind(log_sum, 1), skipped])
+            return jax.nn.logsumexp(ways, axis=0) + log_p, None
+
+        start = jnp.full(states.shape, -1e9).at[:, :2].set(log_p[:, 0, :2])
+        log_sum, _ = jax.lax.scan(step, start, jnp.swapaxes(log_p[:, 1:], 0, 1))
+        return -jnp.mean(jax.nn.logsumexp(log_sum[:, -2:], axis=1))
+
+    def score(params, batch):
+        """The share of sequences that are right as a whole."""
+        x, labels = batch
+        best = predict(params, x).argmax(-1)
+        before = jnp.pad(best, ((0, 0), (1, 0)))[:, :-1]
+        is_new = (best != before) & (best > 0)
+        order = jnp.argsort(~is_new, axis=1, stable=True)[:, :count]
+        found = jnp.take_along_axis(best, order, axis=1)
+        is_right = jnp.all(found == labels, axis=1) & (is_new.sum(1) == count)
+        return 100 * jnp.mean(is_right)
+
+    return task_of(
+        name="symbols that are not aligned",
+        rate=0.02,
+        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.016,
+        init=init,
+        losses=(loss, score),
+        examples=(x, labels, labels),
+    )
+
+
+def spikes() -> Task:
+    """Orders in which channels fire, by two layers of neurons that spike.
+
+    A spike has no gradient: what is passed back is that of a smooth step, so it is not
+    that of the loss, and neurons far from their threshold pass almost none.
+    """
+    rng, length, channels, width, classes = np.random.default_rng(8202), 12, 20, 40, 8
+    labels = rng.integers(classes, size=EXAMPLES).astype(np.int32)
+    peak = rng.uniform(1, length - 1, size=(classes, channels))[labels]
+    moments = np.arange(length)[None, :, None]
+    late = rng.normal(size=(EXAMPLES, 1))
+    bump = np.exp(-(((moments - (peak + late)[:, None]) / 1.5) ** 2) / 2)
+    chance = 0.08 + 0.35 * bump
+    x = (rng.random(chance.shape) < chance).astype(np.float32)
+
+    def init(key):
+        first, second, out = jax.random.split(key, 3)
+        return {
+            "first": dense(first, channels, width, 4.0),
+            "second": dense(second, width, width, 4.0),
+            "out": dense(out, width, classes, 1.0),
+            "log_leak": jnp.zeros(2),
+        }
+
+    def spike(height):
+        smooth = height / (1 + 4 * jnp.abs(height))
+        return smooth + jax.lax.stop_gradient((height > 0) - smooth)
+
+    def predict(params, x):
+        keep = jax.nn.sigmoid(params["log_leak"] + 1.5)
+
+        def step(state, x):
+            heights, read = [], state[-1]
+            for i, layer in enumerate(("first", "second")):
+                height = keep[i] * state[i] + apply(params[layer], x)
+                x = spike(height - 1)
+                heights.append(height - x)
+            return (*heights, read + apply(params["out"], x)), None
+
+        zeros = jnp.zeros((len(x), width))
+        start = (zeros, zeros, jnp.zeros((len(x), classes)))
+        return jax.lax.scan(step, start, jnp.swapaxes(x, 0, 1))[0][-1]
+
+    return task_of(
+        name="neurons that spike",
+        rate=0.01,
+        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.008,
+        init=init,
+        losses=classifier(predict),
+        examples=(x, labels, labels),
+    )

@@ -39,8 +39,8 @@ _linear = dataclasses.replace(
 )
 _square_root = dataclasses.replace(_linear, rule=ROOT_OF_SCALE)
 
-# Of two independent testers' tasks, those on which nothing was tried afterwards. On all
-# older ones it was looked at what the spike limit's geometric mean costs.
+# Of three independent testers' tasks, those on which nothing was tried afterwards. On
+# all older ones it was looked at what the spike limit's geometric mean costs.
 _UNTRIED = (
     "poisson_equation",
     "linear_recurrence",
@@ -49,6 +49,12 @@ _UNTRIED = (
     "reinforce",
     "kelvin",
     "hashing",
+    "survival",
+    "alignment",
+    "spikes",
+    "steady_state",
+    "adaptation",
+    "two_players",
 )
 
 
@@ -100,6 +106,17 @@ def _recommended(label: str, layers: optax_lena.Layers = _LAYERS) -> Method:
     return Method(label, make)
 
 
+def _any_direction(label: str, layers: optax_lena.Layers = _LAYERS) -> Method:
+    """`lena_amplified`, whose guard does not compare steps."""
+    return _method(
+        label,
+        _warmed_up(AMPLIFIED),
+        layers,
+        enters_buffer=True,
+        counts_examples=True,
+    )
+
+
 def _noise_times(factor: float) -> Method:
     """`lena_amplified` with another factor on the noise."""
     rate = dataclasses.replace(_no_loss_limit, rule=noise_times(factor))
@@ -122,18 +139,12 @@ SGD = Family(
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
         "amplified_without_loss": without_loss(_recommended("amplified LENA")),
-        "amplified_any_direction": _method(
-            "amplified LENA, steps not compared",
-            _warmed_up(AMPLIFIED),
-            enters_buffer=True,
-            counts_examples=True,
+        "amplified_any_direction": _any_direction("amplified LENA, steps not compared"),
+        "amplified_any_direction_model": _any_direction(
+            "amplified, steps not compared, one layer: the model", _MODEL
         ),
-        "amplified_any_direction_model": _method(
-            "amplified, steps not compared, one layer: the model",
-            _warmed_up(AMPLIFIED),
-            _MODEL,
-            enters_buffer=True,
-            counts_examples=True,
+        "amplified_any_direction_without_loss": without_loss(
+            _any_direction("amplified LENA, steps not compared")
         ),
         "amplified_first_loss": _method(
             "amplified LENA, loss limit beside the first loss",
@@ -245,6 +256,7 @@ SGD = Family(
         "amplified_without_loss",
         "amplified_any_direction",
         "amplified_any_direction_model",
+        "amplified_any_direction_without_loss",
         "amplified_first_loss",
         "amplified_arithmetic",
         "amplified_arithmetic_model",
