@@ -19,6 +19,7 @@ from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree, zeros_of
 from optax_lena._measure.moments import GradMoments, check_weights
 from optax_lena._measure.sums import IncrementalMoments, MomentSums, divide, weigh
+from optax_lena._transformation import transformation
 
 EveryK = int | Callable[[jax.Array], jax.typing.ArrayLike]
 
@@ -106,10 +107,9 @@ def accumulate(
         meaning = "the number of calls that make one update"
         check_number("every_k", every_k, meaning, at_least=1, integer=True)
     tx = optax.with_extra_args_support(tx)
-    # optax types every update as free of keyword arguments that it names.
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, tx, layers),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(_update, tx, every_k, layers, preconditioner),  # pyrefly: ignore[bad-argument-type]
+    return transformation(
+        functools.partial(_init, tx, layers),
+        functools.partial(_update, tx, every_k, layers, preconditioner),
     )
 
 

@@ -18,6 +18,7 @@ from optax_lena._measure.layout import PyTree, accumulation_dtype
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import GradMoments
 from optax_lena._measure.sums import pack
+from optax_lena._transformation import transformation
 
 
 class SuccessiveState(NamedTuple):
@@ -90,10 +91,9 @@ def from_successive_gradients(
     check_layers(layers)
     check_preconditioner(preconditioner)
     tx = optax.with_extra_args_support(tx)
-    # optax types every update as free of keyword arguments that it names.
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, tx),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(_update, tx, layers, preconditioner),  # pyrefly: ignore[bad-argument-type]
+    return transformation(
+        functools.partial(_init, tx),
+        functools.partial(_update, tx, layers, preconditioner),
     )
 
 

@@ -21,6 +21,7 @@ from optax_lena._parts.rules import square_root_gain
 from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.lars import scale_by_lars_ratio
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
+from optax_lena._transformation import transformation
 
 
 class LenaLarsState(NamedTuple):
@@ -128,9 +129,9 @@ def lena_lars(
     decay = parts.decay(weight_decay, weight_decay_mask)
     buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
     links = LenaLarsState(decay, lars, buffer, lena)
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, links),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(_update, links, learning_rate),  # pyrefly: ignore[bad-argument-type]
+    return transformation(
+        functools.partial(_init, links),
+        functools.partial(_update, links, learning_rate),
     )
 
 

@@ -20,6 +20,7 @@ from optax_lena._measure.layout import (
     scale_leaves,
 )
 from optax_lena._measure.metric import Metric
+from optax_lena._transformation import transformation
 
 
 def scale_by_lars_ratio(
@@ -46,9 +47,9 @@ def scale_by_lars_ratio(
     check_number("trust_coefficient", coefficient, meaning, at_least=0)
     check_eps(eps)
     check_mask("trust_ratio_mask", mask)
-    ratio = optax.GradientTransformationExtraArgs(
+    ratio = transformation(
         optax.init_empty_state,
-        functools.partial(_scale, coefficient, eps, layers),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_scale, coefficient, eps, layers),
     )
     return ratio if mask is None else optax.masked(ratio, mask)
 

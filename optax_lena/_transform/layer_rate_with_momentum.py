@@ -21,6 +21,7 @@ from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transform.momentum import memory_of, trace_of_examples
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
+from optax_lena._transformation import transformation
 
 
 class LayerRateWithMomentumState(NamedTuple):
@@ -63,10 +64,9 @@ def layer_rate_with_momentum(
         return scale
     buffer = trace_of_examples(batch_scale, momentum, nesterov, accumulator_dtype)
 
-    # optax types every update as free of keyword arguments that it names.
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, scale, buffer),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(_update, scale, buffer, batch_scale, momentum),  # pyrefly: ignore[bad-argument-type]
+    return transformation(
+        functools.partial(_init, scale, buffer),
+        functools.partial(_update, scale, buffer, batch_scale, momentum),
     )
 
 

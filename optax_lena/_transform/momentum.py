@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from optax_lena._measure.layout import PyTree
 from optax_lena._parts.memory import FIRST_FLOOR, Memory, add, without_dtype
 from optax_lena._transform.batch_scale import scale_of
+from optax_lena._transformation import transformation
 
 
 class _Options(NamedTuple):
@@ -48,9 +49,9 @@ def trace_of_examples(
     """
     options = _Options(momentum, nesterov, accumulator_dtype, batch_scale)
     init = optax.trace(momentum, nesterov, accumulator_dtype).init
-    return optax.GradientTransformationExtraArgs(
+    return transformation(
         init,
-        functools.partial(_update, options),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_update, options),
     )
 
 

@@ -15,6 +15,7 @@ from optax_lena._measure.moments import GradMoments
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
+from optax_lena._transformation import transformation
 
 
 class MonitorState(NamedTuple):
@@ -78,9 +79,9 @@ def monitor(
     if only is not None:
         check_regex("`only`", only)
     tx = optax.with_extra_args_support(tx)
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, tx, lena, only),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(_update, tx, lena, only),  # pyrefly: ignore[bad-argument-type]
+    return transformation(
+        functools.partial(_init, tx, lena, only),
+        functools.partial(_update, tx, lena, only),
     )
 
 

@@ -22,6 +22,7 @@ from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transform.scale_by_adam import average
+from optax_lena._transformation import transformation
 
 
 class MomentumState(NamedTuple):
@@ -63,9 +64,9 @@ def momentum_of_examples(
     check_dtype("mu_dtype", mu_dtype)
     memory = Memory(beta, MOMENTUM_FLOOR)
     options = _Options(memory, nesterov, mu_dtype, batch_scale)
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, options),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(_update, options),  # pyrefly: ignore[bad-argument-type]
+    return transformation(
+        functools.partial(_init, options),
+        functools.partial(_update, options),
     )
 
 
@@ -154,9 +155,9 @@ def orthogonalise(
     orthogonal: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthogonalises matrices that are averaged already; other parameters pass."""
-    return optax.GradientTransformationExtraArgs(
+    return transformation(
         optax.init_empty_state,
-        functools.partial(_orthogonalise, orthogonal),  # pyrefly: ignore[bad-argument-type]
+        functools.partial(_orthogonalise, orthogonal),
     )
 
 

@@ -32,6 +32,7 @@ from optax_lena._parts.memory import (
     without_dtype,
 )
 from optax_lena._transform.batch_scale import scale_of
+from optax_lena._transformation import transformation
 
 
 class AdamState(NamedTuple):
@@ -129,9 +130,9 @@ def scale_by_adam(
     options = _Options(
         Memory(b1, b1_floor), Memory(b2, b2_floor), eps, mu_dtype, nesterov, batch_scale
     )
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, options),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(_update, options),  # pyrefly: ignore[bad-argument-type]
+    return transformation(
+        functools.partial(_init, options),
+        functools.partial(_update, options),
     )
 
 

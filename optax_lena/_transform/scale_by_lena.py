@@ -39,6 +39,7 @@ from optax_lena._parts.rules import Rule, capped_gain
 from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transform.state import ScaleByLenaState, follow_names, named
+from optax_lena._transformation import transformation
 
 
 def scale_by_lena(
@@ -166,10 +167,9 @@ def scale_by_layer_rate(
     if not isinstance(rate, LayerRate):
         raise ValueError(f"`rate` must be an optax_lena.LayerRate, got {rate!r}.")
     check_batch_scale(batch_scale)
-    # optax types every update as free of keyword arguments that it names.
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(init, rate, layers),  # pyrefly: ignore[bad-argument-type]
-        functools.partial(update, rate, batch_scale, layers),  # pyrefly: ignore[bad-argument-type]
+    return transformation(
+        functools.partial(init, rate, layers),
+        functools.partial(update, rate, batch_scale, layers),
     )
 
 
