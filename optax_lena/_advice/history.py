@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 
 from optax_lena._advice.sources import columns_of, label_of
+from optax_lena._checks import FLOAT32_MAX
+
+# `metrics` logs infinity as the largest float32, and loggers round.
+_INFINITE = 0.99 * FLOAT32_MAX
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,7 +147,7 @@ def _model(columns: Mapping[str, np.ndarray], label: str, name: str) -> np.ndarr
     if layers := _layers(columns, label):
         return np.sum(list(layers.values()), axis=0)
     if ratio := get("noise_scale"):
-        signal = 1 / (1 + ratio[0])
+        signal = np.where(ratio[0] >= _INFINITE, 0, 1 / (1 + ratio[0]))
         return np.stack([1 - signal, signal])
     if pair := get("gain", "batch_scale"):
         gain, batch_scale = pair
