@@ -129,10 +129,8 @@ def _curves(
     labels = [key.removesuffix(suffix) for key in history if key.endswith(suffix)]
     curves = {}
     for label in labels:
-        x, start = (
-            np.atleast_1d(np.asarray(history[label + suffix])),
-            f"{label}{field}/",
-        )
+        x = np.atleast_1d(np.asarray(history[label + suffix]))
+        start = f"{label}{field}/"
         for key in (key for key in history if key.startswith(start)):
             y = np.atleast_1d(np.asarray(history[key]))
             if x.shape != y.shape or x.ndim != 1:

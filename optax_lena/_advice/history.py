@@ -108,21 +108,21 @@ def _read(source: Any, name: str) -> tuple[History, float]:
     steps = columns.get(f"{labels[0]}model/base_steps", np.full(len(noise), np.nan))
     if not len(steps):
         raise ValueError(f"`{name}` must hold one entry or more, got empty arrays.")
+    # An entry without a time cannot be weighed against those that have one.
     is_known = np.isfinite(steps)
     if not is_known.any():
         steps, is_known = np.arange(1.0, len(noise) + 1), ~is_known
+    steps = steps[is_known]
     layers = {
-        label + layer: noise_scale(*pair)
+        label + layer: noise_scale(*pair)[is_known]
         for label in labels
         for layer, pair in _layers(columns, label).items()
     }
     warming_up = [
         columns.get(f"{label}model/warming_up", np.zeros(1)) for label in labels
     ]
-    history = History(steps, steps, noise_scale(noise, signal), layers)
-    # An entry without a time cannot be weighed against those that have one.
-    history = history._only(is_known)
-    history = dataclasses.replace(history, weights=_weights(history.base_steps))
+    model = noise_scale(noise, signal)[is_known]
+    history = History(steps, _weights(steps), model, layers)
     return history, max(float(share[-1]) for share in warming_up)
 
 

@@ -109,10 +109,8 @@ class BatchRamp:
         """
         noise_scale, base_steps, warming_up = read_last(metrics, "metrics")
         self._check_state(state)
-        scale, doubled_at = (
-            int(state["batch_scale"]),
-            [*map(float, state["doubled_at"])],
-        )
+        scale = int(state["batch_scale"])
+        doubled_at = [float(step) for step in state["doubled_at"]]
         allowed = noise_scale / self.theta**2
         ready = base_steps >= self.start and warming_up == 0 and math.isfinite(allowed)
         if ready and 2 * scale <= min(allowed, self.max_scale):
