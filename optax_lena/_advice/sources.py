@@ -71,7 +71,9 @@ def columns_of(source: Any, name: str) -> Columns:
 def label_of(key: object) -> re.Match[str] | None:
     """The label before a model's metric, but not the field before a layer "model"."""
     match = _MODEL.match(key) if isinstance(key, str) else None
-    return None if match and match[1].split("/")[0] in LAYER_FIELDS else match
+    # Behind a logger's prefix and a state's label the field does not stand first.
+    before = set(match[1].split("/")) if match else set()
+    return None if before.intersection(LAYER_FIELDS) else match
 
 
 def _are_rows(source: Any) -> bool:
