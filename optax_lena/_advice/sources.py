@@ -51,20 +51,14 @@ def columns_of(source: Any, name: str) -> Columns:
     is_history = isinstance(source, Mapping) and any(map(label_of, source))
     try:
         found = jax.device_get(dict(source) if is_history else metrics(source))
-        columns = {
-            k: np.asarray(v, float).reshape(-1) for k, v in found.items() if _kept(k)
-        }
+        columns = {k: _numbers(v) for k, v in found.items() if _kept(k)}
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`{name}` must be an optax state with a LENA state inside, a history of "
             "optax_lena.metrics, or the path of a log, got "
             f"{_brief(source)}: {str(error).rstrip('.')}."
         ) from error
-    if len({len(column) for column in columns.values()}) > 1:
-        raise ValueError(
-            f"`{name}` must hold arrays of one length, got "
-            f"{ ({k: len(v) for k, v in list(columns.items())[:6]}) }."
-        )
+    _check_lengths(columns, f"`{name}`")
     return columns
 
 
@@ -101,8 +95,29 @@ def _stacked(rows: Sequence[Row], source: str) -> Columns:
             "log optax_lena.metrics(opt_state) of a LENA optimizer, or of one behind "
             "optax_lena.monitor."
         )
+    entries = _entries(own, source)
     keys = dict.fromkeys(key for row in own for key in row if _kept(key))
-    return {key: np.array([_number(row.get(key)) for row in own]) for key in keys}
+    return {key: np.array([_number(row.get(key)) for row in entries]) for key in keys}
+
+
+def _entries(rows: Sequence[Row], source: str) -> list[Row]:
+    """The rows, and in the place of a stacked chunk of them the rows of the chunk."""
+    names = dict.fromkeys(key for row in rows for key in row if label_of(key))
+    entries: list[Row] = []
+    for number, row in enumerate(rows, start=1):
+        if not any(_is_many(row.get(name)) for name in names):
+            entries.append(row)
+            continue
+        columns = {key: _numbers_or_none(row[key]) for key in row if _kept(key)}
+        chunk = {key: column for key, column in columns.items() if column is not None}
+        _check_lengths(chunk, f"{source}, entry {number} with metrics,")
+        times = zip(*chunk.values(), strict=True)
+        entries += [dict(zip(chunk, time, strict=True)) for time in times]
+    return entries
+
+
+def _is_many(value: Any) -> bool:
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
 
 
 def _number(value: Any) -> float:
@@ -110,6 +125,32 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return np.nan
+    except OverflowError:  # an integer beyond all floats
+        return np.inf if value > 0 else -np.inf
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """One number or many, `[T]`; an error for texts."""
+    try:
+        return np.asarray(value, float).reshape(-1)
+    except OverflowError:
+        many = np.asarray(value, object).reshape(-1)
+        return np.array([_number(x) for x in many])
+
+
+def _numbers_or_none(value: Any) -> np.ndarray | None:
+    try:
+        return None if value is None else _numbers(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_lengths(columns: Columns, source: str) -> None:
+    if len({len(column) for column in columns.values()}) > 1:
+        raise ValueError(
+            f"{source} must hold arrays of one length, got "
+            f"{ ({k: len(v) for k, v in list(columns.items())[:6]}) }."
+        )
 
 
 def _check_no_events(path: Path) -> None:

@@ -1,5 +1,7 @@
 """What is read: what a logger writes for infinity, chunks, prefixes, broken lines."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,3 +55,74 @@ def test_a_layer_called_as_the_models_metrics(prefix, name):
     assert set(advice.per_layer) == {f"{prefix}model/{name}", f"{prefix}model/w"}
     of_state = optax_lena.advise(state).curve.noise_scale
     assert advice.curve.noise_scale == pytest.approx(of_state, rel=1e-5)
+
+
+def entries(count=20):
+    return [
+        {"model/noise": 50.0 + t, "model/signal": 1.0, "model/base_steps": 8.0 * t + 8}
+        for t in range(count)
+    ]
+
+
+def stacked(rows):
+    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+
+
+def assert_same(source, rows):
+    ours, theirs = (optax_lena.advise(x) for x in (source, rows))
+    assert ours.interval == theirs.interval
+    for field in ("base_steps", "weights", "noise_scale"):
+        ours_are, theirs_are = (getattr(x.history, field) for x in (ours, theirs))
+        np.testing.assert_array_equal(ours_are, theirs_are)
+
+
+@pytest.mark.parametrize("cuts", [[10], [1, 2, 15], [0, 19]])
+def test_chunks_are_joined(cuts, tmp_path):
+    """What `lax.scan` stacked, epoch by epoch, in a list or in lines of JSON."""
+    rows = entries()
+    ends = [0, *cuts, 20]
+    parts = [rows[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    chunks = [stacked(part) for part in parts if part]
+    chunks += [{key: value[:0] for key, value in chunks[0].items()}]
+    notes = {"note": "none of ours", "loss": [1.0] * 7}
+    path = tmp_path / "run.jsonl"
+    lines = [{k: v.tolist() for k, v in chunk.items()} for chunk in chunks]
+    path.write_text("\n".join(json.dumps(line | notes) for line in lines))
+    nested = [{k: v[:, None] for k, v in chunk.items()} for chunk in chunks]
+    on_device = [{k: jnp.asarray(v) for k, v in chunk.items()} for chunk in chunks]
+    for source in (chunks, tuple(chunks), path, nested, on_device):
+        assert_same(source, rows)
+    # A metric that began later, or ended earlier, is missing from the others.
+    late = [*rows[:10], stacked(rows[10:]) | {"noise/a": np.ones(10)}]
+    late[-1]["signal/a"] = np.ones(10)
+    assert_same(late, rows)
+    layer = optax_lena.advise(late).history.layers["a"]
+    np.testing.assert_array_equal(layer, [np.nan] * 10 + [1] * 10)
+
+
+def test_chunks_of_several_lengths():
+    whole = stacked(entries(3))
+    for field in ("model/signal", "model/base_steps"):
+        for wrong in (np.ones(2), 1.0):
+            chunks = [whole, whole | {field: wrong}]
+            words = "entry 2 with metrics, must hold arrays of one length"
+            with pytest.raises(ValueError, match=words):
+                optax_lena.advise(chunks)
+    # Beside a number an array is no metric: a histogram, perhaps.
+    rows = [row | {"model/weights": [1, 2, 3]} for row in entries()]
+    assert_same(rows, entries())
+
+
+def test_an_integer_beyond_all_floats(tmp_path):
+    """Is infinite, wherever it stands; what is infinite was not measured."""
+    rows = entries()
+    rows[3]["model/noise"] = 10**400
+    path = tmp_path / "run.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    table = tmp_path / "run.csv"
+    lines = [rows[0], *(row.values() for row in rows)]
+    table.write_text("\n".join(",".join(map(str, line)) for line in lines))
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    expected = rows[:3] + [rows[3] | {"model/noise": np.inf}] + rows[4:]
+    for source in (rows, path, table, columns, [columns]):
+        assert_same(source, expected)
