@@ -168,6 +168,8 @@ def _branch(advice: "Advice") -> str:
             "intervals hold that, and 95 % of chance. optax_lena.branch_test measures "
             "from a checkpoint."
         )
+    if math.isnan(branch.scale):  # says nothing of the prediction, and so itself
+        return str(branch)
     ratio = advice.critical_scale / branch.scale if branch.scale else math.inf
     if branch.is_bound and ratio >= 1:
         verdict = "It does not contradict the prediction: try larger scales."
