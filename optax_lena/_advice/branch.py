@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from optax_lena._advice.text import fitted, wrapped
 from optax_lena._checks import check_callable, check_number, known_number
 
 
@@ -70,17 +71,18 @@ class BranchTest:
     def __str__(self) -> str:
         reference = self.losses[min(self.losses)]
         rows = [
-            f"{s:>8g} {self.updates[s]:>9,} {loss:>10.4f} {loss - reference:>+10.4f}"
+            f"{s:>8g} {fitted(self.updates[s], ',', 9):>9} "
+            f"{fitted(loss, '.4f', 10):>10} {fitted(loss - reference, '+.4f', 10):>10}"
             for s, loss in self.losses.items()
         ]
         head = f"{'S':>8} {'updates':>9} {'loss':>10} {'more':>10}"
-        return "\n".join([head, *rows, f"Branch test: {self._verdict()}"])
+        return "\n".join([head, *rows, wrapped(f"Branch test: {self._verdict()}")])
 
     def _verdict(self) -> str:
         if math.isnan(self.scale):
             return (
                 f"S = {min(self.losses):g}, the smallest, diverged: there is nothing "
-                "to compare with.\nGive a checkpoint and rates at which it trains."
+                "to compare with. Give a checkpoint and rates at which it trains."
             )
         more = " or more" if self.is_bound else ""
         return (
