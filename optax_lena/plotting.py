@@ -72,7 +72,8 @@ def plot_layers(
       order in which the lines end, more have a colour bar in the parameters' order.
 
     Raises:
-      ValueError: if `field` or `clock` is unknown or `history` does not hold it.
+      ValueError: if `field` or `clock` is unknown or `history` does not hold it, or
+        holds no time.
       TypeError: if `ax` is no Axes.
 
     Example:
@@ -137,6 +138,11 @@ def _curves(
                 raise ValueError(
                     f"`history` must hold arrays of one length, got {x.shape} for "
                     f"{label + suffix!r} and {y.shape} for {key!r}."
+                )
+            if not len(x):
+                raise ValueError(
+                    "`history` must hold one time or more, got empty arrays: make at "
+                    "least one update."
                 )
             curves[label + key.removeprefix(start)] = (x, y)
     if not curves:
