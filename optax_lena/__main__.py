@@ -6,6 +6,7 @@ and its figure in a file.
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from optax_lena._advice.advice import advise
@@ -27,9 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0, or 2 if an option or a log is no good, with one line on the
-      standard error that says why.
+      standard error that says why. Warnings are such lines too.
     """
     options = _parser().parse_args(arguments)
+    with warnings.catch_warnings(record=True) as told:
+        code = _advise(options)
+    for warning in told:
+        _tell(warning.message)
+    return code
+
+
+def _advise(options: argparse.Namespace) -> int:
     try:
         advice = advise(
             options.run,
@@ -45,9 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plot_advice(advice, options.point).savefig(options.figure, dpi=150)
             print(f"\nFigure: {options.figure}")
     except (OSError, UnicodeError, ValueError, ImportError) as error:
-        print(f"optax_lena: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(error)
         return 2
     return 0
+
+
+def _tell(message: Exception | str) -> None:
+    print(f"optax_lena: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -72,7 +72,8 @@ def plot_layers(
       order in which the lines end, more have a colour bar in the parameters' order.
 
     Raises:
-      ValueError: if `field` or `clock` is unknown or `history` does not hold it.
+      ValueError: if `field` or `clock` is unknown or `history` does not hold it, or
+        holds no time.
       TypeError: if `ax` is no Axes.
 
     Example:
@@ -129,16 +130,19 @@ def _curves(
     labels = [key.removesuffix(suffix) for key in history if key.endswith(suffix)]
     curves = {}
     for label in labels:
-        x, start = (
-            np.atleast_1d(np.asarray(history[label + suffix])),
-            f"{label}{field}/",
-        )
+        x = np.atleast_1d(np.asarray(history[label + suffix]))
+        start = f"{label}{field}/"
         for key in (key for key in history if key.startswith(start)):
             y = np.atleast_1d(np.asarray(history[key]))
             if x.shape != y.shape or x.ndim != 1:
                 raise ValueError(
                     f"`history` must hold arrays of one length, got {x.shape} for "
                     f"{label + suffix!r} and {y.shape} for {key!r}."
+                )
+            if not len(x):
+                raise ValueError(
+                    "`history` must hold one time or more, got empty arrays: make at "
+                    "least one update."
                 )
             curves[label + key.removeprefix(start)] = (x, y)
     if not curves:

@@ -164,8 +164,9 @@ def advise(
     Args:
       state_or_history: an optax state with a LENA state at any depth; what
         `optax_lena.metrics` returns with arrays `[T]`, as `lax.scan` stacks it; a list
-        of such dictionaries; or the path of a log of them, in JSON lines or, if its
-        name ends in .csv or .tsv, as a table. A single state has no interval.
+        of such dictionaries, of one time or of a stacked chunk each; or the path of a
+        log of them, in JSON lines or, if its name ends in .csv or .tsv, as a table. A
+        single state has no interval.
       base_batch: examples in a base batch, to speak of examples.
       efficiency: in (0, 1): what an example must be worth still; 1/1.2 asks for the
         batch that needs 20 % more examples.
@@ -181,6 +182,9 @@ def advise(
       ValueError: if there are no noise and signal to read, or an option is not in its
         range.
       TypeError: if `branch` is no `BranchTest`.
+
+    Warns:
+      RuntimeWarning: if broken lines of a log were passed over.
 
     Example:
       >>> import numpy as np, optax_lena

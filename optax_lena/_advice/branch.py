@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from optax_lena._advice.text import fitted, wrapped
 from optax_lena._checks import check_callable, check_number, known_number
 
 
@@ -49,9 +50,12 @@ class BranchTest:
         """The largest scale up to which no loss exceeds the smallest's by more.
 
         More than the tolerance, that is: one that does better again, above one that
-        failed, does so by chance.
+        failed, does so by chance. Not a number if the smallest diverged: there is
+        nothing to compare with.
         """
         found, *larger = sorted(self.losses)
+        if not math.isfinite(self.losses[found]):
+            return math.nan
         most = self.losses[found] + self.tolerance
         for scale in larger:
             if not self.losses[scale] <= most:  # also where it is not a number
@@ -67,16 +71,24 @@ class BranchTest:
     def __str__(self) -> str:
         reference = self.losses[min(self.losses)]
         rows = [
-            f"{s:>8g} {self.updates[s]:>9,} {loss:>10.4f} {loss - reference:>+10.4f}"
+            f"{s:>8g} {fitted(self.updates[s], ',', 9):>9} "
+            f"{fitted(loss, '.4f', 10):>10} {fitted(loss - reference, '+.4f', 10):>10}"
             for s, loss in self.losses.items()
         ]
-        more = " or more" if self.is_bound else ""
         head = f"{'S':>8} {'updates':>9} {'loss':>10} {'more':>10}"
-        end = (
-            f"Branch test: S = {self.scale:g}{more} keeps the loss within "
-            f"{self.tolerance:g} after {self.window:,} base batches."
+        return "\n".join([head, *rows, wrapped(f"Branch test: {self._verdict()}")])
+
+    def _verdict(self) -> str:
+        if math.isnan(self.scale):
+            return (
+                f"S = {min(self.losses):g}, the smallest, diverged: there is nothing "
+                "to compare with. Give a checkpoint and rates at which it trains."
+            )
+        more = " or more" if self.is_bound else ""
+        return (
+            f"S = {self.scale:g}{more} keeps the loss within {self.tolerance:g} after "
+            f"{self.window:,} base batches."
         )
-        return "\n".join([head, *rows, end])
 
 
 def branch_test(
@@ -117,7 +129,8 @@ def branch_test(
         window's end takes the place of the mean over training losses.
 
     Returns:
-      Losses by scale, and the largest scale within the tolerance.
+      Losses by scale, and the largest scale within the tolerance; not a number if the
+      reference diverged.
 
     Raises:
       ValueError: if an option is out of its range, or a scale does not divide the

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 
 from optax_lena._advice.sources import columns_of, label_of
+from optax_lena._checks import FLOAT32_MAX
+
+# `metrics` logs infinity as the largest float32, and loggers round.
+_INFINITE = 0.99 * FLOAT32_MAX
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,14 +88,17 @@ def read_last(source: Any, name: str) -> tuple[float, float, float]:
       share of layers that are still warming up (0 if it was not logged).
 
     Raises:
-      ValueError: if there are no such metrics.
+      ValueError: if there are no such metrics, or no base steps among them.
     """
-    history, warming_up = _read(source, name)
+    history, warming_up = _read(source, name, timed=True)
     return float(history.noise_scale[-1]), float(history.base_steps[-1]), warming_up
 
 
-def _read(source: Any, name: str) -> tuple[History, float]:
-    """Every entry, measured or not, and what share of layers warms up at the end."""
+def _read(source: Any, name: str, *, timed: bool = False) -> tuple[History, float]:
+    """Every entry, measured or not, and what share of layers warms up at the end.
+
+    Where it must be `timed`, the entries' numbers do not stand for base steps.
+    """
     columns = columns_of(source, name)
     labels = sorted({m[1] for key in columns if (m := label_of(key))})
     if not labels:
@@ -101,24 +108,31 @@ def _read(source: Any, name: str) -> tuple[History, float]:
         )
     # Several states: noises add up over the parameters, as they do over layers.
     noise, signal = np.sum([_model(columns, label, name) for label in labels], axis=0)
-    steps = columns.get(f"{labels[0]}model/base_steps", np.full(len(noise), np.nan))
+    clock = f"{labels[0]}model/base_steps"
+    steps = columns.get(clock, np.full(len(noise), np.nan))
     if not len(steps):
         raise ValueError(f"`{name}` must hold one entry or more, got empty arrays.")
+    # An entry without a time cannot be weighed against those that have one.
     is_known = np.isfinite(steps)
+    if timed and not is_known.any():
+        got = steps[-3:] if clock in columns else sorted(columns)[:6]
+        raise ValueError(
+            f"`{name}` must hold a finite '{clock}' as optax_lena.metrics returns it, "
+            f"got {got}: a doubling is kept with its base step."
+        )
     if not is_known.any():
         steps, is_known = np.arange(1.0, len(noise) + 1), ~is_known
+    steps = steps[is_known]
     layers = {
-        label + layer: noise_scale(*pair)
+        label + layer: noise_scale(*pair)[is_known]
         for label in labels
         for layer, pair in _layers(columns, label).items()
     }
     warming_up = [
         columns.get(f"{label}model/warming_up", np.zeros(1)) for label in labels
     ]
-    history = History(steps, steps, noise_scale(noise, signal), layers)
-    # An entry without a time cannot be weighed against those that have one.
-    history = history._only(is_known)
-    history = dataclasses.replace(history, weights=_weights(history.base_steps))
+    model = noise_scale(noise, signal)[is_known]
+    history = History(steps, _weights(steps), model, layers)
     return history, max(float(share[-1]) for share in warming_up)
 
 
@@ -143,7 +157,7 @@ def _model(columns: Mapping[str, np.ndarray], label: str, name: str) -> np.ndarr
     if layers := _layers(columns, label):
         return np.sum(list(layers.values()), axis=0)
     if ratio := get("noise_scale"):
-        signal = 1 / (1 + ratio[0])
+        signal = np.where(ratio[0] >= _INFINITE, 0, 1 / (1 + ratio[0]))
         return np.stack([1 - signal, signal])
     if pair := get("gain", "batch_scale"):
         gain, batch_scale = pair

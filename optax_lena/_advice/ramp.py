@@ -94,7 +94,8 @@ class BatchRamp:
         """Returns the state to go on with; doubles the batch at most once.
 
         Call it as often as you could bear a new batch size: each doubling compiles the
-        step anew. While a layer is still warming up nothing doubles.
+        step anew. While a layer is still warming up nothing doubles, nor does anything
+        a second time at one base step, whose noise scale is no news, or before it.
 
         Args:
           state: from `init`, from the last call, or from a checkpoint.
@@ -104,17 +105,16 @@ class BatchRamp:
           A new state; the old one is left as it was.
 
         Raises:
-          ValueError: if there are no noise and signal in `metrics`, or the state is
-            that of another ramp.
+          ValueError: if there are no noise and signal in `metrics`, or no base steps,
+            or the state is that of another ramp.
         """
-        noise_scale, base_steps, warming_up = read_last(metrics, "metrics")
         self._check_state(state)
-        scale, doubled_at = (
-            int(state["batch_scale"]),
-            [*map(float, state["doubled_at"])],
-        )
+        noise_scale, base_steps, warming_up = read_last(metrics, "metrics")
+        scale = int(state["batch_scale"])
+        doubled_at = [float(step) for step in state["doubled_at"]]
         allowed = noise_scale / self.theta**2
-        ready = base_steps >= self.start and warming_up == 0 and math.isfinite(allowed)
+        is_time = base_steps >= self.start and base_steps > max([0.0, *doubled_at])
+        ready = is_time and warming_up == 0 and math.isfinite(allowed)
         if ready and 2 * scale <= min(allowed, self.max_scale):
             doubled_at[round(math.log2(scale / self.batch_scale))] = base_steps
             scale *= 2

@@ -5,11 +5,11 @@ TSV. Out: an array `[T]` for every metric that an advice reads; not a number whe
 entry lacks it.
 """
 
-import csv
-import json
+import itertools
 import os
 import re
 import reprlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from optax_lena._advice.files import Row, read_rows
 from optax_lena._reports.report import LAYER_FIELDS, metrics
 
 # What comes before it is the label of one of several LENA states, or a logger's prefix.
 _MODEL = re.compile(r"^(|.+/)model/(?:noise|noise_scale|gain)$")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 Columns = dict[str, np.ndarray]
-Row = Mapping[str, Any]
 
 
 def columns_of(source: Any, name: str) -> Columns:
@@ -39,39 +38,37 @@ def columns_of(source: Any, name: str) -> Columns:
     Raises:
       ValueError: if there are no metrics in it, or arrays of several lengths.
       OSError: if it is a file that cannot be read.
+
+    Warns:
+      RuntimeWarning: if lines of a log were passed over, because they are broken.
     """
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        _check_no_events(path)
-        delimiter = _DELIMITERS.get(path.suffix)
-        rows = _table_rows(path, delimiter) if delimiter else _json_rows(path)
-        return _stacked(rows, str(path))
+        rows, broken = read_rows(Path(source))
+        if broken:
+            _tell(broken, rows, source)
+        return _stacked(rows, str(source))
     if _are_rows(source):
         return _stacked(source, f"`{name}`")
     is_history = isinstance(source, Mapping) and any(map(label_of, source))
     try:
         found = jax.device_get(dict(source) if is_history else metrics(source))
-        columns = {
-            k: np.asarray(v, float).reshape(-1) for k, v in found.items() if _kept(k)
-        }
+        columns = {k: _numbers(v) for k, v in found.items() if _kept(k)}
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`{name}` must be an optax state with a LENA state inside, a history of "
             "optax_lena.metrics, or the path of a log, got "
             f"{_brief(source)}: {str(error).rstrip('.')}."
         ) from error
-    if len({len(column) for column in columns.values()}) > 1:
-        raise ValueError(
-            f"`{name}` must hold arrays of one length, got "
-            f"{ ({k: len(v) for k, v in list(columns.items())[:6]}) }."
-        )
+    _check_lengths(columns, f"`{name}`")
     return columns
 
 
 def label_of(key: object) -> re.Match[str] | None:
     """The label before a model's metric, but not the field before a layer "model"."""
     match = _MODEL.match(key) if isinstance(key, str) else None
-    return None if match and match[1].split("/")[0] in LAYER_FIELDS else match
+    # Behind a logger's prefix and a state's label the field does not stand first.
+    before = set(match[1].split("/")) if match else set()
+    return None if before.intersection(LAYER_FIELDS) else match
 
 
 def _are_rows(source: Any) -> bool:
@@ -81,6 +78,25 @@ def _are_rows(source: Any) -> bool:
     if not all(isinstance(row, Mapping) for row in source):
         return False
     return isinstance(source, list) or any(label_of(k) for row in source for k in row)
+
+
+def _tell(broken: Sequence[str], rows: Sequence[Row], path: str | os.PathLike) -> None:
+    """Warns of broken lines in a log; raises where they are no log's.
+
+    A job that is killed leaves half a line, and appends to it after its restart.
+    """
+    if not any(map(label_of, itertools.chain.from_iterable(rows))):
+        raise ValueError(
+            f"{path}: {broken[0]}: a log must hold one JSON object per line, or be a "
+            "table whose name ends in .csv or .tsv."
+        )
+    more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+    warnings.warn(
+        f"{path}: {broken[0]}{more}. What cannot be read was passed over: half a line, "
+        "perhaps, of a job that was killed.",
+        RuntimeWarning,
+        stacklevel=6,  # the call of `advise`, or of `BatchRamp.update`
+    )
 
 
 def _kept(key: object) -> bool:
@@ -99,8 +115,29 @@ def _stacked(rows: Sequence[Row], source: str) -> Columns:
             "log optax_lena.metrics(opt_state) of a LENA optimizer, or of one behind "
             "optax_lena.monitor."
         )
+    entries = _entries(own, source)
     keys = dict.fromkeys(key for row in own for key in row if _kept(key))
-    return {key: np.array([_number(row.get(key)) for row in own]) for key in keys}
+    return {key: np.array([_number(row.get(key)) for row in entries]) for key in keys}
+
+
+def _entries(rows: Sequence[Row], source: str) -> list[Row]:
+    """The rows, and in the place of a stacked chunk of them the rows of the chunk."""
+    names = dict.fromkeys(key for row in rows for key in row if label_of(key))
+    entries: list[Row] = []
+    for number, row in enumerate(rows, start=1):
+        if not any(_is_many(row.get(name)) for name in names):
+            entries.append(row)
+            continue
+        columns = {key: _numbers_or_none(row[key]) for key in row if _kept(key)}
+        chunk = {key: column for key, column in columns.items() if column is not None}
+        _check_lengths(chunk, f"{source}, entry {number} with metrics,")
+        times = zip(*chunk.values(), strict=True)
+        entries += [dict(zip(chunk, time, strict=True)) for time in times]
+    return entries
+
+
+def _is_many(value: Any) -> bool:
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
 
 
 def _number(value: Any) -> float:
@@ -108,63 +145,32 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return np.nan
+    except OverflowError:  # an integer beyond all floats
+        return np.inf if value > 0 else -np.inf
 
 
-def _check_no_events(path: Path) -> None:
-    """Raises a `ValueError` for a directory, such as TensorBoard's, or one of its logs.
-
-    Only TensorBoard reads them, and it is no dependency.
-    """
-    if path.is_dir() or ".tfevents." in path.name:
-        got = "a directory" if path.is_dir() else "events of TensorBoard"
-        raise ValueError(
-            f"{path} must be a log in JSON lines, or a table (.csv, .tsv), got {got}. "
-            "Of TensorBoard's logs read the scalars, events = "
-            "tensorboard.backend.event_processing.event_accumulator.EventAccumulator("
-            "directory).Reload(), and give optax_lena.advise the dictionary "
-            "{tag: [x.value for x in events.Scalars(tag)]} of their tags."
-        )
-
-
-def _table_rows(path: Path, delimiter: str) -> list[Row]:
-    # Cells are texts; those of columns that are not read stay so.
-    return list(csv.DictReader(_text(path).splitlines(), delimiter=delimiter))
-
-
-def _json_rows(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    lines = _text(path).splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            found = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
-            if number == len(lines) > 1:  # cut off while it was written
-                break
-            raise ValueError(
-                f"{path}: line {number} is not JSON ({error}): a log must hold one "
-                "JSON object per line, or be a table whose name ends in .csv or .tsv."
-            ) from error
-        for row in found if isinstance(found, list) else [found]:
-            if isinstance(row, dict):
-                rows.append(dict(_flat(row)))
-    return rows
-
-
-def _text(path: Path) -> str:
+def _numbers(value: Any) -> np.ndarray:
+    """One number or many, `[T]`; an error for texts."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # some tools begin with a mark
-    except UnicodeDecodeError as error:
+        return np.asarray(value, float).reshape(-1)
+    except OverflowError:
+        many = np.asarray(value, object).reshape(-1)
+        return np.array([_number(x) for x in many])
+
+
+def _numbers_or_none(value: Any) -> np.ndarray | None:
+    try:
+        return None if value is None else _numbers(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_lengths(columns: Columns, source: str) -> None:
+    if len({len(column) for column in columns.values()}) > 1:
         raise ValueError(
-            f"{path} must be a text in UTF-8, got {error}: decompress it first."
-        ) from error
-
-
-def _flat(row: Row, prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in row.items():
-        nested = isinstance(value, Mapping)
-        pairs += _flat(value, f"{prefix}{key}/") if nested else [(prefix + key, value)]
-    return pairs
+            f"{source} must hold arrays of one length, got "
+            f"{ ({k: len(v) for k, v in list(columns.items())[:6]}) }."
+        )
 
 
 def _brief(source: Any) -> str:

@@ -60,13 +60,18 @@ def recommendation(advice: "Advice") -> str:
             "critical scale."
         )
     else:
-        examples = float(advice.curve.examples(scale))
-        lines.append(
-            f"Recommended: S = {scale:g}{_examples(advice, scale)}, "
-            f"{100 * (examples - 1):.0f} % more examples and "
-            f"{scale / examples:.1f} times fewer updates than the base batch."
-        )
-    return "\n".join(map(_wrapped, lines + _rise(advice) + _fastest(advice)))
+        lines.append(_recommended(advice, scale))
+    return "\n".join(map(wrapped, lines + _rise(advice) + _fastest(advice)))
+
+
+def _recommended(advice: "Advice", scale: float) -> str:
+    examples = float(advice.curve.examples(scale))
+    return (
+        f"Recommended: S = {scale:g}{_examples(advice, scale)}, "
+        f"{100 * (examples - 1):.0f} % more examples and "
+        f"{fitted(scale / examples, '.1f', 12)} times fewer updates than the base "
+        "batch."
+    )
 
 
 def _rise(advice: "Advice") -> list[str]:
@@ -106,25 +111,27 @@ def _table(advice: "Advice") -> str:
     head = f"{'S':>8}" + (f" {'batch':>10}" if advice.base_batch else "")
     head += f" {'examples':>9} {'between':>15} {'efficiency':>11} {'updates':>8}"
     head += f" {'time':>7}" if advice.step_seconds else ""
-    rows = []
-    for scale in scales:
-        examples = float(advice.curve.examples(scale))
-        low, high = advice.examples_interval(scale)
-        row = f"{scale:>8,}"
-        row += f" {scale * advice.base_batch:>10,}" if advice.base_batch else ""
-        between = (
-            f"{low:.2f} - {high:.2f}" if math.isfinite(advice.interval[1]) else "-"
-        )
-        row += f" {examples:>9.2f} {between:>15}"
-        row += f" {float(advice.curve.efficiency(scale)):>11.2f}"
-        row += f" {examples / scale:>8.3f}"
-        if advice.step_seconds:
-            row += f" {advice.time(scale) / advice.time(1):>7.3f}"
-        rows.append(row)
+    rows = [_table_row(advice, scale) for scale in scales]
     foot = "Examples, updates" + (", time" if advice.step_seconds else "")
     return "\n".join(
         [head, *rows, f"{foot}: times the base batch's, to the same target."]
     )
+
+
+def _table_row(advice: "Advice", scale: int) -> str:
+    examples = float(advice.curve.examples(scale))
+    low, high = advice.examples_interval(scale)
+    between = f"{fitted(low, '.2f', 7)} - {fitted(high, '.2f', 7)}"
+    row = f"{scale:>8,}"
+    if advice.base_batch:
+        row += f" {fitted(scale * advice.base_batch, ',', 10):>10}"
+    row += f" {fitted(examples, '.2f', 9):>9}"
+    row += f" {between if math.isfinite(advice.interval[1]) else '-':>15}"
+    row += f" {float(advice.curve.efficiency(scale)):>11.2f}"
+    row += f" {examples / scale:>8.3f}"
+    if advice.step_seconds:
+        row += f" {fitted(advice.time(scale) / advice.time(1), '.3f', 7):>7}"
+    return row
 
 
 def _phases(advice: "Advice") -> str:
@@ -133,7 +140,8 @@ def _phases(advice: "Advice") -> str:
     rows = []
     for phase in advice.phases:
         low, high = phase.interval
-        span = f"{phase.start:,.0f} - {phase.end:,.0f}"
+        ends = [fitted(step, ",.0f", 12) for step in (phase.start, phase.end)]
+        span = " - ".join(ends)
         between = f"{_number(low)} - {_number(high)}" if math.isfinite(high) else "-"
         rows.append(
             f"{span:>22} {_number(phase.noise_scale):>12} "
@@ -153,7 +161,7 @@ def _layers(advice: "Advice") -> str:
     half = _MOST_LAYERS // 2
     many = len(ranked) > _MOST_LAYERS
     shown = ranked[:half] + ranked[-half:] if many else ranked
-    rows = [f"{_number(scale):>12}  {name}" for scale, name in shown]
+    rows = [f"{_number(scale):>12}  {_end_of(name)}" for scale, name in shown]
     if many:
         rows.insert(half, f"{'...':>12}  {len(ranked) - len(shown)} layers between")
     return "\n".join([f"{'critical S':>12}  layer", *rows])
@@ -162,12 +170,14 @@ def _layers(advice: "Advice") -> str:
 def _branch(advice: "Advice") -> str:
     branch = advice.branch
     if branch is None:
-        return _wrapped(
+        return wrapped(
             "A cautious prediction: on nine tasks runs to a target spoke of a noise "
             "scale 1.4 to 17 times the logged one, five times in the middle. The "
             "intervals hold that, and 95 % of chance. optax_lena.branch_test measures "
             "from a checkpoint."
         )
+    if math.isnan(branch.scale):  # says nothing of the prediction, and so itself
+        return str(branch)
     ratio = advice.critical_scale / branch.scale if branch.scale else math.inf
     if branch.is_bound and ratio >= 1:
         verdict = "It does not contradict the prediction: try larger scales."
@@ -180,18 +190,30 @@ def _branch(advice: "Advice") -> str:
             f"The prediction allows {times} times {side}: believe the test, at this "
             "point of the run."
         )
-        verdict = _wrapped(verdict)
+        verdict = wrapped(verdict)
     return f"{branch}\n{verdict}"
 
 
 def _examples(advice: "Advice", scale: float) -> str:
     if advice.base_batch is None:
         return ""
-    return f" ({scale * advice.base_batch:,.0f} examples)"
+    return f" ({fitted(scale * advice.base_batch, ',.0f', 19)} examples)"
 
 
-def _wrapped(sentence: str) -> str:
+def wrapped(sentence: str) -> str:
+    """Returns it in lines of at most 79 columns."""
     return textwrap.fill(sentence, _WIDTH)
+
+
+def fitted(number: float, form: str, width: int) -> str:
+    """Returns a number in that format, or with two digits where it is too wide."""
+    text = f"{number:{form}}"
+    return text if len(text) <= width else f"{number:.1e}"
+
+
+def _end_of(name: str, most: int = _WIDTH - 14) -> str:
+    """The end of a long name tells more than its start."""
+    return name if len(name) <= most else "..." + name[3 - most :]
 
 
 def _number(value: float) -> str:

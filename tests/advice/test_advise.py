@@ -322,7 +322,7 @@ def test_words(noise_scale, words):
     )
     text = str(optax_lena.advise(history, base_batch=32, seconds={1: 1, 8: 2}))
     assert words in text.replace("\n", " ")
-    assert max(map(len, text.splitlines())) <= 88
+    assert max(map(len, text.splitlines())) <= 79
 
 
 def test_branch_is_shown():

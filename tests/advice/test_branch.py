@@ -62,7 +62,6 @@ def test_finds_the_largest_scale():
         ({1: 1.0, 2: 1.02, 4: 1.0}, 1),
         ({4: 1.0, 1: 1.0, 2: math.nan}, 1),
         ({8: 1.5, 4: 0.9, 2: 1.005, 1: 1.0}, 4),
-        ({1: math.nan, 2: 1.0}, 1),
         ({1: 1.0, 2: 1.0}, 2),
     ],
 )
@@ -71,6 +70,21 @@ def test_the_search_ends_at_the_first_failure(losses, scale):
     found = optax_lena.BranchTest(losses, dict.fromkeys(losses, 1), 8, 0.01)
     assert found.scale == scale
     assert found.is_bound == (scale == max(losses))
+
+
+@pytest.mark.parametrize("reference", [math.nan, math.inf])
+def test_a_reference_that_diverged_recommends_nothing(reference):
+    found = optax_lena.BranchTest({4: 2.0, 1: reference}, {1: 4, 4: 1}, 4, 0.01)
+    assert math.isnan(found.scale) and not found.is_bound
+    advice = optax_lena.advise({"model/noise_scale": np.full(9, 50.0)}, branch=found)
+    for text in (str(found), str(advice)):
+        assert "S = 1, the smallest, diverged: there is nothing" in text
+        assert "keeps the loss" not in text and "agree" not in text
+        assert "allows" not in text and "contradict" not in text
+    step = lambda x, batch, scale: (x, reference if scale == 1 else 2.0)
+    batches_for = lambda scale: [0] * 16
+    found = optax_lena.branch_test(step, 0.0, batches_for, (1, 2, 4), window=16)
+    assert math.isnan(found.scale)
 
 
 def test_divergence_and_evaluation():

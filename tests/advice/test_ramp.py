@@ -75,6 +75,38 @@ def test_reads_an_optax_state():
     assert ramp.update(ramp.init(), state)["batch_scale"] == 4
 
 
+def test_one_base_step_doubles_once():
+    """Its noise scale is no news; and `schedule` takes every state that it makes."""
+    ramp = optax_lena.BatchRamp(batch_scale=8, max_scale=64)
+    state = ramp.init()
+    seen = []
+    # Twice at once, from the very start, and back at an older checkpoint's steps.
+    for base_steps in (0, 0, 240, 240, 100, 240, 241, 50, 300, 300, 301):
+        state = ramp.update(state, metrics(1e4, base_steps))
+        seen.append(state["batch_scale"])
+        ramp.schedule(state)
+    assert seen == [8, 8, 16, 16, 16, 16, 32, 32, 64, 64, 64]
+    assert ramp.schedule(state).changes == ((0, 8), (240, 16), (241, 32), (300, 64))
+    full = optax_lena.BatchRamp(batch_scale=8, max_scale=8)
+    assert full.update(full.init(), metrics(1e4, 240)) == full.init()
+
+
+@pytest.mark.parametrize(
+    ("more", "got"),
+    [
+        ({}, r"\['model/noise_scale'\]"),
+        ({"model/base_steps": math.nan}, r"\[nan\]"),
+        ({"model/base_steps": math.inf}, r"\[inf\]"),
+    ],
+)
+def test_a_doubling_needs_its_base_step(more, got):
+    """The number of an entry would stand for one, and it is 1 at every call."""
+    ramp = optax_lena.BatchRamp(batch_scale=8)
+    words = f"`metrics` must hold a finite 'model/base_steps' .* got {got}"
+    with pytest.raises(ValueError, match=words):
+        ramp.update(ramp.init(), {"model/noise_scale": 30.0} | more)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

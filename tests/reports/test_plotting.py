@@ -79,6 +79,11 @@ def test_a_single_time_is_a_marker():
         ({}, {"field": "gains"}, "`field` must be one of"),
         ({}, {"clock": "updates"}, "`clock` must be one of"),
         ({"loss": np.zeros(3)}, {}, r"`history` must hold .* got \['loss'\]"),
+        (
+            {"model/base_steps": np.zeros(0), "trust_ratio/w": np.zeros(0)},
+            {},
+            "`history` must hold one time or more, got empty arrays",
+        ),
     ],
 )
 def test_errors_say_what_is_allowed(history, kwargs, message):

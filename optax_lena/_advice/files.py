@@ -1,0 +1,107 @@
+"""The files: the rows of a log in JSON lines, CSV or TSV.
+
+In: a path. Out: its rows, and what is wrong with the lines that hold none. What is
+broken is passed over here: whether the rest is a log, `sources` knows.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+Row = Mapping[str, Any]
+
+
+def read_rows(path: Path) -> tuple[list[Row], list[str]]:
+    """Reads a log's rows.
+
+    Args:
+      path: of JSON lines or, if its name ends in .csv or .tsv, of a table.
+
+    Returns:
+      The rows, and a text on every line that is none. The last line of a log is
+      often cut off while it is written: nothing is said of that.
+
+    Raises:
+      ValueError: if it is a directory, or a log of TensorBoard's.
+      OSError: if it cannot be read.
+    """
+    _check_no_events(path)
+    data, errors = path.read_bytes(), []
+    try:
+        text = data.decode("utf-8-sig")  # some tools begin with a mark
+    except UnicodeDecodeError as error:
+        text = data.decode("utf-8-sig", "replace")
+        errors.append(f"it is no text in UTF-8, is it compressed? ({error})")
+    delimiter = _DELIMITERS.get(path.suffix.lower())
+    rows, broken = _table_rows(text, delimiter) if delimiter else _json_rows(text)
+    last = len(io.StringIO(text, newline=None).readlines())
+    if rows and not text.endswith(("\n", "\r")):
+        broken.pop(last, None)
+    return rows, errors + list(broken.values())
+
+
+def _table_rows(text: str, delimiter: str) -> tuple[list[Row], dict[int, str]]:
+    """Its rows, whose cells are texts, and errors by line."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    head: list[str] = []
+    rows: list[Row] = []
+    broken: dict[int, str] = {}
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return rows, broken
+        except csv.Error as error:  # such as a cell that is too long for the module
+            broken[reader.line_num] = f"line {reader.line_num} is no row ({error})"
+            continue
+        if not head:
+            head = cells
+        elif len(cells) < len(head) or any(cells[len(head) :]):
+            if cells:
+                got = f"{len(cells)} cells, the first line {len(head)}"
+                broken[reader.line_num] = f"line {reader.line_num} has {got}"
+        else:
+            rows.append(dict(zip(head, cells, strict=False)))
+
+
+def _json_rows(text: str) -> tuple[list[Row], dict[int, str]]:
+    """Its objects, flattened, and errors by line."""
+    rows: list[Row] = []
+    broken: dict[int, str] = {}
+    # Not `splitlines`, which splits at marks that a text in JSON may hold.
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        try:
+            found = json.loads(line.rstrip("\n")) if line.strip() else {}
+            many = found if isinstance(found, list) else [found]
+            rows += [dict(_flat(row)) for row in many if isinstance(row, dict)]
+        except (ValueError, RecursionError) as error:
+            broken[number] = f"line {number} is not JSON ({error})"
+    return rows, broken
+
+
+def _flat(row: Row, prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in row.items():
+        nested = isinstance(value, Mapping)
+        pairs += _flat(value, f"{prefix}{key}/") if nested else [(prefix + key, value)]
+    return pairs
+
+
+def _check_no_events(path: Path) -> None:
+    """Raises a `ValueError` for a directory, such as TensorBoard's, or one of its logs.
+
+    Only TensorBoard reads them, and it is no dependency.
+    """
+    if path.is_dir() or ".tfevents." in path.name:
+        got = "a directory" if path.is_dir() else "events of TensorBoard"
+        raise ValueError(
+            f"{path} must be a log in JSON lines, or a table (.csv, .tsv), got {got}. "
+            "Of TensorBoard's logs read the scalars, events = "
+            "tensorboard.backend.event_processing.event_accumulator.EventAccumulator("
+            "directory).Reload(), and give optax_lena.advise the dictionary "
+            "{tag: [x.value for x in events.Scalars(tag)]} of their tags."
+        )
