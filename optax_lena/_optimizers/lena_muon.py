@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from optax_lena._checks import check_beta, check_weight_decay
 from optax_lena._measure.layers import Layers, per_parameter, whole_model
 from optax_lena._measure.layout import PyTree, layout_of
+from optax_lena._measure.moments import is_masked
 from optax_lena._optimizers import parts
 from optax_lena._transform.muon import (
     are_matrices,
@@ -139,11 +140,13 @@ def _warn_of_mixed_layers(
 ) -> None:
     layout = layout_of(layers, params)
     kinds: dict[int, set[bool]] = {}
-    are_muons = jax.tree.leaves(are_matrices(orthogonal, params))
+    nodes = jax.tree.leaves(params, is_leaf=is_masked)
+    found = jax.tree.leaves(are_matrices(orthogonal, params))
+    are_muons = [m for m, x in zip(found, nodes, strict=True) if not is_masked(x)]
     for rows, is_muons in zip(layout.rows, are_muons, strict=True):
         for row in np.ravel(rows):
             kinds.setdefault(int(row), set()).add(bool(is_muons))
-    mixed = [layout.names[row] for row, found in kinds.items() if len(found) > 1]
+    mixed = [layout.names[row] for row, kind in kinds.items() if len(kind) > 1]
     if mixed and layers is not whole_model:
         warnings.warn(
             "`layers` of `lena_muon` must keep matrices and other parameters apart, "

@@ -107,14 +107,12 @@ def test_the_summary_puts_tasks_side_by_side():
     assert "`lena_adamw` changes accuracy by +2.0 ± 0.7 points at S = 16, on" in text
     lines = text.splitlines()
     assert lines[1].startswith(
-        "|  | images, long, S = 32 | images, long, S = 64 | images, long, S = 128 | "
+        "|  | images, long, S = 64 | images, long, S = 128 | images, long, S = 256 | "
     )
     assert lines[3].startswith("| base run, S = 1 | 80.0 ± 0.0 | 80.0 ± 0.0 |")
-    linear = (
-        "| linear scaling |  |  |  |  | **75.0 ± 0.0** |  |  |  | **75.0 ± 0.0** |  |"
-    )
+    linear = "| linear scaling |  |  |  | **75.0 ± 0.0** |  |  |  |  |"
     assert lines[4] == linear
-    tuned = "| momentum SGD, re-tuned |  |  |  |  |  |  | 90.0 ± 0.0 |  |  |  |"
+    tuned = "| momentum SGD, re-tuned |  |  |  |  |  | 90.0 ± 0.0 |  |  |"
     assert tuned in lines
 
 
