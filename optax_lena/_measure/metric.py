@@ -235,12 +235,13 @@ def sq_norm_of_whole(tree: PyTree, moments: Any) -> jax.Array:
       A scalar `()`; not a number where nothing says whether they are shards: without
       `check_vma`, where devices differ in more than their part of the batch.
     """
+    if len(_untracked_axes()) > 1:
+        return jnp.full((), jnp.nan, jnp.float32)
     leaves = jax.tree.leaves(tree)
     own = frozenset().union(*map(varying, jax.tree.leaves(moments)))
     axes = tuple(tuple(sorted(varying(leaf) - own)) for leaf in leaves)
-    total = sum(jax.tree.leaves(ShardedMetric(Metric(), axes).sq_norms(leaves)))
-    is_known = len(_untracked_axes()) <= 1
-    return jnp.where(is_known, jnp.asarray(total, jnp.float32), jnp.nan)
+    total = sum(ShardedMetric(Metric(), axes).sq_norms(leaves))
+    return jnp.asarray(total, jnp.float32)
 
 
 def _untracked_axes() -> list[str]:

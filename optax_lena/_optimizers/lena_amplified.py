@@ -47,17 +47,17 @@ def lena_amplified(
         \max(1/S, f r_k) \cdot \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
       w_k \leftarrow w_k - m_k$$
 
-    It differs from `lena` in what follows; docs/choices.md measures each. The
-    gain is amplified, to at most S. A gradient that is longer than the last ones cuts
-    the rate, by f (`SpikeLimit`), less so where the last steps went the same way. After
-    the loss has risen noise counts for less, where
-    updates are given the loss (`LossLimit`). The momentum counts
-    examples, $\beta_S = \beta^S$ but at least 0.8. A buffer that averages ten updates
-    would lag far behind at S = 64. What one gradient contributes in all stays the same.
-    The rate enters the momentum buffer: while it rises, a gradient keeps the rate that
-    it was taken at. The warm-up counts base batches, so it takes the same share of a
-    run at every S. And the moving averages are short (300 base batches) and relative to
-    the model's squared norm, so that large early gradients do not outlive their time.
+    It differs from `lena` in what follows; docs/choices.md measures each. The gain is
+    amplified, to at most S. A gradient that is longer than the last ones cuts the rate,
+    by f (`SpikeLimit`), less so where the last steps went the same way. After the loss
+    has risen noise counts for less, where updates are given the loss (`LossLimit`). The
+    momentum counts examples, $\beta_S = \beta^S$ but at least 0.8. A buffer that
+    averages ten updates would lag far behind at S = 64. What one gradient contributes
+    in all stays the same. The rate enters the momentum buffer: while it rises, a
+    gradient keeps the rate that it was taken at. The warm-up counts base batches, so it
+    takes the same share of a run at every S. And the moving averages are short (300
+    base batches) and relative to the model's squared norm, so that large early
+    gradients do not outlive their time.
 
     With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
 

@@ -210,7 +210,7 @@ class LayerRate:
 def _step_sq_norm(layer_rate: jax.Array, measured: Measured) -> jax.Array:
     """Returns the squared length of the gradient at the layers' rates, `()`."""
     layers = measured.is_finite[:-1]
-    # Twice, not its square: the rate of a short gradient may be without a square.
+    # By the rate twice: its square may be no float32 where the product is.
     sq_norms = layer_rate[:-1] * (layer_rate[:-1] * measured.sq_norms()[:-1])
     return jnp.sum(sq_norms, where=layers)
 

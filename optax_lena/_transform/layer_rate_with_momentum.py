@@ -63,7 +63,6 @@ def layer_rate_with_momentum(
     if momentum is None:
         return scale
     buffer = trace_of_examples(batch_scale, momentum, nesterov, accumulator_dtype)
-
     return transformation(
         functools.partial(_init, scale, buffer),
         functools.partial(_update, scale, buffer, batch_scale, momentum),
