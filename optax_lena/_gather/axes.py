@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, r
 
 from optax_lena._measure.layout import PyTree, parameter_names
 from optax_lena._measure.metric import Metric, ShardedMetric
-from optax_lena._types import varying
+from optax_lena._types import bound_axes, shard_axes, varying
 
 AxisName = str | tuple[str, ...]
 
@@ -176,13 +176,9 @@ def metric_of_shards(
             tuple(n for entry in spec for n in names(entry or ())) for spec in specs
         ]
     elif _is_checked(axis_name):
-        models = frozenset() if loss is None else varying(loss)
-        sharded = [
-            tuple(sorted(varying(jnp.asarray(g)) - models))
-            for g in jax.tree.leaves(grads)
-        ]
+        sharded = shard_axes(grads, loss)
     else:
-        others = _other_manual_axes(axis_name)
+        others = [name for name in bound_axes() if name not in names(axis_name)]
         if others:
             raise ValueError(
                 f"`param_specs` must say how the parameters are sharded over {others}: "
@@ -214,9 +210,7 @@ def metric_of_shards_of_one_loss(
     Returns:
       The metric itself, if nothing is sharded.
     """
-    own = varying(loss)
-    sharded = (tuple(sorted(varying(leaf) - own)) for leaf in jax.tree.leaves(params))
-    shards = ShardedMetric(metric, tuple(sharded))
+    shards = ShardedMetric(metric, shard_axes(params, loss))
     return shards if any(shards.axes) else metric
 
 
@@ -244,13 +238,6 @@ def _check_specs_of(
                 "would add up the norms of different layers. Shard another of its "
                 "axes, or take the layers of each device for one."
             )
-
-
-def _other_manual_axes(axis_name: AxisName) -> list[str]:
-    mesh = jax.sharding.get_abstract_mesh()
-    return [
-        n for n in mesh.manual_axes if n not in names(axis_name) and mesh.shape[n] > 1
-    ]
 
 
 def _is_spec(x: Any) -> bool:

@@ -144,10 +144,12 @@ def _moments(
     difference, *norms = (metric.sq_norms(tree) for tree in (moved, new, old))
     batch = jax.tree.map(lambda a, b: (a + b) / 2, *norms)
     micro = jax.tree.map(lambda m, d: m + d / 2, batch, difference)
-    # Also as it is kept, in the dtype of the parameters.
-    kept = jax.tree.map(lambda g, s: g.astype(s.dtype), grads, state.grads)
-    fits = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(kept)]
-    is_finite = jnp.all(jnp.stack([*fits, jnp.all(jnp.isfinite(pack(norms[0])))]))
+    is_finite = jnp.all(jnp.isfinite(pack(norms[0])))
+    for grad, old in zip(*map(jax.tree.leaves, (grads, state.grads)), strict=True):
+        # The gradient is kept in the parameters' dtype, which may not hold it. In its
+        # own it is finite where its norm is, and need not be read again.
+        if grad.dtype != old.dtype:
+            is_finite &= jnp.all(jnp.isfinite(grad.astype(old.dtype)))
     micro, batch = jax.tree.map(lambda x: x.astype(jnp.float32), (micro, batch))
     measured = state.has_grads & is_finite
     return GradMoments(micro, batch, jnp.where(measured, 2, 1)), is_finite

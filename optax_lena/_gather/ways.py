@@ -15,6 +15,7 @@ from optax_lena._gather import axes, outputs, passes
 from optax_lena._gather.axes import AxisName
 from optax_lena._gather.call import Call
 from optax_lena._measure.layout import PyTree
+from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments
 
 SPACE, TIME = SPREADS = ("space", "time")
@@ -55,10 +56,21 @@ def _of_whole_parameters(call: Call, first: PyTree) -> tuple[Call, PyTree]:
     if call.gatherer.param_specs is None:
         loss = jax.tree.leaves(shapes)[0]
         metric = axes.metric_of_shards_of_one_loss(call.metric, call.params, loss)
-        if metric is not call.metric:
-            call = dataclasses.replace(call, metric=metric)
-            shapes = jax.eval_shape(call.visit, *first)
+        return _measured_in(metric, call, first, shapes)
     return call, shapes
+
+
+def _measured_in(
+    metric: Metric | ShardedMetric, call: Call, first: PyTree, shapes: Any
+) -> tuple[Call, Any]:
+    """Returns the call with that metric, and what a visit returns by it.
+
+    The loss is not traced once more where the metric is the call's own.
+    """
+    if metric is call.metric:
+        return call, shapes
+    call = dataclasses.replace(call, metric=metric)
+    return call, jax.eval_shape(call.visit, *first)
 
 
 def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
@@ -75,12 +87,11 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
     each, first = own.each(local), jax.lax.axis_index(axis_name) * local
     xs = (passes.split(call.batch, local), first + jnp.arange(local))
     one = jax.tree.map(_first, xs)
-    loss = jax.tree.leaves(jax.eval_shape(own.visit, *one))[0]
-    axes.check_own_loss(loss, call.params, axis_name)
-    specs = call.gatherer.param_specs
-    metric = axes.metric_of_shards(call.metric, params, axis_name, specs, loss)
-    own = dataclasses.replace(own, metric=metric)
     shapes = jax.eval_shape(own.visit, *one)
+    loss, specs = jax.tree.leaves(shapes)[0], call.gatherer.param_specs
+    axes.check_own_loss(loss, call.params, axis_name)
+    metric = axes.metric_of_shards(call.metric, params, axis_name, specs, loss)
+    own, shapes = _measured_in(metric, own, one, shapes)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), one[0])
     kinds = own.kinds(shapes, one[0], twice)
     sums, stacks = passes.weighted_scan(own.visit, shapes, kinds, each, xs)

@@ -17,7 +17,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
 from optax_lena._measure.layers import MODEL, Layers
-from optax_lena._types import varying
+from optax_lena._types import shard_axes, varying
 
 PyTree = Any
 
@@ -174,17 +174,15 @@ def check_no_shards(optimizer: str, tree: PyTree, moments: Any) -> None:
       moments: the gradient's, of whole tensors. What varies over an axis over which
         they vary as well belongs to a model of the device's own.
     """
-    own = frozenset().union(*map(varying, jax.tree.leaves(moments)))
-    for parameter, leaf in zip(
-        parameter_names(tree), jax.tree.leaves(tree), strict=True
+    for parameter, sharded in zip(
+        parameter_names(tree), shard_axes(tree, moments), strict=True
     ):
-        sharded = sorted(varying(leaf) - own)
         if sharded and moments is not None:
             raise ValueError(
                 f"`params` of `{optimizer}` must be whole on every device, got a shard "
-                f"of {parameter!r}, which varies over the axes {sharded}: it would "
-                "take each device's shard for the whole. Update under jax.jit, where "
-                "any sharding will do, or gather parameters and gradients first."
+                f"of {parameter!r}, which varies over the axes {list(sharded)}: it "
+                "would take each device's shard for the whole. Update under jax.jit, "
+                "where any sharding will do, or gather parameters and gradients first."
             )
 
 

@@ -22,7 +22,7 @@ from optax_lena._measure.layout import (
     parameter_names,
     stack_size,
 )
-from optax_lena._types import varying
+from optax_lena._types import bound_axes, shard_axes, varying
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -235,17 +235,8 @@ def sq_norm_of_whole(tree: PyTree, moments: Any) -> jax.Array:
       A scalar `()`; not a number where nothing says whether they are shards: without
       `check_vma`, where devices differ in more than their part of the batch.
     """
-    if len(_untracked_axes()) > 1:
+    untracked = [x for x in bound_axes() if not varying(jax.lax.axis_index(x))]
+    if len(untracked) > 1:
         return jnp.full((), jnp.nan, jnp.float32)
-    leaves = jax.tree.leaves(tree)
-    own = frozenset().union(*map(varying, jax.tree.leaves(moments)))
-    axes = tuple(tuple(sorted(varying(leaf) - own)) for leaf in leaves)
-    total = sum(ShardedMetric(Metric(), axes).sq_norms(leaves))
-    return jnp.asarray(total, jnp.float32)
-
-
-def _untracked_axes() -> list[str]:
-    """Returns the bound mesh axes of several devices that no type speaks of."""
-    mesh = jax.sharding.get_abstract_mesh()
-    bound = [name for name in mesh.manual_axes if mesh.shape[name] > 1]
-    return [name for name in bound if not varying(jax.lax.axis_index(name))]
+    metric = ShardedMetric(Metric(), shard_axes(tree, moments))
+    return jnp.asarray(sum(metric.sq_norms(jax.tree.leaves(tree))), jnp.float32)

@@ -17,8 +17,7 @@ from optax_lena._measure.metric import sq_norm_of_whole
 from optax_lena._measure.moments import GradMoments
 from optax_lena._parts.coherence import Coherence
 from optax_lena._parts.layer_rate import LayerRate
-from optax_lena._transform.batch_scale import scale_of
-from optax_lena._transform.momentum import memory_of, trace_of_examples
+from optax_lena._transform.momentum import factors, trace_of_examples
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
 from optax_lena._transformation import transformation
@@ -94,10 +93,9 @@ def _update(
         updates, state.rates, params, coherence=coherence, **extra_args
     )
     updates, trace = buffer.update(steps, state.buffer, params, **extra_args)
-    forgotten = memory_of(momentum).forget(scale_of(batch_scale, **extra_args))
-    longer = forgotten.added / (1 - momentum)
+    kept, longer = factors(momentum, batch_scale, **extra_args)
     last_steps = state.last_steps.add(
-        forgotten.kept,
+        kept,
         longer**2 * rates.applied.step_sq_norm,
         sq_norm_of_whole(trace, moments),
     )

@@ -55,9 +55,12 @@ def trace_of_examples(
     )
 
 
-def memory_of(momentum: ArrayLike) -> Memory:
-    """Returns how much of the buffer an update keeps, and how much it adds."""
-    return Memory(momentum, FIRST_FLOOR)
+def factors(
+    momentum: ArrayLike, batch_scale: ArrayLike | None, **extra_args: Any
+) -> tuple[ArrayLike, ArrayLike]:
+    """Returns the factors on the buffer and on what an update adds to it."""
+    moved = Memory(momentum, FIRST_FLOOR).forget(scale_of(batch_scale, **extra_args))
+    return moved.kept, moved.added / (1 - momentum)
 
 
 def _update(
@@ -69,13 +72,11 @@ def _update(
 ) -> tuple[PyTree, optax.TraceState]:
     del params
     momentum, nesterov, accumulator_dtype, batch_scale = options
-    scale = scale_of(batch_scale, **extra_args)
-    moved = memory_of(momentum).forget(scale)
-    longer = moved.added / (1 - momentum)
+    kept, longer = factors(momentum, batch_scale, **extra_args)
 
     def move(update: jax.Array, trace: jax.Array) -> jax.Array:
-        kept = without_dtype(moved.kept, trace) * trace
-        return add(without_dtype(longer, update) * update, kept)
+        remembered = without_dtype(kept, trace) * trace
+        return add(without_dtype(longer, update) * update, remembered)
 
     trace = jax.tree.map(move, updates, state.trace)
     updates = jax.tree.map(move, updates, trace) if nesterov else trace
