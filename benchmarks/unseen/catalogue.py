@@ -66,3 +66,6 @@ TASKS: dict[str, Callable[[], Task]] = {
     "adaptation": regression.adaptation,
     "two_players": generative.two_players,
 }
+# The tasks of three independent testers are the last ones.
+_NAMES = tuple(TASKS)
+OF_TESTERS = _NAMES[_NAMES.index("denoising") :]

@@ -6,10 +6,10 @@ import numpy as np
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
     apply,
     cross_entropy,
+    cut,
     dense,
     explained,
     outputs,
@@ -66,8 +66,7 @@ def poisson_equation() -> Task:
         init=lambda key: perceptron(key, (2, 32, 32, 32, 1), gain=1.0),
         loss=loss,
         score=lambda params, batch: explained(field(params, batch[0]), batch[1]),
-        train=tuple(x[:TRAIN] for x in (inside, source, boundary, held)),
-        test=(inside[TRAIN:], true[TRAIN:]),
+        **cut(train=(inside, source, boundary, held), test=(inside, true)),
     )
 
 
@@ -120,8 +119,7 @@ def two_losses() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=(x[:TRAIN], noisy[:TRAIN], drawn[:TRAIN]),
-        test=(x[TRAIN:], value[TRAIN:], likeliest[TRAIN:]),
+        **cut(train=(x, noisy, drawn), test=(x, value, likeliest)),
     )
 
 
@@ -206,7 +204,6 @@ def survival() -> Task:
         init=lambda key: perceptron(key, (width, 64, 64, 1)),
         loss=loss,
         score=score,
-        train=(x[:TRAIN], time[:TRAIN], died[:TRAIN]),
-        test=(x[TRAIN:], risk[TRAIN:]),
+        **cut(train=(x, time, died), test=(x, risk)),
         mixes_examples=True,
     )

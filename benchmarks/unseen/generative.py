@@ -10,6 +10,7 @@ from benchmarks.unseen.task import (
     TRAIN,
     Task,
     apply,
+    cut,
     dense,
     explained,
     outputs,
@@ -76,8 +77,7 @@ def denoising() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=tuple(array[:TRAIN] for array in arrays),
-        test=tuple(array[TRAIN:] for array in arrays),
+        **cut(train=arrays, test=arrays),
     )
 
 
@@ -131,8 +131,7 @@ def flow() -> Task:
         init=init,
         loss=lambda params, batch: -jnp.mean(log_density(params, batch[0])),
         score=score,
-        train=(x[:TRAIN],),
-        test=(x[TRAIN:], true[TRAIN:]),
+        **cut(train=(x,), test=(x, true)),
     )
 
 
@@ -177,8 +176,7 @@ def mixture() -> Task:
         init=lambda key: perceptron(key, (width, 64, 64, 4 * parts)),
         loss=lambda p, batch: -jnp.mean(predict(p, *batch)),
         score=lambda p, b: 100 * jnp.exp(jnp.mean(predict(p, *b[:2]) - b[2])),
-        train=(x[:TRAIN], y[:TRAIN]),
-        test=(x[TRAIN:], y[TRAIN:], true[TRAIN:]),
+        **cut(train=(x, y), test=(x, y, true)),
     )
 
 

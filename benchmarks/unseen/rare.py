@@ -6,11 +6,11 @@ import numpy as np
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
     apply,
     classifier,
     cross_entropy,
+    cut,
     dense,
     explained,
     task_of,
@@ -56,8 +56,7 @@ def rare_heads() -> Task:
         init=init,
         loss=lambda params, b: cross_entropy(predict(params, b[0], b[1]), b[2]),
         score=score,
-        train=(x[:TRAIN], head[:TRAIN], labels[:TRAIN]),
-        test=(x[TRAIN:], head[TRAIN:], best[TRAIN:]),
+        **cut(train=(x, head, labels), test=(x, head, best)),
     )
 
 
@@ -177,6 +176,5 @@ def factorisation() -> Task:
             jnp.mean((predict(params, batch) - batch[2]) ** 2) / 2
         ),
         score=lambda params, batch: explained(predict(params, batch), batch[2]),
-        train=(user[:TRAIN], item[:TRAIN], noisy[:TRAIN]),
-        test=(user[TRAIN:], item[TRAIN:], true[TRAIN:]),
+        **cut(train=(user, item, noisy), test=(user, item, true)),
     )

@@ -10,9 +10,9 @@ import optax
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
     apply,
+    cut,
     dense,
     explained,
     outputs,
@@ -253,8 +253,7 @@ def sensing() -> Task:
         init=init,
         loss=lambda p, batch: jnp.mean((predict(p, *batch[:2]) - batch[2]) ** 2) / 2,
         score=lambda p, batch: explained(predict(p, *batch[:2]), batch[2]),
-        train=(a[:TRAIN], b[:TRAIN], noisy[:TRAIN]),
-        test=(a[TRAIN:], b[TRAIN:], true[TRAIN:]),
+        **cut(train=(a, b, noisy), test=(a, b, true)),
     )
 
 
@@ -353,6 +352,5 @@ def adaptation() -> Task:
         init=init,
         loss=lambda p, batch: jnp.mean((found(p, batch) - batch[1][:, 5:]) ** 2),
         score=lambda p, batch: explained(found(p, batch), batch[2][:, 5:]),
-        train=(x[:TRAIN], noisy[:TRAIN]),
-        test=(x[TRAIN:], noisy[TRAIN:], true[TRAIN:]),
+        **cut(train=(x, noisy), test=(x, noisy, true)),
     )

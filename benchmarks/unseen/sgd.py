@@ -106,15 +106,12 @@ def _recommended(label: str, layers: optax_lena.Layers = _LAYERS) -> Method:
     return Method(label, make)
 
 
-def _any_direction(label: str, layers: optax_lena.Layers = _LAYERS) -> Method:
-    """`lena_amplified`, whose guard does not compare steps."""
-    return _method(
-        label,
-        _warmed_up(AMPLIFIED),
-        layers,
-        enters_buffer=True,
-        counts_examples=True,
-    )
+def _by_examples(
+    label: str, rate: optax_lena.LayerRate, layers: optax_lena.Layers = _LAYERS
+) -> Method:
+    """What `lena_amplified` was: in front of a momentum that counts examples."""
+    warmed = _warmed_up(rate)
+    return _method(label, warmed, layers, enters_buffer=True, counts_examples=True)
 
 
 def _noise_times(factor: float) -> Method:
@@ -139,57 +136,39 @@ SGD = Family(
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
         "amplified_without_loss": without_loss(_recommended("amplified LENA")),
-        "amplified_any_direction": _any_direction("amplified LENA, steps not compared"),
-        "amplified_any_direction_model": _any_direction(
-            "amplified, steps not compared, one layer: the model", _MODEL
+        "amplified_any_direction": _by_examples(
+            "amplified LENA, steps not compared", AMPLIFIED
+        ),
+        "amplified_any_direction_model": _by_examples(
+            "amplified, steps not compared, one layer: the model", AMPLIFIED, _MODEL
         ),
         "amplified_any_direction_without_loss": without_loss(
-            _any_direction("amplified LENA, steps not compared")
+            _by_examples("amplified LENA, steps not compared", AMPLIFIED)
         ),
-        "amplified_first_loss": _method(
-            "amplified LENA, loss limit beside the first loss",
-            _warmed_up(FIRST_LOSS),
-            enters_buffer=True,
-            counts_examples=True,
+        "amplified_first_loss": _by_examples(
+            "amplified LENA, loss limit beside the first loss", FIRST_LOSS
         ),
-        "amplified_arithmetic": _method(
-            "amplified LENA, arithmetic spike limit",
-            _warmed_up(ARITHMETIC_LIMIT),
-            enters_buffer=True,
-            counts_examples=True,
+        "amplified_arithmetic": _by_examples(
+            "amplified LENA, arithmetic spike limit", ARITHMETIC_LIMIT
         ),
-        "amplified_arithmetic_model": _method(
+        "amplified_arithmetic_model": _by_examples(
             "amplified, arithmetic spike limit, one layer: the model",
-            _warmed_up(ARITHMETIC_LIMIT),
+            ARITHMETIC_LIMIT,
             _MODEL,
-            enters_buffer=True,
-            counts_examples=True,
         ),
-        "amplified_limit_of_start": _method(
-            "amplified LENA, loss limit of the start",
-            _warmed_up(LIMIT_OF_START),
-            enters_buffer=True,
-            counts_examples=True,
+        "amplified_limit_of_start": _by_examples(
+            "amplified LENA, loss limit of the start", LIMIT_OF_START
         ),
-        "amplified_limit_of_start_model": _method(
+        "amplified_limit_of_start_model": _by_examples(
             "amplified, loss limit of the start, one layer: the model",
-            _warmed_up(LIMIT_OF_START),
+            LIMIT_OF_START,
             _MODEL,
-            enters_buffer=True,
-            counts_examples=True,
         ),
-        "amplified_cut_to_base": _method(
-            "amplified LENA, spike limit 2",
-            _warmed_up(CUT_TO_BASE),
-            enters_buffer=True,
-            counts_examples=True,
+        "amplified_cut_to_base": _by_examples(
+            "amplified LENA, spike limit 2", CUT_TO_BASE
         ),
-        "amplified_cut_to_base_model": _method(
-            "amplified, spike limit 2, one layer: the model",
-            _warmed_up(CUT_TO_BASE),
-            _MODEL,
-            enters_buffer=True,
-            counts_examples=True,
+        "amplified_cut_to_base_model": _by_examples(
+            "amplified, spike limit 2, one layer: the model", CUT_TO_BASE, _MODEL
         ),
         "amplified_kept_momentum": _method(
             "amplified LENA, momentum as it is",

@@ -1,8 +1,8 @@
 """A task: data that are made or come with a dependency, a network, and a score."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,26 @@ class Task:
     mixes_examples: bool = False
 
 
+class Arrays(TypedDict):
+    """The arrays of a `Task`."""
+
+    train: tuple[np.ndarray, ...]
+    test: tuple[np.ndarray, ...]
+
+
+def cut(train: Iterable[np.ndarray], test: Iterable[np.ndarray]) -> Arrays:
+    """The first examples to train on, and the rest to test, as a `Task` takes them.
+
+    Args:
+      train: arrays with all examples, of which the first are trained on.
+      test: likewise, of which the rest are.
+    """
+    return Arrays(
+        train=tuple(array[:TRAIN] for array in train),
+        test=tuple(array[TRAIN:] for array in test),
+    )
+
+
 def task_of(
     *,
     losses: tuple[Callable[..., jax.Array], Callable[..., jax.Array]],
@@ -60,8 +80,8 @@ def task_of(
       **options: the other attributes.
     """
     (loss, score), (x, seen, true) = losses, examples
-    train, test = (x[:TRAIN], seen[:TRAIN]), (x[TRAIN:], true[TRAIN:])
-    return Task(**options, loss=loss, score=score, train=train, test=test)
+    arrays = cut(train=(x, seen), test=(x, true))
+    return Task(**options, **arrays, loss=loss, score=score)
 
 
 def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 2.0) -> Params:

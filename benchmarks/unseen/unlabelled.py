@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
+    cut,
     explained,
     outputs,
     perceptron,
@@ -89,8 +89,7 @@ def contrastive() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=(one[:TRAIN], other[:TRAIN]),
-        test=(one[TRAIN:], other[TRAIN:]),
+        **cut(train=(one, other), test=(one, other)),
         mixes_examples=True,
     )
 
@@ -127,8 +126,7 @@ def bandit() -> Task:
         init=lambda seed: perceptron(seed, (16, 64, 64, actions)),
         loss=loss,
         score=score,
-        train=(x[:TRAIN], done[:TRAIN], reward[:TRAIN]),
-        test=(x[TRAIN:], worth[TRAIN:].astype(np.float32)),
+        **cut(train=(x, done, reward), test=(x, worth.astype(np.float32))),
     )
 
 
@@ -173,8 +171,7 @@ def values() -> Task:
         init=lambda key: perceptron(key, (width, 64, 64, 1)),
         loss=loss,
         score=lambda params, batch: explained(value(params, batch[0]), batch[1]),
-        train=(state[:TRAIN], following[:TRAIN], reward[:TRAIN]),
-        test=(state[TRAIN:], worth[TRAIN:]),
+        **cut(train=(state, following, reward), test=(state, worth)),
     )
 
 
@@ -233,8 +230,7 @@ def reinforce() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=tuple(z[:TRAIN] for z in arrays),
-        test=tuple(z[TRAIN:] for z in arrays),
+        **cut(train=arrays, test=arrays),
     )
 
 
@@ -289,6 +285,5 @@ def hashing() -> Task:
         init=init,
         loss=lambda p, batch: jnp.mean(jax.nn.relu(0.25 - gap(p, batch))),
         score=score,
-        train=tuple(z[:TRAIN] for z in triplets),
-        test=tuple(z[TRAIN:] for z in triplets),
+        **cut(train=triplets, test=triplets),
     )
