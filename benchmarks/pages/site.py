@@ -16,6 +16,7 @@ from benchmarks.pages import (
     rates_block,
     result_block,
     summary_block,
+    tasks_block,
     transfer_block,
     unseen_block,
 )
@@ -93,6 +94,7 @@ def filled() -> dict[Path, str]:
         if rates := files.read_if_there(kept(f"{name}_rates"), Record):
             block = rates_block.block(name, loaded[name][0], rates)
             fill(RESULT_PAGE, f"{name}_rates", block)
+    fill(SMALL_PAGE, "unseen_tasks", tasks_block.block(small))
     for recipe, page in UNSEEN_PAGES.items():
         if scores := small[recipe]:
             fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))

@@ -14,6 +14,7 @@ another one, for records in a file of their own, `results/unseen_rates.jsonl`.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from statistics import mean
 
 from benchmarks import command
 from benchmarks.records import files
@@ -77,6 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 ]
                 files.append(rows, path)
                 print(name, method, scale, rate, *found, flush=True)
+        if options.tune:
+            print(_tuned(name, family.grid(task), files.read(path, Score)))
+
+
+def _tuned(name: str, grid: Sequence[float], recorded: Sequence[Score]) -> str:
+    """Says which rate of the grid is the best, and whether a better one may be outside.
+
+    Args:
+      name: of the task.
+      grid: the rates that were tried.
+      recorded: all runs of the family.
+    """
+    runs = [one for one in recorded if one.task == name and one.seed in TUNING_SEEDS]
+    scores = {
+        rate: mean(one.score or 0 for one in runs if one.rate == rate) for rate in grid
+    }
+    best = max(grid, key=lambda rate: (scores[rate], rate))
+    edge = ", the edge of the grid" if best in (min(grid), max(grid)) else ""
+    return f"{name}: best at {best:g}{edge}"
 
 
 def _methods(family: Family, chosen: Sequence[str] | None) -> Sequence[str]:

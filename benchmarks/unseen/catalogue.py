@@ -1,6 +1,5 @@
 """The tasks by name."""
 
-import functools
 from collections.abc import Callable
 
 from benchmarks.unseen import (
@@ -27,7 +26,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "batch_norm": classes.batch_norm,
     "residual_norm": classes.residual_norm,
     "experts": rare.experts,
-    "experts_apart": functools.partial(rare.experts, apart=True),
+    "experts_apart": rare.experts_apart,
     "factorisation": rare.factorisation,
     "recurrent": sequences.recurrent,
     "modules": found.modules,

@@ -1,5 +1,8 @@
 """Tasks with layers, experts or rows of an embedding that few examples reach."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,12 +102,18 @@ def adapters() -> Task:
     )
 
 
-def experts(*, apart: bool = False) -> Task:
-    """A gate sends each example to one of six experts, of which some are rare.
+def experts() -> Task:
+    """A gate sends each example to one of six experts, of which some are rare."""
+    return _experts("rare experts", jnp.asarray)
 
-    Args:
-      apart: whether each expert has arrays of its own, or all are slices of two.
-    """
+
+def experts_apart() -> Task:
+    """The rare experts again, each with arrays of its own in place of slices of two."""
+    return _experts("rare experts, apart", list)
+
+
+def _experts(name: str, kept: Callable[[jax.Array], Any]) -> Task:
+    """Experts whose arrays are kept in one, or in a list."""
     rng, count = np.random.default_rng(1003), 6
     centres = rng.normal(size=(count, 16))
     share = np.array([0.5, 0.25, 0.12, 0.07, 0.04, 0.02])
@@ -117,7 +126,6 @@ def experts(*, apart: bool = False) -> Task:
 
     def init(key):
         gate, up, down = jax.random.split(key, 3)
-        kept = list if apart else jnp.asarray
         return {
             "gate": dense(gate, 16, count, 1.0),
             "up": kept(jax.random.normal(up, (count, 16, 32)) / 4),
@@ -133,7 +141,7 @@ def experts(*, apart: bool = False) -> Task:
         return jnp.einsum("nec,ne->nc", outputs, chosen)
 
     return task_of(
-        name="rare experts, apart" if apart else "rare experts",
+        name=name,
         rate=0.02,
         rates=(0.01, 0.02, 0.05, 0.1),
         adamw_rate=0.004,

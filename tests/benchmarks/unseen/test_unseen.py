@@ -68,6 +68,28 @@ def test_another_rate_has_a_file_of_its_own(short, monkeypatch, tmp_path):
     assert "| autoencoder * | 0.03 | 16 |" in text and "| LENA |" in text
 
 
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({0.025: 80.0}, "autoencoder: best at 0.025\n"),
+        ({0.025: 80.0, 0.035: 80.0}, "autoencoder: best at 0.035\n"),
+        ({0.05: 80.0}, "autoencoder: best at 0.05, the edge of the grid\n"),
+    ],
+)
+def test_tuning_says_which_rate_is_the_best(scores, said, short, capsys):
+    runs = [
+        dataclasses.replace(
+            score("base", 1, seed, scores.get(rate)), task="autoencoder", rate=rate
+        )
+        for rate in SGD.grid(program.TASKS["autoencoder"]())
+        for seed in program.TUNING_SEEDS
+    ]
+    files.append(runs, short)
+    program.main(["--tune", "--tasks", "autoencoder"])
+    assert capsys.readouterr().out == said
+    assert files.read(short, Score) == runs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["adamw", "muon"])
 def test_every_method_of_other_recipes_trains(recipe, short, monkeypatch):
