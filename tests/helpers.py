@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import optax_lena
 from optax_lena._parts.clocks import Count
@@ -26,6 +27,10 @@ GRADIENTS = {
     "head/kernel": (0.02, 0.5),
 }
 
+# For tests that are about something else, whose moments are of the plain gradient.
+PLAIN_MOMENTS = pytest.mark.filterwarnings(
+    "ignore:`moments` must be taken with Adam:RuntimeWarning"
+)
 
 # These tests compile a lot and compute little.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -16,7 +16,7 @@ from optax_lena._gather.preconditioner import Preconditioner, check_precondition
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree, accumulation_dtype
 from optax_lena._measure.metric import Metric, metric_of
-from optax_lena._measure.moments import GradMoments
+from optax_lena._measure.moments import GradMoments, moments_in
 from optax_lena._measure.sums import pack
 from optax_lena._transformation import transformation
 
@@ -150,6 +150,5 @@ def _moments(
         # own it is finite where its norm is, and need not be read again.
         if grad.dtype != old.dtype:
             is_finite &= jnp.all(jnp.isfinite(grad.astype(old.dtype)))
-    micro, batch = jax.tree.map(lambda x: x.astype(jnp.float32), (micro, batch))
-    measured = state.has_grads & is_finite
-    return GradMoments(micro, batch, jnp.where(measured, 2, 1)), is_finite
+    count = jnp.where(state.has_grads & is_finite, 2, 1)
+    return moments_in(metric, micro, batch, count), is_finite

@@ -59,6 +59,11 @@ class Metric:
         """Checks the layers."""
         check_layers(self.layers)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the norms are those of the gradient itself."""
+        return type(self) is Metric and self.multipliers is None
+
     def sq_norm(self, gradient: jax.Array) -> jax.Array:
         """Returns the squared norm of one layer's gradient, in its own dtype.
 
@@ -207,6 +212,11 @@ class ShardedMetric:
     def layers(self) -> Layers:
         """Which parameters stack several layers."""
         return self.metric.layers
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the norms are those of the gradient itself."""
+        return self.metric.is_plain
 
     def sq_norms(self, grads: PyTree) -> PyTree:
         """Returns the squared norms of the whole tensors."""

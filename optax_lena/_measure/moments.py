@@ -8,6 +8,7 @@ $$\text{micro\_sq\_norm} = \sum_i p_i \lVert g_i \rVert^2, \qquad
 with $p_i = 1/n$, or the microbatch's share of the weight.
 """
 
+import functools
 import numbers
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from jax.tree_util import GetAttrKey
 
 from optax_lena._checks import FLOAT32_MAX, check_number
 from optax_lena._measure.layout import Layout, PyTree, stack_size
+from optax_lena._measure.metric import Metric, ShardedMetric
 
 
 class GradMoments(NamedTuple):
@@ -66,7 +68,17 @@ class GradMoments(NamedTuple):
         # Twice, not its square: 1 / 2**80 is a float32, and its square is not.
         scale = lambda x: x * factor * factor  # noqa: E731
         micro, batch = jax.tree.map(scale, (self.micro_sq_norm, self.batch_sq_norm))
-        return GradMoments(micro, batch, self.num_microbatches)
+        return self._replace(micro_sq_norm=micro, batch_sq_norm=batch)
+
+
+class PreconditionedMoments(GradMoments):
+    """Moments in another metric than the gradient's own: Adam's, most of the time.
+
+    Only the type differs. Numbers cannot show which metric they were taken in, and by
+    the type an optimizer can tell when it is traced.
+    """
+
+    __slots__ = ()
 
 
 # A plain count is structure: `jax.tree.map(lambda m: m / 4, moments)` leaves it alone.
@@ -82,14 +94,37 @@ def _flatten_with_keys(moments: GradMoments) -> tuple[Any, int | None]:
     return tuple(zip(map(GetAttrKey, moments._fields), children, strict=False)), count
 
 
-def _unflatten(count: int | None, children: Any) -> GradMoments:
+def _unflatten(
+    kind: type[GradMoments], count: int | None, children: Any
+) -> GradMoments:
     micro, batch, *rest = children
-    return GradMoments(micro, batch, rest[0] if count is None else count)
+    return kind(micro, batch, rest[0] if count is None else count)
 
 
-jax.tree_util.register_pytree_with_keys(
-    GradMoments, _flatten_with_keys, _unflatten, _flatten
-)
+for _kind in (GradMoments, PreconditionedMoments):
+    jax.tree_util.register_pytree_with_keys(
+        _kind, _flatten_with_keys, functools.partial(_unflatten, _kind), _flatten
+    )
+
+
+def moments_in(
+    metric: Metric | ShardedMetric, micro: PyTree, batch: PyTree, count: Any
+) -> GradMoments:
+    """Returns squared norms that a metric took as the moments of a gradient.
+
+    Args:
+      metric: in which they were taken.
+      micro: of the microbatches, in the accumulation dtype; their mean.
+      batch: of the mean, likewise.
+      count: n.
+
+    Returns:
+      The moments, in float32.
+    """
+    kind = GradMoments if metric.is_plain else PreconditionedMoments
+    to_float32 = lambda x: x.astype(jnp.float32)  # noqa: E731
+    micro, batch = jax.tree.map(to_float32, (micro, batch))
+    return kind(micro, batch, count)
 
 
 def check_moments(moments: Any) -> None:

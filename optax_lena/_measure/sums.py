@@ -23,10 +23,12 @@ from optax_lena._measure.layout import (
 from optax_lena._measure.metric import Metric, ShardedMetric, metric_of, real_dtype
 from optax_lena._measure.moments import (
     GradMoments,
+    PreconditionedMoments,
     align_norms,
     check_count,
     check_moments,
     check_weights,
+    moments_in,
     weight_dtype,
 )
 
@@ -133,6 +135,7 @@ class IncrementalMoments:
             return add_gradient(sums, grads, metric.sq_norms(grads), 1, weight)
         check_moments(moments)
         check_count(moments.num_microbatches)
+        _check_metric(moments, metric)
         norms = align_norms(
             moments.micro_sq_norm,
             "moments.micro_sq_norm",
@@ -165,6 +168,16 @@ class IncrementalMoments:
         _check_like("like", like, sums.grads)
         metric = metric_of(self.layers, self.preconditioner, sums.grads)
         return finish(divide(sums, sums.weight), sums.num_microbatches, metric, like)
+
+
+def _check_metric(moments: GradMoments, metric: Metric) -> None:
+    if isinstance(moments, PreconditionedMoments) == metric.is_plain:
+        own, given = ("none", "one") if metric.is_plain else ("one", "none")
+        raise ValueError(
+            "`moments` must be taken with the `preconditioner` of the sums that they "
+            f"are added to, which have {own}, got moments taken with {given}: give "
+            "the same to the gatherer, and to IncrementalMoments or accumulate."
+        )
 
 
 def add_gradient(
@@ -206,10 +219,8 @@ def finish(
     """
     batch_sq_norm = metric.sq_norms(means.grads)
     micro_sq_norm = unpack(means.micro_sq_norm, batch_sq_norm)
-    to_float32 = lambda x: x.astype(jnp.float32)  # noqa: E731
-    micro, batch = jax.tree.map(to_float32, (micro_sq_norm, batch_sq_norm))
     grads = jax.tree.map(lambda m, g: m.astype(jnp.result_type(g)), means.grads, like)
-    return grads, GradMoments(micro, batch, count)
+    return grads, moments_in(metric, micro_sq_norm, batch_sq_norm, count)
 
 
 def divide(tree: PyTree, total: jax.Array) -> PyTree:

@@ -8,7 +8,6 @@ import optax
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
 from optax_lena._transform.scale_by_adam import scale_by_adam
-from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 
 def lena_adamw(
@@ -107,7 +106,7 @@ def lena_adamw(
       `AdamScale` in `scaling_rules.py` of AdaptDL.
     """
     rate = parts.normalised_rate(learning_rate, warmup_steps)
-    scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
+    scale = parts.scale_by_normalised_rate(rate, batch_scale, layers)
     adam = scale_by_adam(
         batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov
     )

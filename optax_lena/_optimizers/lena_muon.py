@@ -24,7 +24,6 @@ from optax_lena._transform.muon import (
     orthogonaliser,
 )
 from optax_lena._transform.scale_by_adam import scale_by_adam
-from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 
 
 def lena_muon(
@@ -119,7 +118,8 @@ def lena_muon(
     matrices = _matrices(orthogonal, momentum, weight_decay, weight_decay_mask)
     adam = functools.partial(scale_by_adam, batch_scale, eps=eps, nesterov=nesterov)
     rest = _rest(orthogonal, adam, adam_b1, adam_b2, mu_dtype, adam_weight_decay)
-    scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
+    others = functools.partial(_has_others, orthogonal)
+    scale = parts.scale_by_normalised_rate(rate, batch_scale, layers, others)
     tx = optax.chain(matrices, rest, scale, parts.descent)
     init = functools.partial(_init, tx, orthogonal, layers)
     return optax.GradientTransformationExtraArgs(init, tx.update)
@@ -194,3 +194,7 @@ def _rest(
 
 def _are_others(orthogonal: optax.GradientTransformation, params: PyTree) -> PyTree:
     return jax.tree.map(lambda x: not x, are_matrices(orthogonal, params))
+
+
+def _has_others(orthogonal: optax.GradientTransformation, params: PyTree) -> bool:
+    return any(jax.tree.leaves(_are_others(orthogonal, params)))

@@ -5,6 +5,9 @@ gradient, both enter the momentum buffer, and the layer's rate multiplies what l
 the buffer. Only in `lena_amplified` the rate enters the buffer too, as in `optax.lars`.
 """
 
+import functools
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -16,11 +19,16 @@ from optax_lena._checks import (
     check_steps,
     check_weight_decay,
 )
+from optax_lena._measure.layers import Layers
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.moments import GradMoments
 from optax_lena._parts.guard import GrowthLimit
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.loss_limit import LossLimit
 from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.scale_by_lena import scale_by_layer_rate
+from optax_lena._transformation import transformation
 
 descent = optax.scale(-1.0)
 """Turns scaled gradients into updates."""
@@ -44,6 +52,54 @@ def normalised_rate(learning_rate: Any, warmup_steps: Any) -> LayerRate:
         guard=GrowthLimit(),
         loss_limit=LossLimit(),
     )
+
+
+def scale_by_normalised_rate(
+    rate: LayerRate,
+    batch_scale: Any,
+    layers: Layers,
+    is_divided: Callable[[PyTree], bool] = lambda updates: True,
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_layer_rate`, which tells of moments without Adam's preconditioner.
+
+    Args:
+      rate: the parts.
+      batch_scale: S; None: the number of microbatches.
+      layers: which parameters are one layer.
+      is_divided: says of the updates whether Adam has divided any of them, whose noise
+        is that of the divided gradient.
+
+    Returns:
+      The transformation.
+    """
+    scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
+    if isinstance(batch_scale, (int, float)) and batch_scale == 1:
+        return scale  # every gain is 1 then, whatever the moments are
+    update = functools.partial(_scale_divided, scale, is_divided)
+    return transformation(scale.init, update)
+
+
+# The link is of any type, as optax's updates take no keyword that they do not name.
+def _scale_divided(
+    scale: Any,
+    is_divided: Callable[[PyTree], bool],
+    updates: PyTree,
+    state: Any,
+    params: PyTree | None = None,
+    *,
+    moments: GradMoments | None = None,
+    **extra_args: Any,
+) -> tuple[PyTree, Any]:
+    if type(moments) is GradMoments and is_divided(updates):
+        warnings.warn(
+            "`moments` must be taken with Adam's preconditioner, got those of the "
+            "plain gradient: the gain would be that of a few large entries. Give the "
+            "gatherer preconditioner=optax_lena.adam_preconditioner(opt_state, "
+            "params), and accumulate or from_successive_gradients the function itself.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return scale.update(updates, state, params, moments=moments, **extra_args)
 
 
 def decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:

@@ -212,6 +212,7 @@ def test_in_time_is_refused_where_a_device_sees_its_own_examples_only():
         step(PARAMS, X)
 
 
+@helpers.PLAIN_MOMENTS
 @pytest.mark.parametrize("optimizer", [optax_lena.lena_lars, optax_lena.lena_muon])
 def test_optimizers_that_need_whole_tensors_refuse_shards(optimizer):
     params = {"b": jnp.ones(3), "w": jnp.arange(8.0).reshape(4, 2)}

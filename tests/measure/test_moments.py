@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import optax_lena
-from optax_lena._measure.moments import check_weights
+from optax_lena._measure.moments import PreconditionedMoments, check_weights
 from tests import helpers
 
 PARAMS = helpers.example_params()
@@ -132,3 +132,24 @@ def test_weights_are_float32_and_may_be_zero_or_very_large(weights):
 def test_weights_may_be_a_list_of_which_some_are_not_known_yet():
     weigh = lambda weight: check_weights([weight, 1.0], (2,), equal=1)
     np.testing.assert_array_equal(jax.jit(weigh)(3.0), [3, 1])
+
+
+def with_type(moments):
+    return isinstance(moments, PreconditionedMoments)
+
+
+def test_the_type_says_whether_the_metric_is_the_gradients_own():
+    stack = helpers.random_stacks(0, 4)
+    _, plain = optax_lena.moments_from_stack(stack)
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    _, other = optax_lena.moments_from_stack(stack, preconditioner=ones)
+    assert not with_type(plain) and with_type(other)
+    helpers.assert_trees_equal(tuple(other), tuple(plain))
+    kept = (
+        other.rescale(2.0),
+        other._replace(num_microbatches=5),
+        jax.tree.map(lambda x: x, other),
+        jax.jit(lambda m: m)(other),
+        pickle.loads(pickle.dumps(other)),
+    )
+    assert all(map(with_type, kept))

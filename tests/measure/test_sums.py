@@ -137,3 +137,17 @@ def test_every_device_may_sum_its_own():
     got = jax.jit(mapped)(stack)
     expected = incremental.finish(summed(stack)[1])
     helpers.assert_trees_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("forgotten_by", ["the moments", "the sums"])
+def test_moments_in_another_metric_than_the_sums_are_refused(forgotten_by):
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    inside, outside = (None, ones) if forgotten_by == "the moments" else (ones, None)
+    stack = helpers.random_stacks(0, 2)
+    grads, moments = optax_lena.moments_from_stack(stack, preconditioner=inside)
+    incremental = optax_lena.IncrementalMoments(preconditioner=outside)
+    said = {"the moments": "one, got moments taken with none"}
+    said = said.get(forgotten_by, "none, got moments taken with one")
+    message = helpers.says("`moments`", "`preconditioner`", said, "accumulate")
+    with pytest.raises(ValueError, match=message):
+        incremental.add(incremental.init(PARAMS), grads, moments=moments)

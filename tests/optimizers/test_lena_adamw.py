@@ -1,5 +1,7 @@
 """`lena_adamw`: against float64, against `optax.adamw`, and in any unit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ adam_preconditioner = optax_lena.adam_preconditioner
 lena_adamw = optax_lena.lena_adamw
 
 
+@helpers.PLAIN_MOMENTS
 @pytest.mark.parametrize(
     "case",
     [
@@ -138,6 +141,7 @@ def test_at_a_batch_scale_of_one_a_schedule_is_adamw_s():
         helpers.assert_trees_close(row, params, rtol=1e-4)
 
 
+@helpers.PLAIN_MOMENTS
 def test_the_decay_scales_with_the_rate_and_keeps_its_mask():
     """The rate of a second update is 1.1 squared of the base batch's."""
     tx = lena_adamw(
@@ -186,3 +190,39 @@ def test_dtypes(dtype):
     updates, _ = tx.update(grads, state, params, moments=moments)
     assert grads["w"].dtype == updates["w"].dtype == dtype
     assert {x["w"].dtype for x in moments[:2]} == {jnp.dtype(jnp.float32)}
+
+
+def from_a_stack(tx, preconditioner):
+    params, state = helpers.example_params(), tx.init(helpers.example_params())
+    p = preconditioner and preconditioner(state, params)
+    stack = helpers.random_stacks(0, N)
+    grads, moments = optax_lena.moments_from_stack(stack, preconditioner=p)
+    tx.update(grads, state, params, moments=moments)
+
+
+def from_calls(wrap):
+    def run(tx, preconditioner):
+        tx = wrap(tx, preconditioner=preconditioner)
+        params = helpers.example_params()
+        grads, _ = helpers.example_moments()
+        tx.update(grads, tx.init(params), params)
+
+    return run
+
+
+DOORS = {
+    "value_and_grad and others": from_a_stack,
+    "accumulate": from_calls(functools.partial(optax_lena.accumulate, every_k=N)),
+    "from_successive_gradients": from_calls(optax_lena.from_successive_gradients),
+}
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize("optimizer", [lena_adamw, optax_lena.lena_muon])
+def test_a_forgotten_preconditioner_is_told_of(optimizer, door):
+    """But not at a batch of S = 1. A warning is an error in these tests."""
+    message = helpers.says("`moments`", "preconditioner", "of the plain gradient")
+    with pytest.warns(RuntimeWarning, match=message):
+        door(optimizer(0.1, N), None)
+    door(optimizer(0.1, N), adam_preconditioner)
+    door(optimizer(0.1, 1), None)

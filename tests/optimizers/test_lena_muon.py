@@ -129,3 +129,10 @@ def test_a_layer_of_matrices_and_others_is_told_of():
         tx.init(params)
     for layers in (optax_lena.by_regex("kernel", "bias"), optax_lena.whole_model):
         optax_lena.lena_muon(0.02, 4, layers=layers).init(params)
+
+
+def test_matrices_alone_need_no_preconditioner():
+    stack = {"w": jnp.ones((N, 2, 3))}
+    grads, moments = optax_lena.moments_from_stack(stack)
+    tx = lena_muon(0.1, N)
+    tx.update(grads, tx.init(grads), grads, moments=moments)  # and warns of nothing

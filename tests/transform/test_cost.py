@@ -9,6 +9,7 @@ import pytest
 
 import optax_lena
 from benchmarks.cost import trees
+from tests import helpers
 from tests.compiled import MOMENTS, PARAMS, SIZE, compile_update, cost
 
 
@@ -58,6 +59,7 @@ def test_one_that_compares_steps_reads_the_buffer_once_more():
         assert megabytes <= 4 * SIZE / 1e6 + 1
 
 
+@helpers.PLAIN_MOMENTS
 @pytest.mark.parametrize("batch_scale", [1, 32])
 def test_behind_adam_it_costs_hardly_more_than_adam(batch_scale):
     adamw, _ = cost(optax.adamw(0.1), donate=True)
@@ -67,6 +69,7 @@ def test_behind_adam_it_costs_hardly_more_than_adam(batch_scale):
     assert megabytes <= 1
 
 
+@helpers.PLAIN_MOMENTS
 def test_behind_muon_it_costs_hardly_more_than_muon():
     params = {"w": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
     params["b"] = jax.ShapeDtypeStruct((512,), jnp.float32)

@@ -9,6 +9,8 @@ import pytest
 import optax_lena
 from tests import helpers
 
+pytestmark = helpers.PLAIN_MOMENTS
+
 MAKERS = {
     name: getattr(optax_lena, name)
     for name in (
