@@ -233,6 +233,7 @@ def two_players() -> Task:
         rate=0.04,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
         adamw_rate=0.004,
+        muon_rate=0.004,
         init=init,
         loss=loss,
         score=score,

@@ -300,6 +300,7 @@ def steady_state() -> Task:
         rate=0.01,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
         adamw_rate=0.004,
+        muon_rate=0.008,
         init=init,
         losses=(
             lambda params, batch: jnp.mean((predict(params, batch[0]) - batch[1]) ** 2),
