@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_lena._dtypes import accumulation_dtype, without_dtype
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import (
     PyTree,
-    accumulation_dtype,
     check_inexact,
     parameter_names,
     stack_size,
@@ -183,12 +183,7 @@ def _multiplier(parameter: str, given: Any) -> jax.Array:
 
 def _multiply(grad: jax.Array, multiplier: jax.Array) -> jax.Array:
     wide = grad.astype(accumulation_dtype(grad))
-    return wide * multiplier.astype(real_dtype(wide))
-
-
-def real_dtype(x: Any) -> Any:
-    """Returns the dtype of the real part of `x`."""
-    return jnp.finfo(x.dtype).dtype
+    return wide * without_dtype(multiplier, wide)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
