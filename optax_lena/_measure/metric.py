@@ -22,7 +22,7 @@ from optax_lena._measure.layout import (
     parameter_names,
     stack_size,
 )
-from optax_lena._types import bound_axes, shard_axes, varying
+from optax_lena._types import bound_axes, replicated, shard_axes, varying
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class Metric:
         if axis is None:
             return self.sq_norm(leaf)
         stack_size(parameter, leaf, axis)
-        return jax.vmap(self.sq_norm, in_axes=axis)(leaf)
+        return replicated(jax.vmap(self.sq_norm, in_axes=axis)(leaf))
 
     def placed(self, place: Callable[[PyTree], PyTree]) -> "Metric":
         """Returns the metric with its arrays placed elsewhere on a mesh."""
