@@ -156,7 +156,7 @@ def check_optimizer(name: str, value: Any) -> None:
 def check_dtype(name: str, value: Any) -> None:
     """Raises a `ValueError` unless `value` is None or a dtype that has fractions."""
     try:
-        is_right = value is None or jax.numpy.issubdtype(value, jax.numpy.inexact)
+        is_right = value is None or jnp.issubdtype(value, jnp.inexact)
     except TypeError:
         is_right = False
     if not is_right:

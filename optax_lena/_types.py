@@ -1,8 +1,9 @@
-"""What the type of an array says of it: over which axes of a mesh it varies."""
+"""What an array's type says: over which axes of a mesh it varies, or is sharded."""
 
 from typing import Any
 
 import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 
 def varying(x: Any) -> frozenset[str]:
@@ -30,6 +31,20 @@ def shard_axes(tree: Any, whole: Any) -> tuple[tuple[str, ...], ...]:
     """
     own = frozenset().union(*map(varying, jax.tree.leaves(whole)))
     return tuple(tuple(sorted(varying(leaf) - own)) for leaf in jax.tree.leaves(tree))
+
+
+def replicated(x: jax.Array) -> jax.Array:
+    """Returns an array that is whole on every device, if its type can say so.
+
+    It can where mesh axes are explicit, and arrays that are sharded in different ways
+    cannot be concatenated there.
+    """
+    sharding = jax.typeof(x).sharding
+    is_typed = AxisType.Explicit in sharding.mesh.axis_types
+    is_whole = all(entry is None for entry in sharding.spec)
+    if not is_typed or is_whole:
+        return x
+    return reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 def bound_axes() -> list[str]:

@@ -142,8 +142,9 @@ def replay(recipe, params, stacks, layers, weights=None):
         now = {p: x[t] for p, x in stacks.items()}
         measured = measure(now, layers, shares, scale)
         total = sum(value.sum() for value in measured.values())
+        unit = total if recipe.averages == "relative" and total > 0 else 1
         for layer in layers:
-            new = measured[layer] / (total if recipe.averages == "relative" else 1)
+            new = measured[layer] / unit
             average[layer] = (1 - step) * average[layer] + step * new
         cut = spikes.cut(sum(measured.values()), scale, max(1, coherence))
 
@@ -188,7 +189,7 @@ def replay(recipe, params, stacks, layers, weights=None):
             ahead = grad + kept * momenta[p]
             params[p] = x - (ahead if recipe.nesterov else momenta[p]) * behind
             trace["params"][p].append(params[p])
-        if recipe.compares_steps:
+        if recipe.compares_steps and apart > 0:
             coherence = sum(np.sum(x**2) for x in momenta.values()) / apart
 
     return trace

@@ -14,6 +14,12 @@ def test_every_file_and_test_of_the_table_is_there():
             assert (mutants.ROOT / "tests" / test).exists()
 
 
+def test_every_equivalent_mutant_is_one_of_its_file_as_it_is_now():
+    equivalent = mutants.equivalent_keys()
+    paths = {key.partition(": ")[0] for key in equivalent}
+    assert equivalent <= {m.key() for path in paths for m in mutants.mutants_of(path)}
+
+
 def test_a_file_that_is_not_in_the_table_is_an_error_that_says_which_are(
     monkeypatch, capsys
 ):

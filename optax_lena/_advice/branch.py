@@ -31,6 +31,13 @@ class BranchTest:
 
     Raises:
       ValueError: without losses, or if `updates` has other scales.
+
+    Example:
+      >>> import optax_lena
+      >>> losses, updates = {1: 2.0, 4: 2.005, 16: 2.2}, {1: 64, 4: 16, 16: 4}
+      >>> found = optax_lena.BranchTest(losses, updates, window=64, tolerance=0.01)
+      >>> found.scale, found.is_bound
+      (4, False)
     """
 
     losses: dict[float, float]

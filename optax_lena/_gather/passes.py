@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from optax_lena._dtypes import accumulation_dtype
 from optax_lena._gather.outputs import MEAN, SUM
-from optax_lena._measure.layout import PyTree, accumulation_dtype, zeros_of
+from optax_lena._measure.layout import PyTree, zeros_of
 from optax_lena._measure.sums import weigh
 
 

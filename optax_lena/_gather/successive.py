@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from optax_lena._checks import check_optimizer
+from optax_lena._dtypes import accumulation_dtype
 from optax_lena._gather.preconditioner import Preconditioner, check_preconditioner
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import PyTree, accumulation_dtype
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import GradMoments, moments_in
 from optax_lena._measure.sums import pack

@@ -18,6 +18,15 @@ class Layers:
     Instances are immutable, compare by value and are deliberately not callable:
     `optax.inject_hyperparams` takes every callable argument for a schedule.
     Subclass it and override `layer_of` for a grouping of your own.
+
+    Example:
+      >>> import dataclasses, optax_lena
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class ByBlock(optax_lena.Layers):
+      ...     def layer_of(self, parameter):
+      ...         return parameter.partition("/")[0]
+      >>> ByBlock().layer_of("block3/attention/kernel"), ByBlock() == ByBlock()
+      ('block3', True)
     """
 
     def layer_of(self, parameter: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
+from optax_lena._dtypes import accumulation_dtype
 from optax_lena._measure.layers import MODEL, Layers
 from optax_lena._types import shard_axes, varying
 
@@ -184,14 +185,6 @@ def check_no_shards(optimizer: str, tree: PyTree, moments: Any) -> None:
                 "would take each device's shard for the whole. Update under jax.jit, "
                 "where any sharding will do, or gather parameters and gradients first."
             )
-
-
-def accumulation_dtype(leaf: Any) -> Any:
-    """Returns the dtype in which sums over `leaf` are taken: float32 or wider."""
-    dtype = jnp.result_type(leaf)
-    if jnp.issubdtype(dtype, jnp.inexact):  # float8 promotes to nothing
-        return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def zeros_of(leaf: Any, dtype: Any) -> jax.Array:

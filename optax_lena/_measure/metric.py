@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_lena._dtypes import accumulation_dtype, without_dtype
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import (
     PyTree,
-    accumulation_dtype,
     check_inexact,
     parameter_names,
     stack_size,
 )
-from optax_lena._types import bound_axes, shard_axes, varying
+from optax_lena._types import bound_axes, replicated, shard_axes, varying
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ class Metric:
         if axis is None:
             return self.sq_norm(leaf)
         stack_size(parameter, leaf, axis)
-        return jax.vmap(self.sq_norm, in_axes=axis)(leaf)
+        return replicated(jax.vmap(self.sq_norm, in_axes=axis)(leaf))
 
     def placed(self, place: Callable[[PyTree], PyTree]) -> "Metric":
         """Returns the metric with its arrays placed elsewhere on a mesh."""
@@ -188,12 +188,7 @@ def _multiplier(parameter: str, given: Any) -> jax.Array:
 
 def _multiply(grad: jax.Array, multiplier: jax.Array) -> jax.Array:
     wide = grad.astype(accumulation_dtype(grad))
-    return wide * multiplier.astype(real_dtype(wide))
-
-
-def real_dtype(x: Any) -> Any:
-    """Returns the dtype of the real part of `x`."""
-    return jnp.finfo(x.dtype).dtype
+    return wide * without_dtype(multiplier, wide)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

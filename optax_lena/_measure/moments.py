@@ -19,6 +19,7 @@ import optax
 from jax.tree_util import GetAttrKey
 
 from optax_lena._checks import FLOAT32_MAX, check_number
+from optax_lena._dtypes import weight_dtype
 from optax_lena._measure.layout import Layout, PyTree, stack_size
 from optax_lena._measure.metric import Metric, ShardedMetric
 
@@ -209,11 +210,6 @@ def check_weights(
                 "the mean was taken over, such as a number of tokens."
             )
     return weights
-
-
-def weight_dtype() -> Any:
-    """Returns the dtype of weights and of their sums: float32, or float64 with x64."""
-    return jnp.result_type(float)
 
 
 def _as_weights(weights: Any, name: str) -> jax.Array:

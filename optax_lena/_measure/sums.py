@@ -12,15 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from optax_lena._checks import check_is
+from optax_lena._dtypes import accumulation_dtype, weight_dtype, without_dtype
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import (
-    PyTree,
-    accumulation_dtype,
-    layout_of,
-    parameter_names,
-    zeros_of,
-)
-from optax_lena._measure.metric import Metric, ShardedMetric, metric_of, real_dtype
+from optax_lena._measure.layout import PyTree, layout_of, parameter_names, zeros_of
+from optax_lena._measure.metric import Metric, ShardedMetric, metric_of
 from optax_lena._measure.moments import (
     GradMoments,
     PreconditionedMoments,
@@ -29,7 +24,6 @@ from optax_lena._measure.moments import (
     check_moments,
     check_weights,
     moments_in,
-    weight_dtype,
 )
 
 
@@ -229,7 +223,7 @@ def divide(tree: PyTree, total: jax.Array) -> PyTree:
 
     def divided(x: jax.Array) -> jax.Array:
         is_float = jnp.issubdtype(x.dtype, jnp.inexact)
-        return x * scale.astype(real_dtype(x)) if is_float else x
+        return x * without_dtype(scale, x) if is_float else x
 
     return jax.tree.map(divided, tree)
 
@@ -241,7 +235,7 @@ def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
     and usually a loss of 0 / 0.
     """
     value = value.astype(accumulation_dtype(value))
-    weighted = weight.astype(real_dtype(value)) * value
+    weighted = without_dtype(weight, value) * value
     return jnp.where(weight == 0, jnp.zeros_like(value), weighted)
 
 

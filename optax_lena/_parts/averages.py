@@ -112,5 +112,7 @@ def relative_to_model(estimate: Estimate, batch_scale: jax.Array) -> Estimate:
     noise, signal = (x[-1] for x in estimate)
     # Below S = 1 by the batch's: noise + signal may be negative there.
     sq_norm = noise / jnp.minimum(batch_scale, 1) + signal
-    over = 1 / jnp.where(sq_norm > 0, sq_norm, 1)
+    # A subnormal one, which GPUs do not take for 0, has no reciprocal in float32.
+    has_reciprocal = sq_norm >= jnp.finfo(jnp.float32).tiny
+    over = 1 / jnp.where(has_reciprocal, sq_norm, 1)
     return Estimate(estimate.noise * over, estimate.signal * over)

@@ -119,14 +119,3 @@ class Memory(NamedTuple):
             added=xp.where(is_base, xp.subtract(1, self.decay), -xp.expm1(log_kept)),
             steps=steps,
         )
-
-
-def add(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Returns the sum in the wider dtype, also where JAX promotes none by itself."""
-    with jax.numpy_dtype_promotion("standard"):
-        return one + other
-
-
-def without_dtype(number: ArrayLike, like: jax.Array) -> jax.Array:
-    """Returns a number without a say in the dtype of its product with `like`."""
-    return jnp.asarray(number, jnp.finfo(like.dtype).dtype)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from optax_lena._checks import check_beta, check_eps
-from optax_lena._measure.layout import PyTree, accumulation_dtype, parameter_names
+from optax_lena._dtypes import accumulation_dtype
+from optax_lena._measure.layout import PyTree, parameter_names
 from optax_lena._transform.scale_by_adam import AdamState
 
 # 1 / ν̂ of k Gaussian gradients without a mean is an inverse chi-squared with k degrees

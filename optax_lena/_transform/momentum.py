@@ -11,8 +11,9 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from optax_lena._dtypes import add, without_dtype
 from optax_lena._measure.layout import PyTree
-from optax_lena._parts.memory import FIRST_FLOOR, Memory, add, without_dtype
+from optax_lena._parts.memory import FIRST_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transformation import transformation
 

@@ -21,16 +21,10 @@ from optax_lena._checks import (
     check_eps,
     check_flag,
 )
+from optax_lena._dtypes import add, without_dtype
 from optax_lena._measure.layout import PyTree
 from optax_lena._parts.clocks import Count
-from optax_lena._parts.memory import (
-    FIRST_FLOOR,
-    SECOND_FLOOR,
-    Forgotten,
-    Memory,
-    add,
-    without_dtype,
-)
+from optax_lena._parts.memory import FIRST_FLOOR, SECOND_FLOOR, Forgotten, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transformation import transformation
 

@@ -201,6 +201,21 @@ def test_an_injected_batch_scale_changes_without_compiling(name):
 
 
 @pytest.mark.parametrize("name", [*INJECTED, "lena_adamw", "lena_muon"])
+def test_injected_numbers_are_exact_beside_parameters_in_half_precision(name):
+    """As docs/loops.md says; else optax rounds them to the parameters' dtype."""
+    options = {"accumulator_dtype": "float32"} if name in INJECTED else {}
+    factory = functools.partial(getattr(optax_lena, name), **options)
+    tx = optax.inject_hyperparams(factory, hyperparam_dtype=jnp.float32)(
+        0.01, batch_scale=257.0
+    )
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    state = tx.init(params)
+    _, after = update(tx, name, gradient(params), state, params)
+    assert optax_lena.metrics(after)["model/batch_scale"] == 257
+    assert helpers.signature(after) == helpers.signature(state)
+
+
+@pytest.mark.parametrize("name", [*INJECTED, "lena_adamw", "lena_muon"])
 def test_injected_hyperparameters_are_found_and_set_by_their_names(name):
     """In the whole state, where no field of ours may have the name of one."""
     tx = optax.inject_hyperparams(getattr(optax_lena, name))(0.01, batch_scale=2.0)

@@ -21,7 +21,7 @@ from tests.devices import (
     loss_fn,
     problem,
 )
-from tests.helpers import lena_state, row
+from tests.helpers import assert_trees_close, lena_state, row
 
 
 def optimizers():
@@ -345,3 +345,32 @@ def test_sequences_stay_sharded_over_their_own_axis(kind):
     with jax.set_mesh(mesh):
         lines = collectives(lambda *args: gather(*args)[1], params, batch)
     assert not [line for line in lines if "all-gather" in line]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("axis", ["data", "stage"])
+def test_layers_of_a_stack_may_lie_on_different_devices(kind, axis):
+    """Under `jax.jit`, as the stages of a pipeline do."""
+    mesh = jax.make_mesh((2, 4), ("data", "stage"), (kind, kind))
+    layers = optax_lena.stacked("w")
+    tx = optax_lena.lena_amplified(0.1, 4, layers=layers)
+    loss_fn = lambda params, x: jnp.mean(jnp.tanh(x @ params["w"].sum(0)) ** 2)
+
+    def step(params, batch, axis_name=None):
+        gather = optax_lena.value_and_grad(
+            loss_fn, 4, axis_name=axis_name, layers=layers
+        )
+        loss, grads, moments = gather(params, batch)
+        return tx.update(grads, tx.init(params), params, moments=moments, value=loss)[0]
+
+    params = {"w": jax.random.normal(jax.random.key(0), (4, 3, 3)), "v": jnp.ones(())}
+    batch = jax.random.normal(jax.random.key(1), (16, 3))
+    expected = jax.jit(step)(params, batch)
+    with jax.set_mesh(mesh):
+        specs = {"w": P(axis), "v": P()}
+        params = jax.tree.map(
+            lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), params, specs
+        )
+        batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
+        got = jax.jit(functools.partial(step, axis_name="data"))(params, batch)
+    assert_trees_close(jax.device_get(got), jax.device_get(expected), rtol=1e-5)

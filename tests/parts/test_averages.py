@@ -91,6 +91,16 @@ def test_no_gradient_has_no_share():
     np.testing.assert_array_equal(shares, 0)
 
 
+def test_a_norm_without_a_reciprocal_has_no_share(monkeypatch):
+    """On GPUs: they keep subnormal numbers as NumPy does, and XLA's CPUs do not."""
+    monkeypatch.setattr("optax_lena._parts.averages.jnp", np)
+    subnormal, normal = np.float32(1e-40), np.finfo(np.float32).tiny
+    for size, share in ((subnormal, subnormal), (normal, 0.5)):
+        estimate = Estimate(np.full(2, size), np.full(2, size))
+        noise, _ = relative_to_model(estimate, np.float32(2))
+        np.testing.assert_allclose(noise, share)
+
+
 def test_relative_averages_of_small_gradients_sum_to_one():
     averages = Averages(relative=True)
     micro, batch = jnp.array([0.02, 0.03]), jnp.array([0.015, 0.025])

@@ -24,6 +24,7 @@ from benchmarks.tasks.gpt import GPT
 from benchmarks.tasks.recipe import CONSTANT, EXPONENTIAL, Workload
 from benchmarks.training import loop
 from benchmarks.training.plan import Config
+from tests import helpers
 
 RNG = np.random.default_rng(0)
 
@@ -118,6 +119,7 @@ def test_the_composition_of_an_ablation_is_the_optimizer(composition, optimizer)
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
+@helpers.PLAIN_MOMENTS
 def test_the_ablations_of_adamw_start_from_lena_adamw_and_differ():
     recipe = dataclasses.replace(CHARACTERS, weight_decay=1.0)
     names = ["lena_adamw", *OF_ADAMW_ABLATION]
