@@ -32,7 +32,12 @@ class Count(NamedTuple):
         return cls(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
 
     def add(self, steps: jax.Array) -> "Count":
-        """Adds nonnegative float32 steps; stays at the largest int32 once there."""
+        """Adds float32 steps; stays at the largest int32 once there.
+
+        Those that are negative or not a number, such as an injected S that is none, add
+        nothing: a clock could not be read again.
+        """
+        steps = jnp.where(steps > 0, steps, 0)
         # 2^30 is exact in float32; larger floats do not convert.
         total = jnp.minimum(self.fraction + steps, 2.0**30)
         whole = jnp.floor(total)

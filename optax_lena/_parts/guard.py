@@ -219,10 +219,12 @@ class GrowthLimit:
           The ratios to train at, the new state, and 1: no spike.
         """
         last, scale = state.ratio, measured.batch_scale
+        # From a ratio of 0 none would grow again, nor from one that is not a number.
+        is_seen = measured.is_finite & (trust_ratio > 0)
         most = jnp.where(measured.is_finite, self.growth * last, last)
         ratio = jnp.minimum(trust_ratio, most)
         is_shorter = scale < state.last_scale
         remembered = jnp.where(is_shorter, jnp.maximum(ratio, last), ratio)
-        remembered = jnp.where(measured.is_finite, remembered, last)
+        remembered = jnp.where(is_seen, remembered, last)
         scale = jnp.where(jnp.any(measured.is_finite), scale, state.last_scale)
         return ratio, GrowthState(remembered, scale), jnp.ones(())

@@ -72,7 +72,7 @@ def _update(
     **extra_args: Any,
 ) -> tuple[PyTree, optax.TraceState]:
     del params
-    momentum, nesterov, accumulator_dtype, batch_scale = options
+    momentum, nesterov, _, batch_scale = options
     kept, longer = factors(momentum, batch_scale, **extra_args)
 
     def move(update: jax.Array, trace: jax.Array) -> jax.Array:
@@ -81,5 +81,7 @@ def _update(
 
     trace = jax.tree.map(move, updates, state.trace)
     updates = jax.tree.map(move, updates, trace) if nesterov else trace
-    trace = optax.tree.cast(trace, accumulator_dtype)
+    # Also where the gradients are wider: a buffer that changes its dtype is compiled
+    # for again, and no carry of a scan.
+    trace = jax.tree.map(lambda x, old: x.astype(old.dtype), trace, state.trace)
     return updates, optax.TraceState(trace)

@@ -190,3 +190,9 @@ def test_a_schedule_that_indexes_a_table_reads_whole_steps(schedule):
     plain = optax.sgd(schedule)
     first, _ = plain.update(jnp.ones(()), plain.init(params), params)
     assert updates[0] == 1.5 * first
+
+
+@pytest.mark.parametrize("steps", [jnp.nan, -1.0, -jnp.inf])
+def test_steps_that_are_none_add_nothing(steps):
+    count = at(7.5).add(jnp.float32(steps))
+    assert exactly(count) == Fraction(15, 2)

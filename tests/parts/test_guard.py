@@ -344,3 +344,13 @@ def test_coherence_lifts_the_limit_and_never_lowers_it(coherence, lifted):
     update = measured(model(32 * 9, 9), 16)._replace(coherence=jnp.float32(coherence))
     found = SpikeLimit(2).factor(after(32.0, 1.0), update)
     np.testing.assert_allclose(found, np.sqrt(2 * lifted / 9), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [0.0, jnp.nan])
+def test_a_ratio_may_grow_from_the_one_before_a_bad_one(bad):
+    limit, update = GrowthLimit(1.5), measured(model(1, 1), 16)
+    _, state, _ = limit.update(limit.init(2), jnp.full(2, 16.0), update)
+    ratio, state, _ = limit.update(state, jnp.full(2, bad), update)
+    np.testing.assert_array_equal(ratio, bad)
+    ratio, _, _ = limit.update(state, jnp.full(2, 16.0), update)
+    np.testing.assert_array_equal(ratio, 1.5**2)

@@ -122,6 +122,7 @@ def test_the_rule_sees_that_share_of_the_noise():
     np.testing.assert_allclose(numbers["model/gain"], expected, rtol=1e-6)
 
 
+@helpers.PLAIN_MOMENTS
 @pytest.mark.parametrize("make", [optax_lena.lena_adamw, optax_lena.lena_muon])
 def test_the_rule_of_normalised_updates_sees_it_too(make):
     """After so many updates as growth by a tenth takes, first."""
@@ -134,6 +135,7 @@ def test_the_rule_of_normalised_updates_sees_it_too(make):
     assert expected < 0.99 * oracle.normalised(noise, signal, 4)
 
 
+@helpers.PLAIN_MOMENTS
 @pytest.mark.parametrize("make", GIVEN_THE_LOSS)
 def test_a_loss_that_does_not_rise_changes_nothing(make):
     with_loss, without = train([2.0, 1.0, 1.9], make), train(3 * [None], make)

@@ -91,3 +91,14 @@ def test_a_traced_batch_keeps_dtypes_and_compiles_once(dtype):
         updates, state = step(state, jnp.float32(scale), jnp.float32(0.9))
     assert {x.dtype for x in jax.tree.leaves((updates, state))} == {jnp.dtype(dtype)}
     assert step._cache_size() == 1
+
+
+def test_wider_gradients_leave_the_buffer_its_dtype():
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), ONE)
+    tx = trace_of_examples(2.0, 0.9, False, None)
+
+    def step(state, _):
+        return tx.update(ONE, state, params)[1], None
+
+    state, _ = jax.lax.scan(step, tx.init(params), length=2)
+    assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype(jnp.bfloat16)}
