@@ -139,8 +139,8 @@ def check_is(name: str, value: Any, kind: type, source: str) -> None:
     """
     if not isinstance(value, kind):
         raise TypeError(
-            f"`{name}` must be of the type {kind.__name__}, got {value!r}: take it "
-            f"from {source}."
+            f"`{name}` must be of the type {kind.__name__}, got {shown(value)}: take "
+            f"it from {source}."
         )
 
 
@@ -223,6 +223,12 @@ def check_batch_scale(value: Any) -> None:
 def check_steps(value: Any, name: str = "warmup_steps") -> None:
     """Raises a `ValueError` unless `value` can be the length of a warm-up."""
     check_number(name, value, "a number of base-batch steps", at_least=0)
+
+
+def shown(value: Any) -> str:
+    """Returns how errors name what they got: its type, where all of it is too long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"an object of type {type(value).__name__}"
 
 
 _UNKNOWN = object()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_loss, check_number, check_optimizer
+from optax_lena._checks import check_is, check_loss, check_number, check_optimizer
 from optax_lena._gather.preconditioner import Preconditioner, check_preconditioner
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree, zeros_of
@@ -148,6 +148,7 @@ def _update(
             RuntimeWarning,
             stacklevel=2,
         )
+    check_is("state", state, AccumulateState, "tx.init(params)")
     multipliers = None
     if preconditioner is not None:
         multipliers = preconditioner(state.inner_state, grads)

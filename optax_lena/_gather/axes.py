@@ -276,6 +276,25 @@ def check_spreads(batch: PyTree, num_microbatches: int) -> None:
             )
 
 
+def move_typed(tree: PyTree, source: int, to: int) -> PyTree:
+    """Lets `to` be the axis that is sharded where the type says that `source` is.
+
+    For one device, where no number moves by it: an explicit mesh axis may be part of
+    types there too, and neither `lax.scan` takes a stack that is sharded along its
+    microbatches, nor a reshape one that is sharded along their examples.
+    """
+
+    def move(x: jax.Array) -> jax.Array:
+        sharding = jax.typeof(x).sharding
+        entries = [*sharding.spec, *(None,) * x.ndim][: x.ndim]
+        if x.ndim <= max(source, to) or entries[source] is None:
+            return x
+        entries[to], entries[source] = entries[source], None
+        return reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*entries)))
+
+    return jax.tree.map(move, tree)
+
+
 def mesh_with(axis_name: AxisName, tree: PyTree) -> AbstractMesh:
     """Finds the mesh that has the axis: the context's, or that of arrays in `tree`."""
     meshes = [jax.sharding.get_abstract_mesh()]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from optax_lena._checks import shown
 from optax_lena._gather import axes, outputs, passes
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
@@ -41,6 +42,8 @@ class Call:
         loss_fn, has_aux = self.gatherer.loss_fn, self.gatherer.has_aux
         grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
         value, grads = grad_fn(self.params, microbatch, *args, **kwargs)
+        if has_aux:
+            check_arrays("The auxiliary data of `loss_fn`", value[1])
         return value, grads, pack(self.metric.sq_norms(grads))
 
     def kinds(self, shapes: PyTree, microbatch: PyTree, larger: PyTree) -> list[str]:
@@ -90,17 +93,35 @@ class Call:
         return value, grads, moments
 
 
-def check_arrays(name: str, tree: PyTree) -> None:
-    """Raises a `TypeError` that names a leaf which is no array."""
+def check_arrays(what: str, tree: PyTree) -> None:
+    """Raises a `TypeError` that names a leaf of `what` which is no array."""
     kinds = (np.number, np.bool_, jax.dtypes.extended)
     for path, leaf in tree_leaves_with_path(tree):
         dtype = getattr(leaf, "dtype", type(leaf))
         is_number = isinstance(leaf, (bool, int, float, complex))
         if not is_number and not any(jnp.issubdtype(dtype, kind) for kind in kinds):
             raise TypeError(
-                f"`{name}` must hold arrays, got {leaf!r} at "
+                f"{what} must hold arrays, got {shown(leaf)} at "
                 f"{keystr(path) or 'its root'}."
             )
+
+
+def check_some_examples(batch: Any, further: Any) -> None:
+    """Raises a `ValueError` where nothing differs between microbatches.
+
+    A batch without arrays, as a loop has that closes over it: every gain would be 1.
+
+    Args:
+      batch: the batch.
+      further: all that may hold keys, of which every microbatch gets its own.
+    """
+    if not jax.tree.leaves(batch) and not any(map(_is_key, jax.tree.leaves(further))):
+        raise ValueError(
+            f"`batch` must hold the examples, got {batch!r} and no typed PRNG key, so "
+            "that all microbatches would be the same and every gain 1: let the loss "
+            "take as an argument what it closes over. A loss that draws its examples "
+            "takes a key as a further argument, such as jax.random.key(0), or as `key`."
+        )
 
 
 def check_no_example_beside(batch: Any, args: tuple[Any, ...]) -> None:
@@ -132,9 +153,8 @@ def _may_be_raw_key(arg: jax.Array | np.ndarray) -> bool:
 def check_key(key: Any) -> None:
     """Raises a `ValueError` unless `key` is None, or one PRNG key of either kind."""
     dtype, shape = (getattr(key, x, None) for x in ("dtype", "shape"))
-    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     is_raw = dtype == jnp.uint32 and shape is not None and len(shape) == 1
-    if key is not None and not (is_typed and shape == ()) and not is_raw:
+    if key is not None and not (_is_key(key) and shape == ()) and not is_raw:
         raise ValueError(
             f"`key` must be one PRNG key, such as jax.random.key(0), got {key!r}."
         )
@@ -152,10 +172,14 @@ def fold_in(tree: PyTree, number: jax.Array) -> PyTree:
     """
 
     def fold(leaf: Any) -> Any:
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        if not _is_key(leaf):
             return leaf
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(leaf.reshape(-1), number)
         return keys.reshape(leaf.shape)
 
     return jax.tree.map(fold, tree)
+
+
+def _is_key(x: Any) -> bool:
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)

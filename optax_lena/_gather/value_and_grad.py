@@ -18,6 +18,7 @@ from optax_lena._gather.call import (
     check_arrays,
     check_key,
     check_no_example_beside,
+    check_some_examples,
 )
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree
@@ -101,11 +102,12 @@ def value_and_grad(
         if the batch does not divide by n, or n by the number of devices, or no mesh has
         the axis, or `preconditioner` is not like the parameters, or a weight is
         negative or not finite, or `key` is no key, or an auxiliary output is unclear,
-        or a further argument is an array with as many rows as the batch;
+        or a further argument is an array with as many rows as the batch, or nothing
+        differs between microbatches, neither examples nor keys;
         in `shard_map`, if a parameter is sharded over the axis, or the loss is averaged
         over it already, or varies over an axis that is not named.
-      TypeError: when called, if a parameter is of integers, or the batch holds what is
-        no array.
+      TypeError: when called, if a parameter is of integers, or the batch or auxiliary
+        data hold what is no array.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -172,11 +174,12 @@ class Gatherer:
         """Returns the loss, its gradient over the whole batch, and the moments."""
         metric = metric_of(self.layers, preconditioner, params, "params")
         check_key(key)
-        check_arrays("batch", batch)
+        check_arrays("`batch`", batch)
         check_no_example_beside(batch, args)
         call = Call(self, params, batch, args, kwargs, weights, key, metric)
         if self.axis_name is not None and axes.is_bound(self.axis_name):
             return ways.over_bound_axis(call, self.axis_name)
+        check_some_examples(batch, (args, kwargs, key))
         if self.param_specs is not None:
             shards = axes.metric_of_shards(metric, params, (), self.param_specs)
             call = dataclasses.replace(call, metric=shards)

@@ -23,7 +23,14 @@ SPACE, TIME = SPREADS = ("space", "time")
 
 def in_turn(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """One device: microbatches of successive examples, one after the other."""
-    return _in_turn(call, passes.split, outputs.join)
+
+    def split(batch: PyTree, n: int) -> PyTree:
+        return axes.move_typed(passes.split(batch, n), 0, 1)
+
+    def join(stack: jax.Array) -> jax.Array:
+        return outputs.join(axes.move_typed(stack, 1, 0))
+
+    return _in_turn(call, split, join)
 
 
 def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:

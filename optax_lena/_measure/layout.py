@@ -96,24 +96,42 @@ class Layout:
         ]
 
     def _entries_at_places(self, vector: jax.Array) -> list[jax.Array]:
-        # XLA:CPU compiles kernels of equal code once, but takes 20 ms for every kernel
-        # whose slice is at a place of its own. So the kernels read the place from
-        # memory: XLA sees no constants in what a call returns that it may not inline.
-        # If it inlines nevertheless, only compile time is lost. Other platforms keep
-        # the slices, which cost a GPU no launch.
         rows = sorted({row for row in self.rows if isinstance(row, int)})
-        number = jax.jit(lambda vector: (vector, [jnp.int32(row) for row in rows]))
-        with set_xla_metadata(inlineable="false"):
-            vector, places = number(vector)
-        place_of = dict(zip(rows, places, strict=True))
+        vector, entries = entries_at_places(vector, rows)
+        entry_of = dict(zip(rows, entries, strict=True))
         return [
-            jax.lax.dynamic_slice(
-                vector, (place_of[row],), (1,), allow_negative_indices=False
-            ).reshape(())
-            if isinstance(row, int)
-            else vector[np.asarray(row, np.int32)]
+            entry_of[row] if isinstance(row, int) else vector[np.asarray(row, np.int32)]
             for row in self.rows
         ]
+
+
+def entries_at_places(vectors: PyTree, rows: Sequence[int]) -> tuple[PyTree, list]:
+    """Reads entries so that more of them are no more kernels for XLA:CPU to compile.
+
+    It compiles kernels of equal code once, but takes 20 ms for every kernel whose slice
+    is at a place of its own. So the kernels read the place from memory: XLA sees no
+    constants in what a call returns that it may not inline. If it inlines nevertheless,
+    only compile time is lost. Other platforms should keep the slices, which cost a GPU
+    no launch.
+
+    Args:
+      vectors: a pytree of arrays `(..., layers)`.
+      rows: which layers.
+
+    Returns:
+      The vectors, and a list of such pytrees, of one layer each.
+    """
+    number = jax.jit(lambda vectors: (vectors, [jnp.int32(row) for row in rows]))
+    with set_xla_metadata(inlineable="false"):
+        vectors, places = number(vectors)
+
+    def entry(vector: jax.Array, place: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(
+            vector, place, -1, keepdims=False, allow_negative_indices=False
+        )
+
+    entries = [jax.tree.map(lambda v, p=p: entry(v, p), vectors) for p in places]
+    return vectors, entries
 
 
 def layout_of(layers: Layers, tree: PyTree) -> Layout:

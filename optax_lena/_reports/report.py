@@ -4,6 +4,7 @@ In: any optax state with a LENA state somewhere inside. Out: dictionaries. Pure
 functions of the state; `metrics` also works under `jit` and in `lax.scan`.
 """
 
+import functools
 import math
 import warnings
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey, tree_leaves_with_path
 
+from optax_lena._measure.layout import entries_at_places
 from optax_lena._parts.estimate import Estimate
 from optax_lena._transform.state import ScaleByLenaState, follows
 
@@ -164,10 +166,25 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
         columns = _columns(state)
         for field, value in _model(state, columns).items():
             flat[f"{prefix}model/{field}"] = value
-        for field, column in columns.items():
-            names = [f"{prefix}{field}/{name}" for name in state.layer_names()]
-            flat.update(zip(names, jnp.unstack(column, axis=-1), strict=False))
+        names = state.layer_names()
+        entries = _entries(columns, len(names))
+        for field in columns:
+            for name, entry in zip(names, entries, strict=True):
+                flat[f"{prefix}{field}/{name}"] = entry[field]
     return flat
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _entries(columns: dict[str, Any], count: int) -> list[dict[str, jax.Array]]:
+    """Returns the entries of each layer, without the last row, the model's."""
+
+    def at_places(columns: dict[str, Any]) -> list[dict[str, jax.Array]]:
+        return entries_at_places(columns, range(count))[1]
+
+    def slices(columns: dict[str, Any]) -> list[dict[str, jax.Array]]:
+        return [jax.tree.map(lambda x, i=i: x[..., i], columns) for i in range(count)]
+
+    return jax.lax.platform_dependent(columns, cpu=at_places, default=slices)
 
 
 def _is_lena(node: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import optax
 from jax.typing import ArrayLike
 
+from optax_lena._checks import check_is
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import sq_norm_of_whole
@@ -87,6 +88,7 @@ def _update(
     moments: GradMoments | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, LayerRateWithMomentumState]:
+    check_is("state", state, LayerRateWithMomentumState, "tx.init(params)")
     extra_args["moments"] = moments
     coherence = state.last_steps.read()
     steps, rates = scale.update(

@@ -333,6 +333,24 @@ def test_gradients_are_typed_like_the_parameters():
         assert jax.typeof(grad) == jax.typeof(param)
 
 
+def test_explicit_axes_of_one_device():
+    """What was written for many devices runs on one, without an `axis_name` too."""
+    params, batches = problem(jnp.float32)
+    mesh = jax.make_mesh(
+        (1,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1]
+    )
+    own_loss = lambda params, batch: (loss_fn(params, batch), batch[1])
+    gather = optax_lena.value_and_grad(own_loss, 8, has_aux=True, layers=LAYERS)
+    batch = row(batches, 0)
+    plain = jax.jit(gather)(params, batch)
+    with jax.set_mesh(mesh):
+        batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
+        typed = jax.jit(gather)(laid_out(params, mesh, "replicated"), batch)
+    (_, labels), *_ = typed
+    assert jax.typeof(labels) == jax.typeof(batch[1])
+    assert_trees_close(typed, plain)
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_sequences_stay_sharded_over_their_own_axis(kind):
     """Context parallelism: in space nothing is gathered, and nothing done twice."""

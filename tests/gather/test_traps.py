@@ -191,3 +191,17 @@ def test_every_microbatch_draws_its_own_numbers_on_any_layout():
             jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
         ):
             np.testing.assert_allclose(a, e, rtol=1e-5)
+
+
+def test_a_device_may_close_over_its_own_part():
+    """Microbatches differ then, though the batch has no arrays: it is no error."""
+    params = {"w": WEIGHT}
+
+    def gathered(params, batch):
+        closed = lambda params, _: loss_fn(params, batch)
+        gather = optax_lena.value_and_grad(closed, 4, axis_name="data")
+        return gather(params, None)[1:]
+
+    expected = optax_lena.value_and_grad(loss_fn, 4)(params, BATCH)[1:]
+    got = in_shard_map(gathered)(params, BATCH)
+    assert_trees_close(got, expected)

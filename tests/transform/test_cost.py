@@ -103,18 +103,35 @@ def test_the_state_is_small():
     assert sum(x.size for x in jax.tree.leaves(state)) <= 14 * 161 + 24
 
 
-def distinct_kernels(num_layers, layers):
+def distinct_kernels(compiled, num_layers):
     """Loops that differ in more than their names: XLA:CPU compiles equal ones once."""
-    params = {f"{i:03}": {"w": jnp.ones((4, 4))} for i in range(num_layers)}
-    norms = jax.tree.map(lambda _: jnp.ones(()), params)
-    moments = optax_lena.GradMoments(norms, norms, 32)
-    tx = optax_lena.lena(0.1, 32, warmup_steps=100, layers=layers)
-    text = compile_update(tx, params, donate=True, moments=moments).as_text()
+    text = compiled.as_text()
     loops = re.findall(r"^%fused_computation.*?^}", text, re.MULTILINE | re.DOTALL)
     numbers = rf"\.\d+|metadata={{[^}}]*}}|\[{num_layers}\]"
     return len({re.sub(numbers, "", loop) for loop in loops})
 
 
+def kernels_of_an_update(num_layers, layers):
+    params = {f"{i:03}": {"w": jnp.ones((4, 4))} for i in range(num_layers)}
+    norms = jax.tree.map(lambda _: jnp.ones(()), params)
+    moments = optax_lena.GradMoments(norms, norms, 32)
+    tx = optax_lena.lena(0.1, 32, warmup_steps=100, layers=layers)
+    compiled = compile_update(tx, params, donate=True, moments=moments)
+    return distinct_kernels(compiled, num_layers)
+
+
+def kernels_of_metrics(num_layers):
+    params = {f"{i:03}": jnp.ones((4, 4)) for i in range(num_layers)}
+    state = jax.eval_shape(optax_lena.lena(0.1, 32).init, params)
+    compiled = jax.jit(optax_lena.metrics).lower(state).compile()
+    return distinct_kernels(compiled, num_layers + 1)  # with the model's row
+
+
 @pytest.mark.parametrize("layers", [optax_lena.per_parameter, optax_lena.per_module])
 def test_more_layers_are_not_more_kernels_to_compile(layers):
-    assert distinct_kernels(30, layers) <= distinct_kernels(10, layers) < 40
+    few, many = kernels_of_an_update(10, layers), kernels_of_an_update(30, layers)
+    assert many <= few < 40
+
+
+def test_metrics_of_more_layers_are_not_more_kernels_to_compile():
+    assert kernels_of_metrics(30) <= kernels_of_metrics(10) < 40

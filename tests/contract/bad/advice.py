@@ -309,7 +309,7 @@ OF_PLOTTING = [
         (RUN | {"gain/w": np.ones((9, 2))}, "(9, 2)"),
     ),
     *bad("plotting", "ax", lambda x: plot_layers(RUN, "gain", ax=x), "Axes", "left", 3),
-    *bad("plotting", "advice", plot_advice, "optax_lena.advise", None, RUN),
+    *bad("plotting", "advice", plot_advice, "optax_lena.advise", None, {}),
     *bad(
         "plotting",
         "points",

@@ -33,6 +33,11 @@ def gathered(name, axis_name=None):
     return call
 
 
+def with_aux(aux):
+    gather = ol.value_and_grad(lambda p, x: (LOSS(p, x), aux), 2, has_aux=True)
+    return gather(jnp.ones(()), jnp.ones(4))
+
+
 def added(**given):
     return INCREMENTAL.add(**{"sums": SUMS, "grads": PARAMS} | given)
 
@@ -143,7 +148,22 @@ OF_GATHERERS = [
         (jnp.ones(3), "(3,)"),
         (2.0, "()"),
     ),
-    *bad("value_and_grad", "batch", gathered("batch"), "arrays", ({"y": "b"}, "'y'")),
+    *bad(
+        "value_and_grad",
+        "batch",
+        gathered("batch"),
+        "arrays",
+        ({"y": "b"}, "'y'"),
+        ({"y": np.array(["label"] * 300)}, "an object of type ndarray at ['y']"),
+    ),
+    *bad("value_and_grad", "batch", gathered("batch"), "the examples", None, (), {}),
+    *bad(
+        "value_and_grad",
+        "loss_fn",
+        with_aux,
+        "arrays",
+        ({"kind": "mean"}, "'mean' at ['kind']"),
+    ),
     *bad(
         "value_and_grad",
         "params",

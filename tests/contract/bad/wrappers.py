@@ -40,7 +40,40 @@ def train_state(tx):
     return ol_flax.TrainState.create(apply_fn=None, params=PARAMS, tx=tx)
 
 
+def updated_from(state, tx):
+    return tx.update(PARAMS, state, PARAMS, moments=MOMENTS)
+
+
 OF_WRAPPERS = [
+    *bad(
+        "accumulate",
+        "state",
+        lambda x: updated_from(x, ol.accumulate(LENA, 2)),
+        "AccumulateState",
+        None,
+        (LENA.init(PARAMS), "an object of type tuple"),
+    ),
+    *bad(
+        "from_successive_gradients",
+        "state",
+        lambda x: ol.from_successive_gradients(LENA).update(PARAMS, x, PARAMS),
+        "SuccessiveState",
+        None,
+    ),
+    *bad(
+        "monitor",
+        "state",
+        lambda x: updated_from(x, ol.monitor(optax.adam(0.1))),
+        "MonitorState",
+        None,
+    ),
+    *bad(
+        "lena_amplified",
+        "state",
+        lambda x: updated_from(x, ol.lena_amplified(0.1, 2)),
+        "LayerRateWithMomentumState",
+        (ol.lena_amplified(0.1, 2, momentum=None).init(PARAMS), "ScaleByLenaState"),
+    ),
     *bad(
         "accumulate",
         "tx",
