@@ -1,6 +1,7 @@
 """One call of a gatherer: its arguments, and what all ways of spreading share."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
@@ -124,17 +125,32 @@ def check_some_examples(batch: Any, further: Any) -> None:
         )
 
 
-def check_no_example_beside(batch: Any, args: tuple[Any, ...]) -> None:
-    """Raises a `ValueError` for `f(params, x, y)`, where y looks like x's labels.
+def check_further(batch: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Tells of what stands beside the batch, and should not: labels, and raw keys.
 
-    Every microbatch would get all of y, which broadcasts, or is read at wrong rows, in
-    silence.
+    Args:
+      batch: the batch.
+      args: the arguments after it, of which every microbatch gets the whole.
+      kwargs: the keyword arguments, likewise.
+
+    Raises:
+      ValueError: for `f(params, x, y)`, where y looks like x's labels. Every microbatch
+        would get all of y, which broadcasts, or is read at wrong rows, in silence.
     """
+    if any(map(_may_be_raw_key, jax.tree.leaves((args, kwargs)))):
+        warnings.warn(
+            "A further argument looks like a PRNG key of jax.random.PRNGKey, which is "
+            "an array like any other: every microbatch gets the same random numbers. "
+            "Pass a typed key, such as jax.random.key(0) or "
+            "jax.random.wrap_key_data(raw_key), or the raw one as `key=`.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     rows: tuple[int, ...] = ()
     for leaf in jax.tree.leaves(batch):
         rows = jnp.shape(leaf)[:1] or rows
     for arg in args:
-        if not isinstance(arg, (jax.Array, np.ndarray)) or _may_be_raw_key(arg):
+        if not _is_array(arg) or _may_be_raw_key(arg):
             continue
         if rows not in ((), (1,)) and arg.shape[:1] == rows:
             raise ValueError(
@@ -145,9 +161,13 @@ def check_no_example_beside(batch: Any, args: tuple[Any, ...]) -> None:
             )
 
 
-def _may_be_raw_key(arg: jax.Array | np.ndarray) -> bool:
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray))
+
+
+def _may_be_raw_key(x: Any) -> bool:
     """Says whether an array is as long as keys of the raw kind, whatever the batch."""
-    return arg.dtype == jnp.uint32 and arg.shape in ((2,), (4,))
+    return _is_array(x) and x.dtype == jnp.uint32 and x.shape in ((2,), (4,))
 
 
 def check_key(key: Any) -> None:

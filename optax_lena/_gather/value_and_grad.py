@@ -16,8 +16,8 @@ from optax_lena._gather.axes import AxisName
 from optax_lena._gather.call import (
     Call,
     check_arrays,
+    check_further,
     check_key,
-    check_no_example_beside,
     check_some_examples,
 )
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
@@ -175,7 +175,7 @@ class Gatherer:
         metric = metric_of(self.layers, preconditioner, params, "params")
         check_key(key)
         check_arrays("`batch`", batch)
-        check_no_example_beside(batch, args)
+        check_further(batch, args, kwargs)
         call = Call(self, params, batch, args, kwargs, weights, key, metric)
         if self.axis_name is not None and axes.is_bound(self.axis_name):
             return ways.over_bound_axis(call, self.axis_name)

@@ -122,8 +122,9 @@ class SpikeLimit:
         allowed = limit * self.usual(state, measured)
         sq_norm = measured.sq_norms()[-1]
         is_spike = (allowed > 0) & (sq_norm > allowed)
-        cut = jnp.sqrt(allowed / jnp.where(is_spike, sq_norm, 1))
-        return jnp.where(measured.overflows, 0, jnp.where(is_spike, cut, 1))
+        # No root of 0: its derivative, of S or of a rate, would not be finite.
+        share = jnp.where(is_spike, allowed / jnp.where(is_spike, sq_norm, 1), 1)
+        return jnp.where(measured.overflows, 0, jnp.sqrt(share))
 
     def remember(
         self, state: SpikeLimitState, factor: jax.Array, measured: Measured

@@ -11,7 +11,7 @@ from flax import nnx
 from optax_lena._checks import check_flag
 from optax_lena._gather import outputs
 from optax_lena._gather.axes import AxisName, is_bound
-from optax_lena._gather.call import check_no_example_beside
+from optax_lena._gather.call import check_further
 from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
@@ -102,7 +102,7 @@ def value_and_grad(
         preconditioner: PyTree | None = None,
         **kwargs: Any,
     ) -> tuple[Any, Any, GradMoments]:
-        check_no_example_beside(batch, args)
+        check_further(batch, args, kwargs)
         loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
         same = loss.same_in_every_microbatch(batch, _own(num_microbatches, axis_name))
         changing = [value is None for value in same]

@@ -205,3 +205,20 @@ def test_a_device_may_close_over_its_own_part():
     expected = optax_lena.value_and_grad(loss_fn, 4)(params, BATCH)[1:]
     got = in_shard_map(gathered)(params, BATCH)
     assert_trees_close(got, expected)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_raw_key_that_all_microbatches_share_is_told_of(by_name):
+    def noisy_loss(params, batch, rng):
+        return jnp.mean((batch + jax.random.normal(rng, batch.shape)) @ params["w"])
+
+    def gathered(rng):
+        gather, params = optax_lena.value_and_grad(noisy_loss, 4), {"w": WEIGHT}
+        if by_name:
+            return gather(params, BATCH, rng=rng)
+        return gather(params, BATCH, rng)
+
+    message = says("jax.random.PRNGKey", "same random numbers", "`key=`")
+    with pytest.warns(RuntimeWarning, match=message):
+        gathered(jax.random.PRNGKey(0))
+    gathered(jax.random.key(0))  # and warns of nothing

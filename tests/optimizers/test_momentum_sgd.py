@@ -63,3 +63,23 @@ def test_moments_given_to_fixed_linear_scaling_change_reports_only():
 
 def test_the_least_values_are_allowed():
     optax_lena.lena(0, 1, warmup_steps=0, momentum=0, weight_decay=0)
+
+
+@pytest.mark.parametrize("factory", [optax_lena.lena, optax_lena.lena_amplified])
+def test_there_is_a_derivative_by_the_batch_scale(factory):
+    """Though no gradient was usual before the first, and none is a spike."""
+    params = helpers.example_params()
+    grads, moments = helpers.example_moments(n=8)
+
+    def after_two_updates(scale):
+        tx, w = factory(0.1, scale), params
+        state = tx.init(w)
+        for _ in range(2):
+            updates, state = tx.update(grads, state, w, moments=moments)
+            w = optax.apply_updates(w, updates)
+        return sum(jnp.vdot(x, x) for x in jax.tree.leaves(w))
+
+    derivative = helpers.jit(jax.grad(after_two_updates))(8.0)
+    above, below = map(helpers.jit(after_two_updates), (8.25, 7.75))
+    difference = (above - below) / 0.5
+    np.testing.assert_allclose(derivative, difference, rtol=0.01)
