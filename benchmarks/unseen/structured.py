@@ -40,8 +40,9 @@ def ranking() -> Task:
 
     def discount(found):
         """Of every item's place in the order of what is found."""
-        ahead = found[:, None] > found[:, :, None]
-        place = jnp.sum(ahead, axis=2)
+        ahead = found[:, None] - found[:, :, None]
+        # Of two that are level each is half ahead, and so is an item of itself.
+        place = jnp.sum(jnp.sign(ahead), axis=2) / 2 + (count - 1) / 2
         return 1 / jnp.log2(2.0 + place)
 
     def ideal(grade):
