@@ -283,8 +283,10 @@ def codebook() -> Task:
 
     return Task(
         name="digits by a book of codes",
-        rate=0.01,
+        rate=0.02,
         rates=(0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.016,
+        muon_rate=0.016,
         init=init,
         loss=loss,
         score=score,

@@ -386,8 +386,9 @@ def thin() -> Task:
 
     return task_of(
         name="fourteen thin blocks behind gates",
-        rate=0.02,
+        rate=0.08,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        adamw_rate=0.016,
         init=init,
         losses=(
             lambda params, batch: jnp.mean((predict(params, batch[0]) - batch[1]) ** 2),

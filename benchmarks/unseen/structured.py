@@ -74,8 +74,11 @@ def ranking() -> Task:
 
     return Task(
         name="lists to be ordered",
-        rate=0.1,
+        rate=0.05,
         rates=(0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+        # Of both: twice and four times as much is level, to the grid's edge.
+        adamw_rate=0.008,
+        muon_rate=0.008,
         init=lambda key: perceptron(key, (width, 32, 32, 1)),
         loss=loss,
         score=score,
@@ -186,6 +189,7 @@ def boxes() -> Task:
         name="boxes in an image",
         rate=0.02,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        adamw_rate=0.008,
         init=init,
         loss=loss,
         score=score,
