@@ -11,6 +11,8 @@ from benchmarks.unseen import (
     rare,
     regression,
     sequences,
+    source,
+    structured,
     unlabelled,
 )
 from benchmarks.unseen.task import Task
@@ -64,7 +66,13 @@ TASKS: dict[str, Callable[[], Task]] = {
     "steady_state": regression.steady_state,
     "adaptation": regression.adaptation,
     "two_players": generative.two_players,
+    "gaps": source.gaps,
+    "selective": source.selective,
+    "ranking": structured.ranking,
+    "boxes": structured.boxes,
+    "codebook": generative.codebook,
+    "thin": regression.thin,
 }
-# The tasks of three independent testers are the last ones.
+# The tasks of four independent testers are the last ones.
 _NAMES = tuple(TASKS)
 OF_TESTERS = _NAMES[_NAMES.index("denoising") :]

@@ -240,3 +240,57 @@ def two_players() -> Task:
         train=(x[:TRAIN], z[:TRAIN]),
         test=(np.sort(x[TRAIN:] @ ways, axis=0), z[TRAIN:]),
     )
+
+
+def codebook() -> Task:
+    """Digits as four words of a book of 32, which is learned; straight through.
+
+    Three losses, of which each moves one part only: the network, the words that were
+    chosen, and the codes towards them. Words that nobody chooses have no gradient.
+    """
+    rng, words, parts, width = np.random.default_rng(6305), 32, 4, 6
+    digits = load_digits(return_X_y=True)[0]
+    digits = digits[rng.permutation(len(digits))]
+    known = digits[:_TRAIN_DIGITS]
+    x = ((digits - known.mean(0)) / known.std()).astype(np.float32)
+
+    def init(key):
+        encoder, decoder, book = jax.random.split(key, 3)
+        return {
+            "encoder": perceptron(encoder, (64, 48, parts * width)),
+            "decoder": perceptron(decoder, (parts * width, 48, 64)),
+            "book": 0.3 * jax.random.normal(book, (words, width)),
+        }
+
+    def coded(params, x):
+        code = outputs(params["encoder"], x, jax.nn.relu).reshape(-1, parts, width)
+        far = jnp.sum((code[:, :, None] - params["book"][None, None]) ** 2, axis=-1)
+        return code, params["book"][far.argmin(-1)]
+
+    def rebuilt(params, code):
+        code = code.reshape(-1, parts * width)
+        return outputs(params["decoder"], code, jax.nn.relu)
+
+    def loss(params, batch):
+        code, word = coded(params, batch[0])
+        kept = code + jax.lax.stop_gradient(word - code)
+        error = jnp.mean(jnp.sum((rebuilt(params, kept) - batch[0]) ** 2, axis=1))
+        learned = jnp.sum((jax.lax.stop_gradient(code) - word) ** 2, axis=(1, 2))
+        bound = jnp.sum((code - jax.lax.stop_gradient(word)) ** 2, axis=(1, 2))
+        return error / 4 + jnp.mean(learned) + jnp.mean(bound) / 4
+
+    def score(params, batch):
+        return explained(rebuilt(params, coded(params, batch[0])[1]), batch[0])
+
+    return Task(
+        name="digits by a book of codes",
+        rate=0.02,
+        rates=(0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.016,
+        muon_rate=0.016,
+        init=init,
+        loss=loss,
+        score=score,
+        train=(x[:_TRAIN_DIGITS],),
+        test=(x[_TRAIN_DIGITS:],),
+    )

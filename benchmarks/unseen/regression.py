@@ -355,3 +355,45 @@ def adaptation() -> Task:
         score=lambda p, batch: explained(found(p, batch), batch[2][:, 5:]),
         **cut(train=(x, noisy), test=(x, noisy, true)),
     )
+
+
+def thin() -> Task:
+    """Fourteen blocks of width twelve, each behind a gate that starts at zero.
+
+    At first the network is linear in its inputs, and only gates have a gradient. What
+    is learned is where a chaotic map takes a point in four steps.
+    """
+    rng, width, depth = np.random.default_rng(6306), 12, 14
+    angle, speed = rng.uniform(0, 2 * np.pi, size=(2, EXAMPLES))
+    x = np.stack([np.sin(angle), np.cos(angle), np.sin(speed), np.cos(speed)], axis=1)
+    for _ in range(4):
+        speed = speed + 0.7 * np.sin(angle)
+        angle = angle + speed
+    true = np.stack([np.sin(angle), np.cos(angle), np.sin(speed), np.cos(speed)], 1)
+    noisy = true + 0.5 * rng.normal(size=true.shape)
+    x, true, noisy = (z.astype(np.float32) for z in (x, true, noisy))
+
+    def init(key):
+        first, last, *others = jax.random.split(key, depth + 2)
+        blocks = [{**dense(one, width, width), "gate": jnp.zeros(())} for one in others]
+        ends = {"in": dense(first, 4, width, 1.0), "out": dense(last, width, 4, 1.0)}
+        return {**ends, "blocks": blocks}
+
+    def predict(params, x):
+        x = apply(params["in"], x)
+        for block in params["blocks"]:
+            x = x + block["gate"] * jax.nn.relu(apply(block, x))
+        return apply(params["out"], x)
+
+    return task_of(
+        name="fourteen thin blocks behind gates",
+        rate=0.08,
+        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        adamw_rate=0.016,
+        init=init,
+        losses=(
+            lambda params, batch: jnp.mean((predict(params, batch[0]) - batch[1]) ** 2),
+            lambda params, batch: explained(predict(params, batch[0]), batch[1]),
+        ),
+        examples=(x, noisy, true),
+    )
