@@ -21,7 +21,6 @@ from optax_lena._transformation import transformation
 class _Options(NamedTuple):
     momentum: ArrayLike
     nesterov: bool
-    accumulator_dtype: Any
     batch_scale: ArrayLike | None
 
 
@@ -48,7 +47,7 @@ def trace_of_examples(
     Returns:
       The transformation.
     """
-    options = _Options(momentum, nesterov, accumulator_dtype, batch_scale)
+    options = _Options(momentum, nesterov, batch_scale)
     init = optax.trace(momentum, nesterov, accumulator_dtype).init
     return transformation(
         init,
@@ -72,7 +71,7 @@ def _update(
     **extra_args: Any,
 ) -> tuple[PyTree, optax.TraceState]:
     del params
-    momentum, nesterov, _, batch_scale = options
+    momentum, nesterov, batch_scale = options
     kept, longer = factors(momentum, batch_scale, **extra_args)
 
     def move(update: jax.Array, trace: jax.Array) -> jax.Array:

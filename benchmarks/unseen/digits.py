@@ -1,9 +1,4 @@
-"""Tasks whose data come with Python or with a dependency."""
-
-import re
-import sysconfig
-from collections import Counter
-from pathlib import Path
+"""Handwritten digits, which come with scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -23,96 +18,8 @@ from benchmarks.unseen.task import (
     unit_norm,
 )
 
-WORDS, CONTEXT, TESTED = 2000, 4, 8000
 # Of the digits, which are 1,797.
 _TRAIN_DIGITS = 1400
-
-
-def words() -> Task:
-    """The next word of Python's own source: most rows of the embedding are rare."""
-    library = Path(sysconfig.get_path("stdlib"))
-    files = sorted(library.glob("*.py"))[:120]
-    text = "".join(file.read_text(errors="ignore") for file in files)
-    tokens = re.findall(r"[A-Za-z_]+|\d+|[^\sA-Za-z_\d]", text)
-    known = [word for word, _ in Counter(tokens).most_common(WORDS - 1)]
-    index = {word: number for number, word in enumerate(known, 1)}
-    ids = np.array([index.get(token, 0) for token in tokens], np.int32)
-    count = len(ids) - CONTEXT
-    order = np.random.default_rng(5).permutation(count)
-    x = np.stack([ids[i : i + count] for i in range(CONTEXT)], axis=1)[order]
-    y = ids[CONTEXT:][order]
-    first = min(count - TESTED, 200_000)
-
-    def init(key):
-        table, hidden, out = jax.random.split(key, 3)
-        return {
-            "embedding": 0.3 * jax.random.normal(table, (WORDS, 24)),
-            "hidden": dense(hidden, 24 * CONTEXT, 64),
-            "out": dense(out, 64, WORDS, 1.0),
-        }
-
-    def predict(params, x):
-        x = params["embedding"][x].reshape(len(x), -1)
-        return apply(params["out"], jnp.tanh(apply(params["hidden"], x)))
-
-    loss, score = classifier(predict)
-    return Task(
-        name="words with an embedding",
-        rate=0.1,
-        rates=(0.05, 0.1, 0.2, 0.5),
-        adamw_rate=0.008,
-        init=init,
-        loss=loss,
-        score=score,
-        train=(x[:first], y[:first]),
-        test=(x[-TESTED:], y[-TESTED:]),
-    )
-
-
-def modules() -> Task:
-    """Which of 40 modules a line of source text is from, by the mean of its words."""
-    library, length = Path(sysconfig.get_path("stdlib")), 16
-    sizes = {file.stat().st_size: file for file in sorted(library.glob("*.py"))}
-    files = [sizes[size] for size in sorted(sizes)[-40:]]
-    lines = [
-        (re.findall(r"[A-Za-z_]+|[^\sA-Za-z_]", line)[:length], number)
-        for number, file in enumerate(files)
-        for line in file.read_text(errors="ignore").splitlines()
-    ]
-    lines = [(words, number) for words, number in lines if len(words) > 2]
-    count = Counter(word for words, _ in lines for word in words)
-    index = {word: i for i, (word, _) in enumerate(count.most_common(WORDS - 1), 1)}
-    x = np.zeros((len(lines), length), np.int32)
-    for row, (words, _) in zip(x, lines, strict=True):
-        row[: len(words)] = [index.get(word, 0) for word in words]
-    y = np.array([number for _, number in lines], np.int32)
-    order = np.random.default_rng(13).permutation(len(lines))
-    x, y = x[order], y[order]
-
-    def init(key):
-        table, hidden, out = jax.random.split(key, 3)
-        return {
-            "embedding": 0.3 * jax.random.normal(table, (WORDS, 32)),
-            "hidden": dense(hidden, 32, 64),
-            "out": dense(out, 64, 40, 1.0),
-        }
-
-    def predict(params, x):
-        mean = params["embedding"][x].mean(1)
-        return apply(params["out"], jax.nn.relu(apply(params["hidden"], mean)))
-
-    loss, score = classifier(predict)
-    return Task(
-        name="modules by their lines",
-        rate=0.1,
-        rates=(0.025, 0.05, 0.1, 0.2),
-        adamw_rate=0.016,
-        init=init,
-        loss=loss,
-        score=score,
-        train=(x[:-4000], y[:-4000]),
-        test=(x[-4000:], y[-4000:]),
-    )
 
 
 def convnet() -> Task:
