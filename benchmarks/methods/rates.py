@@ -63,7 +63,7 @@ FIRST_AMPLIFIED = dataclasses.replace(
     estimator=optax_lena.Averages(relative=True),
     rule=noise_times(8),
 )
-NORMALISED = normalised_rate(1.0, 0)
+NORMALISED = normalised_rate(1.0, 0, growth=1.1)
 # What `lena_adamw` was until its rate was seen to jump above the square root of S.
 FIRST_NORMALISED = dataclasses.replace(
     NORMALISED,

@@ -81,6 +81,9 @@ def lena_adamw(
     Raises:
       ValueError: where an argument is out of its range.
 
+    Warns:
+      RuntimeWarning: from `update`, if the moments are without the preconditioner.
+
     Example:
       >>> import jax, jax.numpy as jnp, optax, optax_lena
       >>> data = jax.random.normal(jax.random.key(0), (64, 8))
@@ -105,7 +108,7 @@ def lena_adamw(
       NeurIPS 2022; Marek et al., *Small Batch Size Training for Language Models*, 2025;
       `AdamScale` in `scaling_rules.py` of AdaptDL.
     """
-    rate = parts.normalised_rate(learning_rate, warmup_steps)
+    rate = parts.normalised_rate(learning_rate, warmup_steps, growth=1.1)
     scale = parts.scale_by_normalised_rate(rate, batch_scale, layers)
     adam = scale_by_adam(
         batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov

@@ -34,12 +34,13 @@ descent = optax.scale(-1.0)
 """Turns scaled gradients into updates."""
 
 
-def normalised_rate(learning_rate: Any, warmup_steps: Any) -> LayerRate:
+def normalised_rate(learning_rate: Any, warmup_steps: Any, growth: float) -> LayerRate:
     """The rate of updates of normalised length, Adam's and Muon's.
 
     Args:
       learning_rate: η, of the base batch, or its schedule over base batches.
       warmup_steps: θ, in base-batch steps.
+      growth: by which a layer's rate may grow in one update, times the last one.
 
     Returns:
       The rate, with its limits.
@@ -49,7 +50,7 @@ def normalised_rate(learning_rate: Any, warmup_steps: Any) -> LayerRate:
         learning_rate,
         rule=normalised_gain,
         warmup=StateAwareWarmup(warmup_steps),
-        guard=GrowthLimit(),
+        guard=GrowthLimit(growth),
         loss_limit=LossLimit(),
     )
 

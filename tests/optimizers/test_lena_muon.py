@@ -77,7 +77,7 @@ def test_agrees_with_float64_where_the_batch_changes_in_mid_run():
         grads, moments = optax_lena.moments_from_stack({"w": stack})
         return tx.update(grads, state, params, moments=moments)
 
-    layer, state = oracle.Layer(oracle.normalised, 8.0, growth=1.1), tx.init(params)
+    layer, state = oracle.Layer(oracle.normalised, 8.0, growth=1.4), tx.init(params)
     momentum, left = np.zeros((3, 4)), 1.0
     for stack, scale in zip(stacks, scales, strict=True):
         updates, state = step(state, stack, jnp.float32(scale))
