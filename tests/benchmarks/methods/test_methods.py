@@ -142,6 +142,7 @@ def test_adamw_with_memories_by_examples_has_the_floor_of_its_momentum():
 
 
 @pytest.mark.slow
+@helpers.PLAIN_MOMENTS
 def test_the_methods_of_muon_differ_from_each_other():
     # A gain for the model grows as those of layers do for the first updates.
     left_out = ("base", "muon_tuned", "lena_muon_whole_model")
