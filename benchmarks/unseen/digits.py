@@ -6,10 +6,12 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from benchmarks.unseen.task import (
+    TRAIN_DIGITS,
     Params,
     Task,
     apply,
     classifier,
+    cut,
     dense,
     explained,
     layer_norm,
@@ -17,9 +19,6 @@ from benchmarks.unseen.task import (
     perceptron,
     unit_norm,
 )
-
-# Of the digits, which are 1,797.
-_TRAIN_DIGITS = 1400
 
 
 def convnet() -> Task:
@@ -53,8 +52,7 @@ def convnet() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=(x[:1300], y[:1300]),
-        test=(x[1300:], y[1300:]),
+        **cut(train=(x, y), test=(x, y), count=1300),
     )
 
 
@@ -93,8 +91,7 @@ def autoencoder() -> Task:
             jnp.mean(jnp.sum((predict(params, batch[0]) - batch[0]) ** 2, axis=1)) / 2
         ),
         score=lambda params, batch: explained(predict(params, batch[0]), batch[0]),
-        train=(x[:1400],),
-        test=(x[1400:],),
+        **cut(train=(x,), test=(x,), count=TRAIN_DIGITS),
     )
 
 
@@ -150,8 +147,7 @@ def patches() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=(x[:_TRAIN_DIGITS], labels[:_TRAIN_DIGITS]),
-        test=(x[_TRAIN_DIGITS:], labels[_TRAIN_DIGITS:]),
+        **cut(train=(x, labels), test=(x, labels), count=TRAIN_DIGITS),
     )
 
 
@@ -192,8 +188,7 @@ def variational() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=(x[:_TRAIN_DIGITS], drawn[:_TRAIN_DIGITS]),
-        test=(x[_TRAIN_DIGITS:], drawn[_TRAIN_DIGITS:]),
+        **cut(train=(x, drawn), test=(x, drawn), count=TRAIN_DIGITS),
     )
 
 

@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from benchmarks.unseen.task import (
     EXAMPLES,
     TRAIN,
+    TRAIN_DIGITS,
     Task,
     apply,
     cut,
@@ -17,22 +18,19 @@ from benchmarks.unseen.task import (
     perceptron,
 )
 
-# Of the digits, which are 1,797.
-_TRAIN_DIGITS = 1400
-
 
 def denoising() -> Task:
     """The noise in a digit, from none to nothing else; the network is told how much."""
     rng, width = np.random.default_rng(9001), 96
     digits = load_digits(return_X_y=True)[0]
     digits = digits[rng.permutation(len(digits))]
-    known = digits[:_TRAIN_DIGITS]
+    known = digits[:TRAIN_DIGITS]
     digits = (digits - known.mean(0)) / known.std()
     # Each digit comes up with many noises; those of the test set are other digits.
     rows = np.concatenate(
         [
-            rng.integers(_TRAIN_DIGITS, size=TRAIN),
-            rng.integers(_TRAIN_DIGITS, len(digits), size=EXAMPLES - TRAIN),
+            rng.integers(TRAIN_DIGITS, size=TRAIN),
+            rng.integers(TRAIN_DIGITS, len(digits), size=EXAMPLES - TRAIN),
         ]
     )
     time = rng.random((EXAMPLES, 1))
@@ -251,7 +249,7 @@ def codebook() -> Task:
     rng, words, parts, width = np.random.default_rng(6305), 32, 4, 6
     digits = load_digits(return_X_y=True)[0]
     digits = digits[rng.permutation(len(digits))]
-    known = digits[:_TRAIN_DIGITS]
+    known = digits[:TRAIN_DIGITS]
     x = ((digits - known.mean(0)) / known.std()).astype(np.float32)
 
     def init(key):
@@ -291,6 +289,5 @@ def codebook() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=(x[:_TRAIN_DIGITS],),
-        test=(x[_TRAIN_DIGITS:],),
+        **cut(train=(x,), test=(x,), count=TRAIN_DIGITS),
     )

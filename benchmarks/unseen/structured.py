@@ -193,6 +193,5 @@ def boxes() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=(x[:10_000], truth[:10_000]),
-        test=(x[10_000:], truth[10_000:]),
+        **cut(train=(x, truth), test=(x, truth), count=10_000),
     )

@@ -10,6 +10,8 @@ import numpy as np
 
 # Of tasks whose data are made.
 EXAMPLES, TRAIN = 60_000, 50_000
+# Of the digits of scikit-learn, which are 1,797.
+TRAIN_DIGITS = 1400
 Params = Any
 Batch = tuple[jax.Array, ...]
 
@@ -53,16 +55,19 @@ class Arrays(TypedDict):
     test: tuple[np.ndarray, ...]
 
 
-def cut(train: Iterable[np.ndarray], test: Iterable[np.ndarray]) -> Arrays:
+def cut(
+    train: Iterable[np.ndarray], test: Iterable[np.ndarray], count: int = TRAIN
+) -> Arrays:
     """The first examples to train on, and the rest to test, as a `Task` takes them.
 
     Args:
       train: arrays with all examples, of which the first are trained on.
       test: likewise, of which the rest are.
+      count: how many are the first.
     """
     return Arrays(
-        train=tuple(array[:TRAIN] for array in train),
-        test=tuple(array[TRAIN:] for array in test),
+        train=tuple(array[:count] for array in train),
+        test=tuple(array[count:] for array in test),
     )
 
 
