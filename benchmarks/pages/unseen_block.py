@@ -38,6 +38,8 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     if len(tried := _tried(family, scores)) > 1:
         title = f"**What {family.methods[family.recommended].label} was or could be**"
         parts += [title, layout.markdown(tried, left=2), PAIRED]
+    if two := _two_microbatches(family, scores):
+        parts.append(two)
     if len(layers := _layers(family, scores)) > 1:
         title = "**One gain for each layer, less one for the whole model**"
         parts += [title, layout.markdown(layers), "Paired by seeds."]
@@ -171,6 +173,32 @@ def _tried(family: Family, scores: Scores) -> list[list[str]]:
         if any(cells):
             rows.append([_name(family, task), str(scale), *cells])
     return rows
+
+
+def _two_microbatches(family: Family, scores: Scores) -> str:
+    """What it costs to measure on two microbatches, and not on S."""
+    gained, behind, rows = [], [], 0
+    for task, scale in _recorded(family, scores):
+        if (few := scores.get((task, family.of_two, scale))) is None:
+            continue
+        many, base = scores[task, family.recommended, scale], scores[task, "base", 1]
+        rows, least = rows + 1, _middle(base)
+        if more := _lost(few, least) - _lost(many, least):
+            behind.append((task, scale, f"{more:+d} lost"))
+        elif not _lost(few, least):
+            own = [a - b for a, b in zip(few, many, strict=True)]
+            gained.append(mean(own))
+            if mean(own) < -max(_error(own), SHARE * least):
+                behind.append((task, scale, _signed(own)))
+    if not rows:
+        return ""
+    named = [f"{_name(family, task)}, S = {s} ({what})" for task, s, what in behind]
+    return (
+        "Two microbatches in place of S, wherever examples do not meet in the loss: "
+        f"{_signed(gained) if gained else 'no'} points over {len(gained)} of {rows} "
+        "rows, in which no run is lost. Where more or fewer are lost, or the score is "
+        f"behind by more than the bar allows: {'; '.join(named) or 'nowhere'}."
+    )
 
 
 def _gained(one: list[float] | None, present: list[float], base: float) -> str:

@@ -50,7 +50,8 @@ def _rows(
             yield "base", 1, one
     elif rate is not None:
         yield "base", 1, rate
-        for scale, method in itertools.product(SCALES, methods):
+        able = [method for method in methods if family.trains(method, task)]
+        for scale, method in itertools.product(SCALES, able):
             yield method, scale, rate
 
 

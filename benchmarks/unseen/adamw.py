@@ -11,7 +11,13 @@ import optax_lena
 from benchmarks.methods.adamw import first_lena_adamw, memories
 from benchmarks.methods.makers import warmed_up
 from benchmarks.unseen.catalogue import OF_TESTERS, TASKS
-from benchmarks.unseen.family import WARMUP, Family, Method, without_loss
+from benchmarks.unseen.family import (
+    WARMUP,
+    Family,
+    Method,
+    of_two_microbatches,
+    without_loss,
+)
 
 # At the base batch, by seeds 100 and 101; of rates that are equally good the largest.
 GRID = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
@@ -71,6 +77,7 @@ ADAMW = Family(
         "lena_adamw": _recommended,
         "lena_adamw_without_loss_model": without_loss(_whole_model),
         "lena_adamw_without_loss": without_loss(_recommended),
+        "lena_adamw_two": of_two_microbatches(_recommended),
         "lena_adamw_first_model": Method(
             "first LENA + AdamW, one layer: the model",
             functools.partial(_first, layers=optax_lena.whole_model),
@@ -78,11 +85,13 @@ ADAMW = Family(
         "lena_adamw_first": Method("first LENA + AdamW, ratios not limited", _first),
     },
     recommended="lena_adamw",
+    of_two="lena_adamw_two",
     own=(
         "lena_adamw",
         "lena_adamw_model",
         "lena_adamw_without_loss",
         "lena_adamw_without_loss_model",
+        "lena_adamw_two",
         "lena_adamw_first",
         "lena_adamw_first_model",
     ),

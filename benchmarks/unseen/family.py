@@ -1,6 +1,7 @@
 """A family: base recipes of one optimizer, and the methods that take them to S."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,11 +28,19 @@ class Method(NamedTuple):
       make: `make(schedule, batch_scale)` returns the optimizer; the schedule is over
         base batches.
       needs_moments: whether its update reads the gradient's moments.
+      num_microbatches: that these are measured on; None: S.
     """
 
     label: str
     make: Callable[[optax.Schedule, int], optax.GradientTransformation]
     needs_moments: bool = True
+    num_microbatches: int | None = None
+
+
+def of_two_microbatches(method: Method) -> Method:
+    """The same method, whose moments are those of two microbatches."""
+    label = f"{method.label}, two microbatches"
+    return method._replace(label=label, num_microbatches=2)
 
 
 def without_loss(method: Method) -> Method:
@@ -70,6 +79,7 @@ class Family:
       developed: tasks on which its rules may be chosen, with seeds of their own.
       pairs: by the label of a row, two methods: one gain for each layer, and one for
         the model.
+      of_two: the recommended method, of two microbatches; none, where it is empty.
       preconditioned: whether moments are those of the gradient as Adam divides it.
     """
 
@@ -83,6 +93,7 @@ class Family:
     own: Sequence[str]
     developed: Sequence[str]
     pairs: Mapping[str, tuple[str, str]]
+    of_two: str = ""
     preconditioned: bool = True
 
     def optimizer(
@@ -94,8 +105,17 @@ class Family:
             return self.base(schedule)
         return self.methods[method].make(schedule, batch_scale)
 
+    def trains(self, method: str, task: Task) -> bool:
+        """Whether a task's microbatches may be those of a method.
+
+        Where examples of one batch meet, they are base batches.
+        """
+        return not (task.mixes_examples and self.methods[method].num_microbatches)
+
     def gradient(self, method: str) -> Gradient:
         """How a method gets its gradient, and what else it reads."""
         if method == "base" or not self.methods[method].needs_moments:
             return plain
-        return measured_for_adam if self.preconditioned else measured
+        gradient = measured_for_adam if self.preconditioned else measured
+        count = self.methods[method].num_microbatches
+        return functools.partial(gradient, num_microbatches=count)

@@ -98,25 +98,41 @@ def plain(
 
 
 def measured(
-    task: Task, batch_scale: int, state: Any, params: Any, batch: Any
+    task: Task,
+    batch_scale: int,
+    state: Any,
+    params: Any,
+    batch: Any,
+    num_microbatches: int | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """The gradient with its moments, and the loss."""
+    """The gradient with its moments, of S microbatches or as many, and the loss."""
     del state
-    return _measured(task, batch_scale, params, batch)
+    return _measured(task, num_microbatches or batch_scale, params, batch)
 
 
 def measured_for_adam(
-    task: Task, batch_scale: int, state: Any, params: Any, batch: Any
+    task: Task,
+    batch_scale: int,
+    state: Any,
+    params: Any,
+    batch: Any,
+    num_microbatches: int | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """The gradient with the moments of what Adam makes of it."""
+    """The gradient with the moments of what Adam makes of it, and the loss."""
     preconditioner = optax_lena.adam_preconditioner(state, params)
-    return _measured(task, batch_scale, params, batch, preconditioner=preconditioner)
+    return _measured(
+        task,
+        num_microbatches or batch_scale,
+        params,
+        batch,
+        preconditioner=preconditioner,
+    )
 
 
 def _measured(
-    task: Task, batch_scale: int, *args: Any, **options: Any
+    task: Task, num_microbatches: int, *args: Any, **options: Any
 ) -> tuple[Any, dict[str, Any]]:
-    gather = optax_lena.value_and_grad(task.loss, batch_scale)
+    gather = optax_lena.value_and_grad(task.loss, num_microbatches)
     value, grads, moments = gather(*args, **options)
     return grads, {"moments": moments, "value": value}
 

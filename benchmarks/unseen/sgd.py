@@ -21,7 +21,13 @@ from benchmarks.methods.rates import (
     noise_times,
 )
 from benchmarks.unseen.catalogue import TASKS
-from benchmarks.unseen.family import WARMUP, Family, Method, without_loss
+from benchmarks.unseen.family import (
+    WARMUP,
+    Family,
+    Method,
+    of_two_microbatches,
+    without_loss,
+)
 
 _LAYERS, _MODEL = optax_lena.per_parameter, optax_lena.whole_model
 
@@ -142,6 +148,7 @@ SGD = Family(
         "amplified_model": _recommended("amplified, one layer: the model", _MODEL),
         "lena_amplified": _recommended("amplified LENA"),
         "amplified_without_loss": without_loss(_recommended("amplified LENA")),
+        "amplified_two": of_two_microbatches(_recommended("amplified LENA")),
         "amplified_any_direction": _by_examples(
             "amplified LENA, steps not compared", AMPLIFIED
         ),
@@ -232,6 +239,7 @@ SGD = Family(
         ),
     },
     recommended="lena_amplified",
+    of_two="amplified_two",
     own=(
         "lena_amplified",
         "amplified_model",
@@ -239,6 +247,7 @@ SGD = Family(
         "adascale_of_examples",
         "lena_of_examples",
         "amplified_without_loss",
+        "amplified_two",
         "amplified_any_direction",
         "amplified_any_direction_model",
         "amplified_any_direction_without_loss",

@@ -184,6 +184,45 @@ def test_a_row_in_which_all_others_are_lost_counts(own, expected):
     assert f"loses runs in {lost} of 1 rows" in unseen_block.sentence(recorded)
 
 
+@pytest.mark.parametrize(
+    ("of_two", "expected"),
+    [
+        (70.5, "+0.5 ± nan points over 1 of 1 rows"),
+        (70.5, "allows: nowhere."),
+        (68.0, "allows: words *, S = 16 (-2.0 ± 0.0)."),
+        (None, "over 0 of 1 rows, "),
+        (None, "allows: words *, S = 16 (+3 lost)."),
+    ],
+)
+def test_two_microbatches_stand_beside_all(of_two, expected):
+    values = {"base": 80.0, "lena_amplified": 70.0, "amplified_two": of_two}
+    recorded = [
+        score(method, 1 if method == "base" else 16, seed, value)
+        for method, value in values.items()
+        for seed in (0, 1, 2)
+    ]
+    assert expected in unseen_block.block(recorded)
+
+
+def test_methods_of_two_microbatches_leave_out_tasks_whose_examples_meet():
+    able = {
+        name: SGD.trains("amplified_two", program.TASKS[name]())
+        for name in ("words", "batch_norm")
+    }
+    assert able == {"words": True, "batch_norm": False}
+    assert SGD.trains("lena_amplified", program.TASKS["batch_norm"]())
+
+
+def test_a_method_is_measured_on_its_own_number_of_microbatches(monkeypatch):
+    counts = []
+    gather = lambda loss, n: counts.append(n) or (lambda *a, **k: (0, 0, 0))
+    monkeypatch.setattr(run.optax_lena, "value_and_grad", gather)
+    task = program.TASKS["words"]()
+    for method in ("lena_amplified", "amplified_two"):
+        SGD.gradient(method)(task, 16, None, None, None)
+    assert counts == [16, 2]
+
+
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_base_run_that_is_lost_is_less_than_all_others(lost):
     """Wherever it stands, the run in the middle is one that trained."""
