@@ -97,7 +97,10 @@ def filled() -> dict[Path, str]:
     fill(SMALL_PAGE, "unseen_tasks", tasks_block.block(small))
     for recipe, page in UNSEEN_PAGES.items():
         if scores := small[recipe]:
-            fill(page, FAMILIES[recipe].records, unseen_block.block(scores, recipe))
+            name = FAMILIES[recipe].records
+            fill(page, name, unseen_block.block(scores, recipe))
+            if block := unseen_block.at_other_scales(scores, recipe):
+                fill(page, f"{name}_scales", block)
         at_rates = rates_file(FAMILIES[recipe])
         if others := files.read_if_there(kept(at_rates), Score):
             block = unseen_block.at_other_rates(others, scores, recipe)

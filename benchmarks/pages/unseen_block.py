@@ -24,16 +24,16 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
         base rates are left out.
       recipe: a key of `FAMILIES`.
     """
+    recorded = [one for one in recorded if one.batch_scale in (1, *SCALES)]
     family, scores = FAMILIES[recipe], _scores(recorded)
     where = _where(recorded, f"python -m benchmarks.unseen --recipe {recipe}")
     beside = _beside_the_best(family, scores)
-    held = sum(row[-1] == "holds" for row in beside)
     parts = [
         layout.markdown(_table(family, scores), left=2),
         LEGEND,
         f"**{family.methods[family.recommended].label} beside the best of the others**",
         layout.markdown(beside, left=3),
-        f"{BAR} It holds in {held} rows of {len(beside) - 1}.",
+        f"{BAR} {_held(beside)}",
     ]
     if len(tried := _tried(family, scores)) > 1:
         title = f"**What {family.methods[family.recommended].label} was or could be**"
@@ -56,7 +56,8 @@ def sentence(
       recipe: likewise.
       tasks: what they are called, or a link with that name.
     """
-    family, scores = FAMILIES[recipe], _scores(recorded)
+    family = FAMILIES[recipe]
+    scores = _scores([one for one in recorded if one.batch_scale in (1, *SCALES)])
     rows = _beside_the_best(family, scores)[1:]
     unseen = [row for row in rows if not row[0].endswith("*")]
     every, new = (len({row[0] for row in some}) for some in (rows, unseen))
@@ -70,6 +71,30 @@ def sentence(
         f"re-tuning; on the {new} tasks that no rule was chosen on, in {held[1]} of "
         f"{len(unseen)}."
     )
+
+
+def at_other_scales(recorded: Sequence[Score], recipe: str = "sgd") -> str:
+    """Scores at S that the block does not show; nothing where there are none.
+
+    Args:
+      recorded: as the block takes it.
+      recipe: likewise.
+    """
+    large = [one for one in recorded if one.batch_scale not in (1, *SCALES)]
+    if not large:
+        return ""
+    ran = {one.task for one in large}
+    base = [one for one in recorded if one.batch_scale == 1 and one.task in ran]
+    family, scores = FAMILIES[recipe], _scores([*base, *large])
+    beside = _beside_the_best(family, scores)
+    command = f"python -m benchmarks.unseen --recipe {recipe} --scales S"
+    parts = [
+        layout.markdown(_table(family, scores), left=2),
+        layout.markdown(beside, left=3),
+        _held(beside),
+        _where(large, command),
+    ]
+    return layout.block(parts)
 
 
 def at_other_rates(
@@ -142,7 +167,8 @@ def _name(family: Family, task: str) -> str:
 
 def _recorded(family: Family, scores: Scores) -> list[tuple[str, int]]:
     """The tasks and S at which the recommended optimizer has run."""
-    pairs = [(task, scale) for task in TASKS for scale in SCALES]
+    scales = sorted({scale for _, _, scale in scores})
+    pairs = [(task, scale) for task in TASKS for scale in scales]
     return [(t, s) for t, s in pairs if (t, family.recommended, s) in scores]
 
 
@@ -257,6 +283,11 @@ def _beside_the_best(family: Family, scores: Scores) -> list[list[str]]:
             cells = [_signed(gained), "holds" if holds else "missed"]
         rows.append([_name(family, task), str(scale), rival, *cells])
     return rows
+
+
+def _held(beside: Sequence[Sequence[str]]) -> str:
+    held = sum(row[-1] == "holds" for row in beside)
+    return f"It holds in {held} rows of {len(beside) - 1}."
 
 
 def _labelled(family: Family, method: str, scores: Sequence[float]) -> str:

@@ -8,8 +8,9 @@ by seeds of 200 and more, together with the validation data of text, digits and 
 each family names such tasks as `developed`. The other tasks stay unseen until a rule is
 fixed, and new ones are added when one is.
 A cosine over 8,192 base steps of 16 examples, and warm-ups of 5 %. Scores are taken
-when a run has seen the base run's examples. `--rate` takes
-another one, for records in a file of their own, `results/unseen_rates.jsonl`.
+when a run has seen the base run's examples. `--scales` takes other S than those of the
+tables, each a divisor of 8,192, and `--rate` another rate, for records in a file of
+their own, `results/unseen_rates.jsonl`.
 """
 
 import itertools
@@ -24,7 +25,7 @@ from benchmarks.unseen.adamw import ADAMW
 from benchmarks.unseen.catalogue import TASKS
 from benchmarks.unseen.family import Family
 from benchmarks.unseen.muon import MUON
-from benchmarks.unseen.run import Score, scores
+from benchmarks.unseen.run import BASE_STEPS, Score, scores
 from benchmarks.unseen.sgd import SGD
 from benchmarks.unseen.task import Task
 
@@ -42,6 +43,7 @@ def _rows(
     task: Task,
     rate: float | None,
     methods: Sequence[str],
+    scales: Sequence[int],
     tunes: bool,
 ) -> Iterator[tuple[str, int, float]]:
     """Method, S and rate of every row."""
@@ -51,7 +53,7 @@ def _rows(
     elif rate is not None:
         yield "base", 1, rate
         able = [method for method in methods if family.trains(method, task)]
-        for scale, method in itertools.product(SCALES, able):
+        for scale, method in itertools.product(scales, able):
             yield method, scale, rate
 
 
@@ -62,13 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     family = FAMILIES[options.recipe]
     with command.checking("argument --methods"):
         methods = _methods(family, options.methods)
+    with command.checking("argument --scales"):
+        scales = _scales(options.scales)
     path = kept(family.records if options.rate is None else rates_file(family))
     done = {one.key for one in files.read_if_there(path, Score)}
     seeds = TUNING_SEEDS if options.tune else SEEDS
     for name in options.tasks:
         task = TASKS[name]()
         own = options.rate or family.rate(task)
-        for method, scale, rate in _rows(family, task, own, methods, options.tune):
+        for method, scale, rate in _rows(
+            family, task, own, methods, scales, options.tune
+        ):
             left = [s for s in seeds if (name, method, scale, s, rate) not in done]
             if left:
                 tx = family.optimizer(method, rate, scale)
@@ -112,6 +118,14 @@ def _methods(family: Family, chosen: Sequence[str] | None) -> Sequence[str]:
     return chosen or tuple(family.methods)
 
 
+def _scales(chosen: Sequence[int] | None) -> Sequence[int]:
+    """Those that were asked for, or those of the tables."""
+    for scale in chosen or ():
+        if BASE_STEPS % scale:
+            raise ValueError(f"S must divide {BASE_STEPS} base steps, got {scale}.")
+    return chosen or SCALES
+
+
 def _parser() -> command.Parser:
     parser = command.Parser(__doc__)
     parser.add_argument(
@@ -130,6 +144,13 @@ def _parser() -> command.Parser:
         help=", ".join(TASKS),
     )
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all")
+    parser.add_argument(
+        "--scales",
+        nargs="+",
+        type=command.whole(2, 512),
+        metavar="S",
+        help=f"default: {', '.join(map(str, SCALES))}",
+    )
     rates = parser.add_mutually_exclusive_group()
     rates.add_argument("--rate", type=command.rate, help="default: of the task")
     rates.add_argument(

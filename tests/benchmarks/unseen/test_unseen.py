@@ -58,6 +58,15 @@ def test_what_is_unknown_is_one_line(option, short, capsys):
     assert not short.exists()
 
 
+def test_a_scale_that_does_not_divide_the_run_is_one_line(short, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program.main([*RUN, "--scales", "4", "100"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "--scales" in error and "100" in error
+    assert not short.exists()
+
+
 @pytest.mark.slow
 def test_another_rate_has_a_file_of_its_own(short, monkeypatch, tmp_path):
     monkeypatch.setattr(program, "kept", lambda name: tmp_path / name)
@@ -244,6 +253,28 @@ def test_scores_at_another_rate():
     row = next(line for line in text.splitlines() if line.startswith("| words"))
     assert row.startswith("| words * | 0.1 | 16 | 80.0 ± 0.0 | **70.0 ± 0.0** |")
     assert row.endswith("| 3 of 3 lost |")
+
+
+def test_other_scales_have_a_table_of_their_own():
+    recorded = [
+        score(method, scale, seed, value + seed / 10)
+        for method, scale, value in (
+            ("base", 1, 80.0),
+            ("lena", 16, 70.0),
+            ("lena_amplified", 16, 75.0),
+            ("lena", 128, 50.0),
+            ("lena_amplified", 128, 55.0),
+        )
+        for seed in (0, 1, 2)
+    ]
+    usual = unseen_block.block(recorded)
+    assert "| words * | 16 |" in usual and "| words * | 128 |" not in usual
+    other = unseen_block.at_other_scales(recorded)
+    assert "| words * | 128 | 80.1 ± 0.1 | 50.1 ± 0.1 | **55.1 ± 0.1** |" in other
+    assert "| words * | 128 | LENA, 50.1 ± 0.1 | +5.0 ± 0.0 | holds |" in other
+    assert "| words * | 16 |" not in other and "holds in 1 rows of 1." in other
+    assert not unseen_block.at_other_scales(recorded[:9])
+    assert "of 1 rows" in unseen_block.sentence(recorded)
 
 
 def test_what_was_not_recorded_is_left_out():
