@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_is, check_loss, check_number, check_optimizer
+from optax_lena._checks import check_loss, check_number, check_optimizer
 from optax_lena._gather.preconditioner import Preconditioner, check_preconditioner
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import PyTree, zeros_of
@@ -110,6 +110,7 @@ def accumulate(
     return transformation(
         functools.partial(_init, tx, layers),
         functools.partial(_update, tx, every_k, layers, preconditioner),
+        AccumulateState,
     )
 
 
@@ -146,9 +147,8 @@ def _update(
             "call is not known, and every gain stays 1. Accumulate 2 calls or more, or "
             "pass `moments=`.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    check_is("state", state, AccumulateState, "tx.init(params)")
     multipliers = None
     if preconditioner is not None:
         multipliers = preconditioner(state.inner_state, grads)

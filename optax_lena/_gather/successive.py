@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_is, check_optimizer
+from optax_lena._checks import check_optimizer
 from optax_lena._dtypes import accumulation_dtype
 from optax_lena._gather.preconditioner import Preconditioner, check_preconditioner
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
@@ -95,6 +95,7 @@ def from_successive_gradients(
     return transformation(
         functools.partial(_init, tx),
         functools.partial(_update, tx, layers, preconditioner),
+        SuccessiveState,
     )
 
 
@@ -118,7 +119,6 @@ def _update(
             "call tx.update without `moments`, or use the optimizer that it wraps. It "
             "may stand inside `accumulate`, which gives them: one of the two is enough."
         )
-    check_is("state", state, SuccessiveState, "tx.init(params)")
     multipliers = None
     if preconditioner is not None:
         multipliers = preconditioner(state.inner_state, grads)

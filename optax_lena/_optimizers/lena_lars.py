@@ -132,6 +132,7 @@ def lena_lars(
     return transformation(
         functools.partial(_init, links),
         functools.partial(_update, links, learning_rate),
+        LenaLarsState,
     )
 
 

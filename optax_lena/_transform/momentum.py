@@ -49,10 +49,7 @@ def trace_of_examples(
     """
     options = _Options(momentum, nesterov, batch_scale)
     init = optax.trace(momentum, nesterov, accumulator_dtype).init
-    return transformation(
-        init,
-        functools.partial(_update, options),
-    )
+    return transformation(init, functools.partial(_update, options), optax.TraceState)
 
 
 def factors(

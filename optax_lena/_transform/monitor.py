@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from optax_lena._checks import check_is, check_optimizer
+from optax_lena._checks import check_optimizer
 from optax_lena._measure.layers import Layers, check_regex, per_parameter
 from optax_lena._measure.layout import PyTree, parameter_names
 from optax_lena._measure.moments import GradMoments
@@ -82,6 +82,7 @@ def monitor(
     return transformation(
         functools.partial(_init, tx, lena, only),
         functools.partial(_update, tx, lena, only),
+        MonitorState,
     )
 
 
@@ -111,7 +112,6 @@ def _update(
     moments: GradMoments | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, MonitorState]:
-    check_is("state", state, MonitorState, "tx.init(params)")
     # What wrappers say of the moments is for both; a loss is for the optimizer alone.
     is_half = extra_args.get("is_half", False)
     watched = _watched(grads, only)

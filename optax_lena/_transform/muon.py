@@ -67,6 +67,7 @@ def momentum_of_examples(
     return transformation(
         functools.partial(_init, options),
         functools.partial(_update, options),
+        MomentumState,
     )
 
 

@@ -127,6 +127,7 @@ def scale_by_adam(
     return transformation(
         functools.partial(_init, options),
         functools.partial(_update, options),
+        AdamState,
     )
 
 

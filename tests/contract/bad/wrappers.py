@@ -75,6 +75,20 @@ OF_WRAPPERS = [
         (ol.lena_amplified(0.1, 2, momentum=None).init(PARAMS), "ScaleByLenaState"),
     ),
     *bad(
+        "lena_lars",
+        "state",
+        lambda x: updated_from(x, ol.lena_lars(0.1, 2)),
+        "LenaLarsState",
+        (LENA.init(PARAMS), "an object of type tuple"),
+    ),
+    *bad(
+        "scale_by_adam",
+        "state",
+        lambda x: updated_from(x, ol.scale_by_adam(2)),
+        "AdamState",
+        (optax.scale_by_adam().init(PARAMS), "ScaleByAdamState"),
+    ),
+    *bad(
         "accumulate",
         "tx",
         lambda x: ol.accumulate(x, 2),
