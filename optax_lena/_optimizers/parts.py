@@ -27,6 +27,7 @@ from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.loss_limit import LossLimit
 from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.momentum import trace_of_examples
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transformation import transformation
 
@@ -124,11 +125,22 @@ def decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
 def buffer(
     momentum: Any, nesterov: bool, accumulator_dtype: Any
 ) -> optax.GradientTransformation:
-    """The momentum buffer of `optax.sgd`; none if `momentum` is None."""
+    """The momentum buffer of `optax.sgd`; none if `momentum` is None.
+
+    It keeps its dtype, where that of `optax.trace` takes the dtype of wider gradients.
+
+    Args:
+      momentum: β, in [0, 1), or None.
+      nesterov: whether to look ahead.
+      accumulator_dtype: the dtype of the buffer; None: that of the parameters.
+
+    Returns:
+      The transformation.
+    """
     check_buffer(momentum, nesterov, accumulator_dtype)
     if momentum is None:
         return optax.identity()
-    return optax.trace(momentum, nesterov, accumulator_dtype)
+    return trace_of_examples(1, momentum, nesterov, accumulator_dtype)
 
 
 def check_buffer(momentum: Any, nesterov: Any, accumulator_dtype: Any) -> None:
