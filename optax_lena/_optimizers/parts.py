@@ -19,6 +19,7 @@ from optax_lena._checks import (
     check_steps,
     check_weight_decay,
 )
+from optax_lena._masks import masked
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
@@ -114,12 +115,11 @@ def decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
     Returns:
       The transformation.
     """
-    check_weight_decay(weight_decay, mask)
+    check_weight_decay(weight_decay)
     # Only a plain 0 is known to be none; optax.inject_hyperparams passes arrays.
-    if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
-        return optax.add_decayed_weights(weight_decay, mask)
-    nothing = optax.identity()
-    return nothing if mask is None else optax.masked(nothing, mask)
+    is_none = isinstance(weight_decay, (int, float)) and weight_decay == 0
+    added = optax.identity() if is_none else optax.add_decayed_weights(weight_decay)
+    return masked(added, "weight_decay_mask", mask)
 
 
 def buffer(
