@@ -47,6 +47,26 @@ def replicated(x: jax.Array) -> jax.Array:
     return reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
+def shard_like(tree: Any, like: Any) -> Any:
+    """Gives arrays the sharding that is part of the types of others, if it is.
+
+    Args:
+      tree: gradients or updates.
+      like: a pytree of the same structure, such as the parameters.
+
+    Returns:
+      The arrays, sharded where mesh axes are explicit.
+    """
+
+    def shard(x: jax.Array, other: jax.Array) -> jax.Array:
+        sharding = jax.typeof(other).sharding
+        is_typed = AxisType.Explicit in sharding.mesh.axis_types
+        is_same = jax.typeof(x).sharding == sharding
+        return reshard(x, sharding) if is_typed and not is_same else x
+
+    return jax.tree.map(shard, tree, like)
+
+
 def bound_axes() -> list[str]:
     """Returns the bound axes of the mesh that have several devices."""
     mesh = jax.sharding.get_abstract_mesh()

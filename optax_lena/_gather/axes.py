@@ -356,15 +356,3 @@ def gather_typed(params: PyTree, axis_name: AxisName) -> PyTree:
         return p if is_whole else reshard(p, NamedSharding(sharding.mesh, spec))
 
     return jax.tree.map(gather, params)
-
-
-def shard_like(grads: PyTree, params: PyTree) -> PyTree:
-    """Gives gradients the sharding that is part of the parameters' types, if any."""
-
-    def shard(g: jax.Array, p: jax.Array) -> jax.Array:
-        sharding = jax.typeof(p).sharding
-        is_typed = AxisType.Explicit in sharding.mesh.axis_types
-        is_same = jax.typeof(g).sharding == sharding
-        return reshard(g, sharding) if is_typed and not is_same else g
-
-    return jax.tree.map(shard, grads, params)

@@ -23,6 +23,7 @@ from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transform.scale_by_adam import average
 from optax_lena._transformation import transformation
+from optax_lena._types import replicated, shard_like
 
 
 class MomentumState(NamedTuple):
@@ -175,11 +176,21 @@ def _orthogonalise(
     is_matrix = are_matrices(orthogonal, averaged)
     matrices = jax.tree.map(lambda own, x: x if own else None, is_matrix, averaged)
     check_no_shards("lena_muon", matrices, moments)
-    directions, _ = orthogonal.update(averaged, orthogonal.init(averaged), averaged)
+    # Where mesh axes are explicit, products of shards have no type of their own.
+    whole = jax.tree.map(
+        lambda own, x: replicated(x) if own else x, is_matrix, averaged
+    )
+    # Muon divides by the sides of a matrix, which may have no entries.
+    some = optax.masked(orthogonal, _have_entries)
+    directions, _ = some.update(whole, some.init(whole), whole)
     updates = jax.tree.map(
         lambda own, new, old: new if own else old, is_matrix, directions, averaged
     )
-    return updates, state
+    return shard_like(updates, averaged), state
+
+
+def _have_entries(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.size > 0, tree)
 
 
 def are_matrices(orthogonal: optax.GradientTransformation, params: PyTree) -> PyTree:
