@@ -19,6 +19,10 @@ from tests.contract.bad.rows import (
 )
 
 MODEL = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+_MULTI = optax.MultiSteps(LENA, 2)
+MULTI_STEPS = [
+    (tx, "got optax.MultiSteps") for tx in (_MULTI, _MULTI.gradient_transformation())
+]
 WITH_KEY = lambda model, x, key: model(x).mean()
 
 
@@ -96,6 +100,20 @@ OF_WRAPPERS = [
         None,
         ol.lena,
         "lena",
+    ),
+    *bad(
+        "accumulate",
+        "tx",
+        lambda x: ol.accumulate(x, 2),
+        "optax_lena.accumulate",
+        *MULTI_STEPS,
+    ),
+    *bad(
+        "from_successive_gradients",
+        "tx",
+        lambda x: ol.from_successive_gradients(x),
+        "optax_lena.accumulate",
+        *MULTI_STEPS,
     ),
     *bad(
         "accumulate",
