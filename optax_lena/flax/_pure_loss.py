@@ -90,6 +90,10 @@ class PureLoss:
         self.state_def = jax.tree.structure((rest, node_rest, *counts))
         return loss, aux, (rest, node_rest, *counts), after
 
+    def random_states(self) -> tuple[Any, Any]:
+        """Returns the random streams of the model, and of the further arguments."""
+        return self.rngs, self.nodes_state[0]
+
     def same_in_every_microbatch(self, batch: PyTree, count: int) -> list[Any]:
         """Finds out what becomes of the variables that do not depend on examples.
 

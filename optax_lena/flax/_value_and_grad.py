@@ -11,7 +11,7 @@ from flax import nnx
 from optax_lena._checks import check_flag
 from optax_lena._gather import outputs
 from optax_lena._gather.axes import AxisName, is_bound
-from optax_lena._gather.call import check_further
+from optax_lena._gather.call import check_further, check_some_examples
 from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
@@ -104,7 +104,11 @@ def value_and_grad(
     ) -> tuple[Any, Any, GradMoments]:
         check_further(batch, args, kwargs)
         loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
-        same = loss.same_in_every_microbatch(batch, _own(num_microbatches, axis_name))
+        is_mapped = axis_name is not None and is_bound(axis_name)
+        if not is_mapped:
+            check_some_examples(batch, (args, kwargs, key, *loss.random_states()))
+        devices = jax.lax.axis_size(axis_name) if is_mapped else 1
+        same = loss.same_in_every_microbatch(batch, num_microbatches // devices)
         changing = [value is None for value in same]
         f = dataclasses.replace(
             gatherer, loss_fn=functools.partial(loss, changing=changing)
@@ -120,10 +124,3 @@ def value_and_grad(
         return (value, aux) if has_aux else value, grads, moments
 
     return gather
-
-
-def _own(num_microbatches: int, axis_name: AxisName | None) -> int:
-    """Returns how many of them are this device's."""
-    is_mapped = axis_name is not None and is_bound(axis_name)
-    devices = jax.lax.axis_size(axis_name) if is_mapped else 1
-    return num_microbatches // devices

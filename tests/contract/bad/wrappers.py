@@ -287,6 +287,13 @@ OF_FLAX = [
     ),
     *bad(
         "flax.value_and_grad",
+        "batch",
+        lambda x: flax_gather(lambda model, x: model(jnp.ones(2)).mean())(MODEL, x),
+        "must hold the examples",
+        None,
+    ),
+    *bad(
+        "flax.value_and_grad",
         "key",
         lambda x: flax_gather(WITH_KEY)(MODEL, jnp.ones((4, 2)), key=x),
         "one PRNG key",
