@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 
@@ -31,6 +32,15 @@ def shard_axes(tree: Any, whole: Any) -> tuple[tuple[str, ...], ...]:
     """
     own = frozenset().union(*map(varying, jax.tree.leaves(whole)))
     return tuple(tuple(sorted(varying(leaf) - own)) for leaf in jax.tree.leaves(tree))
+
+
+def zeros_of(leaf: Any, dtype: Any) -> jax.Array:
+    """Returns zeros of an array's shape that vary and are sharded as its type says."""
+    axes = varying(leaf)
+    if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None and axes:
+        zeros = jnp.zeros(leaf.shape, dtype)
+        return jax.lax.pcast(zeros, tuple(sorted(axes)), to="varying")
+    return jnp.zeros_like(leaf, dtype=dtype)
 
 
 def replicated(x: jax.Array) -> jax.Array:

@@ -77,6 +77,8 @@ TESTS = {
         "gather/test_tensor_parallel.py",
         "gather/test_sharding.py",
     ),
+    "_measure/entries.py": ("measure/test_layout.py", "reports/test_report.py"),
+    "_measure/parameters.py": ("measure/test_layout.py", "measure/test_metric.py"),
     "_measure/sums.py": ("measure/test_sums.py", "measure/test_metric.py"),
     "_measure/moments.py": ("measure/test_moments.py", "measure/test_sums.py"),
     "_measure/metric.py": ("measure/test_metric.py", "measure/test_sums.py"),

@@ -16,10 +16,11 @@ import optax
 from optax_lena._checks import check_loss, check_number
 from optax_lena._gather.wrapped import Preconditioner, multipliers_of, wrapped
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree, zeros_of
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments, check_weights
 from optax_lena._measure.sums import IncrementalMoments, MomentSums, divide, weigh
 from optax_lena._transformation import transformation
+from optax_lena._types import zeros_of
 
 EveryK = int | Callable[[jax.Array], jax.typing.ArrayLike]
 

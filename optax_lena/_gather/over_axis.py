@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from optax_lena._gather import axes
 from optax_lena._gather.axes import AxisName
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import (
     GradMoments,
@@ -84,7 +84,7 @@ def moments_over_axis(
         )
     count = jax.lax.axis_size(axis_name)
     check_num_microbatches(count)
-    axes.check_local(grads, parameter_names(grads), axis_name)
+    axes.check_local(grads, axis_name)
     own = check_weights(weight, (), equal=1 / count, name="weight")
     metric = metric_of(layers, preconditioner, grads)
     metric = axes.metric_of_shards(metric, grads, axis_name, param_specs)

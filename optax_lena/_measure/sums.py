@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from optax_lena._checks import check_is
 from optax_lena._dtypes import accumulation_dtype, weight_dtype, without_dtype
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import PyTree, layout_of, parameter_names, zeros_of
+from optax_lena._measure.layout import PyTree, layout_of
 from optax_lena._measure.metric import Metric, ShardedMetric, metric_of
 from optax_lena._measure.moments import (
     GradMoments,
@@ -25,6 +25,8 @@ from optax_lena._measure.moments import (
     check_weights,
     moments_in,
 )
+from optax_lena._measure.parameters import leaves_by_name
+from optax_lena._types import zeros_of
 
 
 class MomentSums(NamedTuple):
@@ -260,7 +262,7 @@ def unpack(packed: jax.Array, like: PyTree) -> PyTree:
 def _check_like(name: str, tree: PyTree, grads: PyTree) -> None:
     """Raises a `ValueError` unless `tree` has the shapes that the sums have."""
     given, expected = (
-        dict(zip(parameter_names(x), map(jnp.shape, jax.tree.leaves(x)), strict=True))
+        {name: jnp.shape(leaf) for name, leaf in leaves_by_name(x).items()}
         for x in (tree, grads)
     )
     if given != expected:

@@ -10,8 +10,9 @@ import optax
 
 from optax_lena._checks import check_optimizer
 from optax_lena._measure.layers import Layers, check_regex, per_parameter
-from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
+from optax_lena._measure.parameters import parameter_names, tree_of_names
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
@@ -133,9 +134,8 @@ def _watched(tree: PyTree, only: str | None) -> PyTree:
     """Masks the parameters in whose names `only` is not found."""
     if only is None:
         return tree
-    names = jax.tree.unflatten(jax.tree.structure(tree), parameter_names(tree))
     return jax.tree.map(
         lambda name, leaf: leaf if re.search(only, name) else optax.MaskedNode(),
-        names,
+        tree_of_names(tree),
         tree,
     )

@@ -16,8 +16,9 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_batch_scale, check_beta, check_dtype, check_flag
-from optax_lena._measure.layout import PyTree, check_no_shards
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import is_masked
+from optax_lena._measure.parameters import check_no_shards
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of

@@ -21,7 +21,6 @@ from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import (
     Layout,
     PyTree,
-    check_inexact,
     layout_of,
     scale_leaves,
 )
@@ -31,6 +30,7 @@ from optax_lena._measure.moments import (
     check_count,
     check_moments,
 )
+from optax_lena._measure.parameters import check_inexact
 from optax_lena._parts.estimate import Measured, measure, not_measured
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.reference import follow_authors
