@@ -80,7 +80,6 @@ def value_and_grad(
       >>> sorted(optax_lena.layer_report(optimizer.opt_state))
       ['bias', 'kernel']
     """
-    options = {"axis_name": axis_name, "spread": spread, "layers": layers}
     check_flag("has_aux", has_aux)
     outputs.check_kinds(aux, has_aux)
     # One gatherer: its options are checked before it is called.
@@ -89,8 +88,10 @@ def value_and_grad(
         num_microbatches,
         has_aux=True,
         aux=(outputs.SHAPE if aux is None else aux, outputs.SHAPE),
+        axis_name=axis_name,
+        spread=spread,
+        layers=layers,
         param_specs=param_specs,
-        **options,
     )
 
     def gather(
@@ -104,23 +105,24 @@ def value_and_grad(
     ) -> tuple[Any, Any, GradMoments]:
         check_further(batch, args, kwargs)
         loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
-        is_mapped = axis_name is not None and is_bound(axis_name)
-        if not is_mapped:
+        own = _own(num_microbatches, axis_name)
+        if own == num_microbatches:
             check_some_examples(batch, (args, kwargs, key, *loss.random_states()))
-        devices = jax.lax.axis_size(axis_name) if is_mapped else 1
-        same = loss.same_in_every_microbatch(batch, num_microbatches // devices)
+        same = loss.same_in_every_microbatch(batch, own)
         changing = [value is None for value in same]
-        f = dataclasses.replace(
-            gatherer, loss_fn=functools.partial(loss, changing=changing)
-        )
-        (value, (aux, changed)), grads, moments = f(
-            loss.params,
-            batch,
-            weights=weights,
-            key=jax.random.key(0) if key is None else key,
-            preconditioner=preconditioner,
-        )
+        pure = functools.partial(loss, changing=changing)
+        key = jax.random.key(0) if key is None else key
+        given = {"weights": weights, "key": key, "preconditioner": preconditioner}
+        f = dataclasses.replace(gatherer, loss_fn=pure)
+        (value, (aux, changed)), grads, moments = f(loss.params, batch, **given)
         loss.write(same, changed)
         return (value, aux) if has_aux else value, grads, moments
 
     return gather
+
+
+def _own(num_microbatches: int, axis_name: AxisName | None) -> int:
+    """Returns how many of them are this device's."""
+    is_mapped = axis_name is not None and is_bound(axis_name)
+    devices = jax.lax.axis_size(axis_name) if is_mapped else 1
+    return num_microbatches // devices
