@@ -14,7 +14,7 @@ from optax_lena._gather import outputs, passes
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments, check_weights
-from optax_lena._measure.sums import MomentSums, divide, finish, pack
+from optax_lena._measure.sums import divide, finish, pack
 from optax_lena._types import shard_like
 
 
@@ -90,8 +90,7 @@ class Call:
             shapes[0],
         )
         mean_grads = shard_like(mean_grads, self.params)
-        means = MomentSums(mean_grads, micro, jnp.ones(()), jnp.int32(0))
-        grads, moments = finish(means, count, self.metric, self.params)
+        grads, moments = finish(mean_grads, micro, count, self.metric, self.params)
         return value, grads, moments
 
 

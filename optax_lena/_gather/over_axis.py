@@ -13,7 +13,7 @@ from optax_lena._measure.moments import (
     check_num_microbatches,
     check_weights,
 )
-from optax_lena._measure.sums import MomentSums, divide, finish, pack, weigh
+from optax_lena._measure.sums import divide, finish, pack, weigh
 
 
 def moments_over_axis(
@@ -89,10 +89,11 @@ def moments_over_axis(
     metric = metric_of(layers, preconditioner, grads)
     metric = axes.metric_of_shards(metric, grads, axis_name, param_specs)
     norms = pack(metric.sq_norms(grads))
-    counted = (own != 0).astype(jnp.int32)
     weighed = jax.tree.map(lambda x: weigh(own, x), (grads, norms))
     if weight is None:
-        total, micro = jax.lax.psum(weighed, axis_name)
-        return finish(MomentSums(total, micro, own, counted), count, metric, grads)
-    sums = jax.lax.psum(MomentSums(weighed[0], weighed[1], own, counted), axis_name)
-    return finish(divide(sums, sums.weight), sums.num_microbatches, metric, grads)
+        mean, micro = jax.lax.psum(weighed, axis_name)
+        return finish(mean, micro, count, metric, grads)
+    counted = (own != 0).astype(jnp.int32)
+    sums, total, count = jax.lax.psum((weighed, own, counted), axis_name)
+    mean, micro = divide(sums, total)
+    return finish(mean, micro, count, metric, grads)

@@ -117,7 +117,7 @@ def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMo
     """Under `jax.jit`, in space; in time where the model cannot be traced so."""
     mesh = axes.mesh_with(axis_name, (call.batch, call.params))
     _per_device(call, axes.axis_size(mesh, axis_name), axis_name)
-    passes.split(call.batch, call.gatherer.num_microbatches)
+    passes.check_divides(call.batch, call.gatherer.num_microbatches)
     try:
         return _in_space(call, axis_name, mesh)
     except Exception:

@@ -16,6 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_batch_scale, check_beta, check_dtype, check_flag
+from optax_lena._dtypes import cast_like
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import is_masked
 from optax_lena._measure.parameters import check_no_shards
@@ -89,8 +90,7 @@ def _update(
     memory, nesterov, _, batch_scale = options
     scale = scale_of(batch_scale, **extra_args)
     mean, mu, steps = average(memory, grads, state.mu, state.mu_steps, scale, nesterov)
-    mu = jax.tree.map(lambda new, old: new.astype(old.dtype), mu, state.mu)
-    return mean, MomentumState(mu, steps)
+    return mean, MomentumState(cast_like(mu, state.mu), steps)
 
 
 # Every other one is of its momentum or of its Adam, of which nothing is used here. What
