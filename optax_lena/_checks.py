@@ -184,26 +184,10 @@ def check_eps(value: Any) -> None:
     check_number("eps", value, "what is added to a denominator", at_least=0)
 
 
-def check_weight_decay(value: Any, mask: Any, name: str = "weight_decay") -> None:
-    """Raises a `ValueError` for a negative decay, or a mask that is no mask."""
+def check_weight_decay(value: Any, name: str = "weight_decay") -> None:
+    """Raises a `ValueError` for a negative decay."""
     meaning = "what multiplies the parameters to decay them"
     check_number(name, value, meaning, at_least=0)
-    check_mask("weight_decay_mask", mask)
-
-
-def check_mask(name: str, mask: Any) -> None:
-    """Raises a `ValueError` unless `mask` is None, a tree of booleans or a function."""
-    if mask is None or callable(mask):
-        return
-    leaves = jax.tree.leaves(mask, is_leaf=lambda x: x is None)
-    is_single = isinstance(mask, (bool, np.bool_, np.ndarray, jax.Array))
-    if is_single or not all(map(_is_boolean, leaves)):
-        raise ValueError(
-            f"`{name}` must be a pytree of booleans like the parameters, or "
-            f"a function of them, got {mask!r}. Inside optax.inject_hyperparams, which "
-            "calls functions with the number of updates, name it in `static_args`: "
-            f"optax.inject_hyperparams(optimizer, static_args=({name!r},))."
-        )
 
 
 def check_rate(value: Any, name: str = "learning_rate") -> None:
@@ -251,11 +235,6 @@ def _known(value: Any) -> Any:
 def _is_real(dtype: Any) -> bool:
     kinds = (np.floating, np.integer)
     return any(jax.dtypes.issubdtype(dtype, kind) for kind in kinds)
-
-
-def _is_boolean(x: Any) -> bool:
-    is_array = isinstance(x, (np.ndarray, jax.Array)) and x.dtype == bool
-    return isinstance(x, (bool, np.bool_)) or is_array
 
 
 def _to_float(value: Any) -> float:

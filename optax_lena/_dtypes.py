@@ -20,6 +20,11 @@ def weight_dtype() -> Any:
     return jnp.result_type(float)
 
 
+def cast_like(tree: Any, like: Any) -> Any:
+    """Returns arrays in the dtypes of others, in a pytree of the same structure."""
+    return jax.tree.map(lambda x, other: x.astype(jnp.result_type(other)), tree, like)
+
+
 def without_dtype(number: ArrayLike, like: jax.Array) -> jax.Array:
     """Returns a real number without a say in the dtype of its product with `like`."""
     return jnp.asarray(number, jnp.finfo(like.dtype).dtype)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 
@@ -33,6 +34,15 @@ def shard_axes(tree: Any, whole: Any) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(sorted(varying(leaf) - own)) for leaf in jax.tree.leaves(tree))
 
 
+def zeros_of(leaf: Any, dtype: Any) -> jax.Array:
+    """Returns zeros of an array's shape that vary and are sharded as its type says."""
+    axes = varying(leaf)
+    if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None and axes:
+        zeros = jnp.zeros(leaf.shape, dtype)
+        return jax.lax.pcast(zeros, tuple(sorted(axes)), to="varying")
+    return jnp.zeros_like(leaf, dtype=dtype)
+
+
 def replicated(x: jax.Array) -> jax.Array:
     """Returns an array that is whole on every device, if its type can say so.
 
@@ -45,6 +55,26 @@ def replicated(x: jax.Array) -> jax.Array:
     if not is_typed or is_whole:
         return x
     return reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def shard_like(tree: Any, like: Any) -> Any:
+    """Gives arrays the sharding that is part of the types of others, if it is.
+
+    Args:
+      tree: gradients or updates.
+      like: a pytree of the same structure, such as the parameters.
+
+    Returns:
+      The arrays, sharded where mesh axes are explicit.
+    """
+
+    def shard(x: jax.Array, other: jax.Array) -> jax.Array:
+        sharding = jax.typeof(other).sharding
+        is_typed = AxisType.Explicit in sharding.mesh.axis_types
+        is_same = jax.typeof(x).sharding == sharding
+        return reshard(x, sharding) if is_typed and not is_same else x
+
+    return jax.tree.map(shard, tree, like)
 
 
 def bound_axes() -> list[str]:

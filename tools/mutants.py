@@ -77,6 +77,8 @@ TESTS = {
         "gather/test_tensor_parallel.py",
         "gather/test_sharding.py",
     ),
+    "_measure/entries.py": ("measure/test_layout.py", "reports/test_report.py"),
+    "_measure/parameters.py": ("measure/test_layout.py", "measure/test_metric.py"),
     "_measure/sums.py": ("measure/test_sums.py", "measure/test_metric.py"),
     "_measure/moments.py": ("measure/test_moments.py", "measure/test_sums.py"),
     "_measure/metric.py": ("measure/test_metric.py", "measure/test_sums.py"),
@@ -266,8 +268,8 @@ def put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
         getattr(parent, field)[index] = node
 
 
-def passes(tests: Iterable[str], tree: Path) -> bool:
-    """Runs tests in a copy of the tree, until one fails."""
+def passes(tests: Iterable[str], tree: Path, limit: float | None = None) -> bool:
+    """Runs tests in a copy of the tree, until one fails or the time is over."""
     found = [f"tests/{t}" for t in (*tests, *FOR_ALL) if (tree / "tests" / t).exists()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "--tb=no", *found]
     settings = {
@@ -277,7 +279,7 @@ def passes(tests: Iterable[str], tree: Path) -> bool:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     done = subprocess.run(
-        command, cwd=tree, env=os.environ | settings, capture_output=True, timeout=LIMIT
+        command, cwd=tree, env=os.environ | settings, capture_output=True, timeout=limit
     )
     if done.returncode in (-signal.SIGTERM, -signal.SIGKILL):
         raise SystemExit("The tests were stopped from outside.")
@@ -290,7 +292,8 @@ def survives(mutant: Mutant, tree: Path) -> bool:
     original = file.read_text(encoding="utf-8")
     try:
         file.write_text(mutant.source, encoding="utf-8")
-        return passes(TESTS[mutant.path.removeprefix("optax_lena/")], tree)
+        tests = TESTS[mutant.path.removeprefix("optax_lena/")]
+        return passes(tests, tree, LIMIT)
     except subprocess.TimeoutExpired:
         return False
     finally:

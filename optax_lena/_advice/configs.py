@@ -7,6 +7,7 @@ $$B(x) = B_0 \, (1 + \lfloor x / x_1 \rfloor), \qquad
   x_1 = \max_k x(S_0 2^k) / 2^{k-1}$$
 """
 
+import math
 from typing import Any
 
 from optax_lena._advice.schedule import BatchSchedule
@@ -106,7 +107,7 @@ def maxtext_config(schedule: BatchSchedule, base_batch: int, num_devices: int) -
             f"per_device_batch_size_start: {per_device}",
             f"per_device_batch_size_increment: {per_device}",
             f"per_device_batch_size: {per_device * scales[-1] / first}",
-            f"global_rampup_samples: {round(stage * increments)}",
+            f"global_rampup_samples: {math.ceil(stage * increments)}",
         ]
     )
 

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_is, check_loss, check_number, check_optimizer
-from optax_lena._gather.preconditioner import Preconditioner, check_preconditioner
-from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import PyTree, zeros_of
+from optax_lena._checks import check_loss, check_number
+from optax_lena._gather.wrapped import Preconditioner, multipliers_of, wrapped
+from optax_lena._measure.layers import Layers, per_parameter
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments, check_weights
 from optax_lena._measure.sums import IncrementalMoments, MomentSums, divide, weigh
 from optax_lena._transformation import transformation
+from optax_lena._types import zeros_of
 
 EveryK = int | Callable[[jax.Array], jax.typing.ArrayLike]
 
@@ -100,16 +101,14 @@ def accumulate(
       0.0
       -0.2
     """
-    check_optimizer("tx", tx)
-    check_layers(layers)
-    check_preconditioner(preconditioner)
+    tx = wrapped(tx, layers, preconditioner)
     if not callable(every_k):
         meaning = "the number of calls that make one update"
         check_number("every_k", every_k, meaning, at_least=1, integer=True)
-    tx = optax.with_extra_args_support(tx)
     return transformation(
         functools.partial(_init, tx, layers),
         functools.partial(_update, tx, every_k, layers, preconditioner),
+        AccumulateState,
     )
 
 
@@ -146,12 +145,9 @@ def _update(
             "call is not known, and every gain stays 1. Accumulate 2 calls or more, or "
             "pass `moments=`.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    check_is("state", state, AccumulateState, "tx.init(params)")
-    multipliers = None
-    if preconditioner is not None:
-        multipliers = preconditioner(state.inner_state, grads)
+    multipliers = multipliers_of(preconditioner, state.inner_state, grads)
     incremental = IncrementalMoments(layers, multipliers)
     added = _add(incremental, state, grads, moments, weight, value)
     k = every_k(state.updates) if callable(every_k) else every_k

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax.lax import with_sharding_constraint
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
 
-from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
+from optax_lena._measure.parameters import leaves_by_name
 from optax_lena._types import bound_axes, shard_axes, varying
 
 AxisName = str | tuple[str, ...]
@@ -74,11 +75,11 @@ def to_varying(tree: PyTree, axis_name: AxisName) -> PyTree:
     )
 
 
-def check_local(grads: PyTree, parameters: list[str], axis_name: AxisName) -> None:
+def check_local(grads: PyTree, axis_name: AxisName) -> None:
     """Raises a `ValueError` for a gradient that is summed over the axis already."""
     if not _is_checked(axis_name):
         return
-    for parameter, grad in zip(parameters, jax.tree.leaves(grads), strict=True):
+    for parameter, grad in leaves_by_name(grads).items():
         if not set(names(axis_name)) <= varying(grad):
             raise ValueError(
                 f"`grads` must be each device's own, but the gradient of {parameter!r} "
@@ -94,9 +95,7 @@ def check_whole(params: PyTree, axis_name: AxisName) -> None:
     """Raises a `ValueError` for a parameter that is sharded over the batch's axis."""
     if not _is_checked(axis_name):
         return
-    for parameter, leaf in zip(
-        parameter_names(params), jax.tree.leaves(params), strict=True
-    ):
+    for parameter, leaf in leaves_by_name(params).items():
         if set(names(axis_name)) & varying(leaf):
             _raise_sharded(parameter, axis_name)
 
@@ -220,10 +219,8 @@ def _check_specs_of(
     specs: list[PartitionSpec],
     axis_name: AxisName,
 ) -> None:
-    leaves = jax.tree.leaves(grads)
-    for parameter, leaf, spec in zip(
-        parameter_names(grads), leaves, specs, strict=True
-    ):
+    leaves = leaves_by_name(grads).items()
+    for (parameter, leaf), spec in zip(leaves, specs, strict=True):
         entries = [names(entry or ()) for entry in spec]
         if any(set(names(axis_name)) & set(entry) for entry in entries):
             _raise_sharded(parameter, axis_name)
@@ -356,15 +353,3 @@ def gather_typed(params: PyTree, axis_name: AxisName) -> PyTree:
         return p if is_whole else reshard(p, NamedSharding(sharding.mesh, spec))
 
     return jax.tree.map(gather, params)
-
-
-def shard_like(grads: PyTree, params: PyTree) -> PyTree:
-    """Gives gradients the sharding that is part of the parameters' types, if any."""
-
-    def shard(g: jax.Array, p: jax.Array) -> jax.Array:
-        sharding = jax.typeof(p).sharding
-        is_typed = AxisType.Explicit in sharding.mesh.axis_types
-        is_same = jax.typeof(g).sharding == sharding
-        return reshard(g, sharding) if is_typed and not is_same else g
-
-    return jax.tree.map(shard, grads, params)

@@ -10,11 +10,12 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._checks import shown
-from optax_lena._gather import axes, outputs, passes
+from optax_lena._gather import outputs, passes
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments, check_weights
-from optax_lena._measure.sums import MomentSums, divide, finish, pack
+from optax_lena._measure.sums import divide, finish, pack
+from optax_lena._types import shard_like
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,9 +89,8 @@ class Call:
             value,
             shapes[0],
         )
-        mean_grads = axes.shard_like(mean_grads, self.params)
-        means = MomentSums(mean_grads, micro, jnp.ones(()), jnp.int32(0))
-        grads, moments = finish(means, count, self.metric, self.params)
+        mean_grads = shard_like(mean_grads, self.params)
+        grads, moments = finish(mean_grads, micro, count, self.metric, self.params)
         return value, grads, moments
 
 

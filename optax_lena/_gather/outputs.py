@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.parameters import parameter_names
 
 MEAN, SUM, EXAMPLES, STACK, SHAPE = "mean", "sum", "examples", "stack", "shape"
 KINDS = (MEAN, SUM, EXAMPLES, STACK, SHAPE)
@@ -99,7 +100,7 @@ def _broadcast(asked: PyTree, aux: PyTree) -> list[str]:
 
 def _kind(name: str, leaf: jax.ShapeDtypeStruct, larger: jax.ShapeDtypeStruct) -> str:
     if leaf.shape == larger.shape:
-        return _kind_of_fixed(leaf)
+        return MEAN if is_float(leaf) else STACK
     if leaf.shape[1:] != larger.shape[1:]:
         raise ValueError(
             f"`aux` must say what becomes of the auxiliary output {name!r}: its shape "
@@ -108,10 +109,6 @@ def _kind(name: str, leaf: jax.ShapeDtypeStruct, larger: jax.ShapeDtypeStruct) -
             "aux='stack'."
         )
     return EXAMPLES
-
-
-def _kind_of_fixed(leaf: jax.ShapeDtypeStruct) -> str:
-    return MEAN if is_float(leaf) else STACK
 
 
 def is_float(x: Any) -> bool:

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 from optax_lena._gather import axes
 from optax_lena._gather.axes import AxisName
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import (
     GradMoments,
     check_num_microbatches,
     check_weights,
 )
-from optax_lena._measure.sums import MomentSums, divide, finish, pack, weigh
+from optax_lena._measure.sums import divide, finish, pack, weigh
 
 
 def moments_over_axis(
@@ -84,15 +84,16 @@ def moments_over_axis(
         )
     count = jax.lax.axis_size(axis_name)
     check_num_microbatches(count)
-    axes.check_local(grads, parameter_names(grads), axis_name)
+    axes.check_local(grads, axis_name)
     own = check_weights(weight, (), equal=1 / count, name="weight")
     metric = metric_of(layers, preconditioner, grads)
     metric = axes.metric_of_shards(metric, grads, axis_name, param_specs)
     norms = pack(metric.sq_norms(grads))
-    counted = (own != 0).astype(jnp.int32)
     weighed = jax.tree.map(lambda x: weigh(own, x), (grads, norms))
     if weight is None:
-        total, micro = jax.lax.psum(weighed, axis_name)
-        return finish(MomentSums(total, micro, own, counted), count, metric, grads)
-    sums = jax.lax.psum(MomentSums(weighed[0], weighed[1], own, counted), axis_name)
-    return finish(divide(sums, sums.weight), sums.num_microbatches, metric, grads)
+        mean, micro = jax.lax.psum(weighed, axis_name)
+        return finish(mean, micro, count, metric, grads)
+    counted = (own != 0).astype(jnp.int32)
+    sums, total, count = jax.lax.psum((weighed, own, counted), axis_name)
+    mean, micro = divide(sums, total)
+    return finish(mean, micro, count, metric, grads)

@@ -13,8 +13,9 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._dtypes import accumulation_dtype
 from optax_lena._gather.outputs import MEAN, SUM
-from optax_lena._measure.layout import PyTree, zeros_of
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.sums import weigh
+from optax_lena._types import zeros_of
 
 
 def split(batch: PyTree, num_microbatches: int) -> PyTree:

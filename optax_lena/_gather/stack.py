@@ -11,7 +11,7 @@ from optax_lena._measure.moments import (
     check_num_microbatches,
     check_weights,
 )
-from optax_lena._measure.sums import MomentSums, divide, finish, pack, weigh
+from optax_lena._measure.sums import divide, finish, pack, weigh
 
 
 def moments_from_stack(
@@ -68,11 +68,12 @@ def moments_from_stack(
         return jnp.sum(jax.vmap(weigh)(each, jnp.asarray(x)), axis=0)
 
     norms = jax.vmap(lambda g: pack(metric.sq_norms(g)))(grads)
-    counted = jnp.sum(each != 0, dtype=jnp.int32)
-    means = MomentSums(jax.tree.map(total, grads), total(norms), each.sum(), counted)
+    mean, micro = jax.tree.map(total, grads), total(norms)
     if weights is None:
-        return finish(means, count, metric, grads)
-    return finish(divide(means, means.weight), counted, metric, grads)
+        return finish(mean, micro, count, metric, grads)
+    mean, micro = divide((mean, micro), each.sum())
+    counted = jnp.sum(each != 0, dtype=jnp.int32)
+    return finish(mean, micro, counted, metric, grads)
 
 
 def _leading_size(grads: PyTree) -> int:

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_is, check_optimizer
 from optax_lena._dtypes import accumulation_dtype
-from optax_lena._gather.preconditioner import Preconditioner, check_preconditioner
-from optax_lena._measure.layers import Layers, check_layers, per_parameter
+from optax_lena._gather.wrapped import Preconditioner, multipliers_of, wrapped
+from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import GradMoments, moments_in
@@ -88,13 +87,11 @@ def from_successive_gradients(
     References:
       Qiao et al., *Pollux*, OSDI 2021, and `gradient_noise_scale.py` of AdaptDL.
     """
-    check_optimizer("tx", tx)
-    check_layers(layers)
-    check_preconditioner(preconditioner)
-    tx = optax.with_extra_args_support(tx)
+    tx = wrapped(tx, layers, preconditioner)
     return transformation(
         functools.partial(_init, tx),
         functools.partial(_update, tx, layers, preconditioner),
+        SuccessiveState,
     )
 
 
@@ -118,10 +115,7 @@ def _update(
             "call tx.update without `moments`, or use the optimizer that it wraps. It "
             "may stand inside `accumulate`, which gives them: one of the two is enough."
         )
-    check_is("state", state, SuccessiveState, "tx.init(params)")
-    multipliers = None
-    if preconditioner is not None:
-        multipliers = preconditioner(state.inner_state, grads)
+    multipliers = multipliers_of(preconditioner, state.inner_state, grads)
     metric = metric_of(layers, multipliers, grads)
     moments, is_finite = _moments(metric, grads, state)
     updates, inner_state = tx.update(

@@ -17,6 +17,7 @@ from optax_lena._gather.call import Call
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments
+from optax_lena._types import shard_like
 
 SPACE, TIME = SPREADS = ("space", "time")
 
@@ -116,7 +117,7 @@ def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMo
     """Under `jax.jit`, in space; in time where the model cannot be traced so."""
     mesh = axes.mesh_with(axis_name, (call.batch, call.params))
     _per_device(call, axes.axis_size(mesh, axis_name), axis_name)
-    passes.split(call.batch, call.gatherer.num_microbatches)
+    passes.check_divides(call.batch, call.gatherer.num_microbatches)
     try:
         return _in_space(call, axis_name, mesh)
     except Exception:
@@ -162,7 +163,7 @@ def _in_space(
     stacks = _joined([outputs.join(x) for x in stacks], kinds, outputs.join)
     sums = [jnp.sum(x, axis=0) for x in sums]
     call = dataclasses.replace(
-        call, metric=call.metric.placed(lambda tree: axes.shard_like(tree, call.params))
+        call, metric=call.metric.placed(lambda tree: shard_like(tree, call.params))
     )
     return call.finish(sums, stacks, kinds, shapes, *_totals(call, each))
 

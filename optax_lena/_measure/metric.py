@@ -16,12 +16,8 @@ import numpy as np
 
 from optax_lena._dtypes import accumulation_dtype, without_dtype
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import (
-    PyTree,
-    check_inexact,
-    parameter_names,
-    stack_size,
-)
+from optax_lena._measure.layout import PyTree, stack_size
+from optax_lena._measure.parameters import check_inexact, leaves_by_name, tree_of_names
 from optax_lena._types import bound_axes, replicated, shard_axes, varying
 
 
@@ -85,8 +81,7 @@ class Metric:
         """
         if self.multipliers is not None:
             grads = jax.tree.map(_multiply, grads, self.multipliers)
-        names = jax.tree.unflatten(jax.tree.structure(grads), parameter_names(grads))
-        return jax.tree.map(self._sq_norm_of_leaf, names, grads)
+        return jax.tree.map(self._sq_norm_of_leaf, tree_of_names(grads), grads)
 
     def _sq_norm_of_leaf(self, parameter: str, leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf)
@@ -155,10 +150,7 @@ def metric_of(
 
 def _aligned(preconditioner: PyTree, like: PyTree) -> PyTree:
     """Returns multipliers, matched by name, as a tree like the gradients."""
-    given, expected = (
-        dict(zip(parameter_names(tree), jax.tree.leaves(tree), strict=True))
-        for tree in (preconditioner, like)
-    )
+    given, expected = leaves_by_name(preconditioner), leaves_by_name(like)
     for parameter in {**expected, **given}:
         shapes = [
             jnp.shape(leaves[parameter]) if parameter in leaves else "none"

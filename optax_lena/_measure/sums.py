@@ -12,9 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from optax_lena._checks import check_is
-from optax_lena._dtypes import accumulation_dtype, weight_dtype, without_dtype
+from optax_lena._dtypes import (
+    accumulation_dtype,
+    cast_like,
+    weight_dtype,
+    without_dtype,
+)
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import PyTree, layout_of, parameter_names, zeros_of
+from optax_lena._measure.layout import PyTree, layout_of
 from optax_lena._measure.metric import Metric, ShardedMetric, metric_of
 from optax_lena._measure.moments import (
     GradMoments,
@@ -25,6 +30,8 @@ from optax_lena._measure.moments import (
     check_weights,
     moments_in,
 )
+from optax_lena._measure.parameters import leaves_by_name
+from optax_lena._types import zeros_of
 
 
 class MomentSums(NamedTuple):
@@ -161,7 +168,8 @@ class IncrementalMoments:
         like = sums.grads if like is None else like
         _check_like("like", like, sums.grads)
         metric = metric_of(self.layers, self.preconditioner, sums.grads)
-        return finish(divide(sums, sums.weight), sums.num_microbatches, metric, like)
+        mean, micro = divide((sums.grads, sums.micro_sq_norm), sums.weight)
+        return finish(mean, micro, sums.num_microbatches, metric, like)
 
 
 def _check_metric(moments: GradMoments, metric: Metric) -> None:
@@ -195,7 +203,8 @@ def add_gradient(
 
 
 def finish(
-    means: MomentSums,
+    mean: PyTree,
+    micro_sq_norm: jax.Array,
     count: int | jax.Array,
     metric: Metric | ShardedMetric,
     like: PyTree,
@@ -203,7 +212,8 @@ def finish(
     """Takes the norms of the mean, then rounds: gradients to the dtypes of `like`.
 
     Args:
-      means: sums over weights that sum to 1.
+      mean: the gradients' mean, in the accumulation dtypes.
+      micro_sq_norm: the mean of their squared norms, packed.
       count: n.
       metric: in which the norms are taken.
       like: gradients or parameters.
@@ -211,21 +221,15 @@ def finish(
     Returns:
       The mean gradient and its moments.
     """
-    batch_sq_norm = metric.sq_norms(means.grads)
-    micro_sq_norm = unpack(means.micro_sq_norm, batch_sq_norm)
-    grads = jax.tree.map(lambda m, g: m.astype(jnp.result_type(g)), means.grads, like)
-    return grads, moments_in(metric, micro_sq_norm, batch_sq_norm, count)
+    batch = metric.sq_norms(mean)
+    micro = unpack(micro_sq_norm, batch)
+    return cast_like(mean, like), moments_in(metric, micro, batch, count)
 
 
 def divide(tree: PyTree, total: jax.Array) -> PyTree:
     """Divides floating-point sums by a total; all are 0 if that is 0."""
     scale = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
-
-    def divided(x: jax.Array) -> jax.Array:
-        is_float = jnp.issubdtype(x.dtype, jnp.inexact)
-        return x * without_dtype(scale, x) if is_float else x
-
-    return jax.tree.map(divided, tree)
+    return jax.tree.map(lambda x: x * without_dtype(scale, x), tree)
 
 
 def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
@@ -260,7 +264,7 @@ def unpack(packed: jax.Array, like: PyTree) -> PyTree:
 def _check_like(name: str, tree: PyTree, grads: PyTree) -> None:
     """Raises a `ValueError` unless `tree` has the shapes that the sums have."""
     given, expected = (
-        dict(zip(parameter_names(x), map(jnp.shape, jax.tree.leaves(x)), strict=True))
+        {name: jnp.shape(leaf) for name, leaf in leaves_by_name(x).items()}
         for x in (tree, grads)
     )
     if given != expected:

@@ -129,10 +129,9 @@ def lena_lars(
     decay = parts.decay(weight_decay, weight_decay_mask)
     buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
     links = LenaLarsState(decay, lars, buffer, lena)
-    return transformation(
-        functools.partial(_init, links),
-        functools.partial(_update, links, learning_rate),
-    )
+    init = functools.partial(_init, links)
+    update = functools.partial(_update, links, learning_rate)
+    return transformation(init, update, LenaLarsState)
 
 
 def _init(links: LenaLarsState, params: PyTree) -> LenaLarsState:

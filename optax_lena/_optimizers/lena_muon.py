@@ -191,7 +191,7 @@ def _rest(
     """Adam's direction, and the decay of what is no matrix."""
     check_beta("adam_b1", b1)
     check_beta("adam_b2", b2)
-    check_weight_decay(weight_decay, None, "adam_weight_decay")
+    check_weight_decay(weight_decay, "adam_weight_decay")
     only = functools.partial(_are_others, orthogonal)
     return optax.chain(
         optax.masked(adam(b1=b1, b2=b2, mu_dtype=mu_dtype), only),

@@ -19,6 +19,7 @@ from optax_lena._checks import (
     check_steps,
     check_weight_decay,
 )
+from optax_lena._masks import masked
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
@@ -27,6 +28,7 @@ from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.loss_limit import LossLimit
 from optax_lena._parts.normalised import normalised_gain
 from optax_lena._parts.warmup import StateAwareWarmup
+from optax_lena._transform.momentum import trace_of_examples
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transformation import transformation
 
@@ -113,22 +115,32 @@ def decay(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
     Returns:
       The transformation.
     """
-    check_weight_decay(weight_decay, mask)
+    check_weight_decay(weight_decay)
     # Only a plain 0 is known to be none; optax.inject_hyperparams passes arrays.
-    if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
-        return optax.add_decayed_weights(weight_decay, mask)
-    nothing = optax.identity()
-    return nothing if mask is None else optax.masked(nothing, mask)
+    is_none = isinstance(weight_decay, (int, float)) and weight_decay == 0
+    added = optax.identity() if is_none else optax.add_decayed_weights(weight_decay)
+    return masked(added, "weight_decay_mask", mask)
 
 
 def buffer(
     momentum: Any, nesterov: bool, accumulator_dtype: Any
 ) -> optax.GradientTransformation:
-    """The momentum buffer of `optax.sgd`; none if `momentum` is None."""
+    """The momentum buffer of `optax.sgd`; none if `momentum` is None.
+
+    It keeps its dtype, where that of `optax.trace` takes the dtype of wider gradients.
+
+    Args:
+      momentum: β, in [0, 1), or None.
+      nesterov: whether to look ahead.
+      accumulator_dtype: the dtype of the buffer; None: that of the parameters.
+
+    Returns:
+      The transformation.
+    """
     check_buffer(momentum, nesterov, accumulator_dtype)
     if momentum is None:
         return optax.identity()
-    return optax.trace(momentum, nesterov, accumulator_dtype)
+    return trace_of_examples(1, momentum, nesterov, accumulator_dtype)
 
 
 def check_buffer(momentum: Any, nesterov: Any, accumulator_dtype: Any) -> None:

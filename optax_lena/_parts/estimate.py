@@ -55,9 +55,7 @@ class Estimate(NamedTuple):
         Raises:
           ValueError: for a plain number that is not positive.
         """
-        if not isinstance(batch_scale, jax.Array):
-            check_number("batch_scale", batch_scale, "a batch in base batches", above=0)
-        return self.noise / batch_scale + jnp.maximum(self.signal, 0)
+        return self.noise / _scale(batch_scale) + jnp.maximum(self.signal, 0)
 
     def gain(self, batch_scale: ArrayLike) -> jax.Array:
         r"""Returns how many base-batch steps one update with a batch of S is worth.
@@ -78,10 +76,11 @@ class Estimate(NamedTuple):
         Raises:
           ValueError: for a plain number that is not positive.
         """
-        per_base_batch, per_batch = self.sq_norm(1), self.sq_norm(batch_scale)
+        scale = _scale(batch_scale)
+        per_base_batch, per_batch = self.sq_norm(1), self.sq_norm(scale)
         was_seen = per_batch > 0
         ratio = per_base_batch / jnp.where(was_seen, per_batch, 1)
-        low, high = jnp.minimum(batch_scale, 1), jnp.maximum(batch_scale, 1)
+        low, high = jnp.minimum(scale, 1), jnp.maximum(scale, 1)
         return jnp.where(was_seen, jnp.clip(ratio, low, high), 1)
 
     def amplified(self, factor: float) -> Self:
@@ -110,6 +109,14 @@ class Estimate(NamedTuple):
         ratio = self.noise / jnp.where(has_signal, self.signal, 1)
         unseen = jnp.where(self.noise > 0, largest, 0)
         return jnp.minimum(jnp.where(has_signal, ratio, unseen), largest)
+
+
+def _scale(batch_scale: ArrayLike) -> jax.Array:
+    """Returns S as an array, also an integer of 2**31, which is none of JAX's."""
+    if isinstance(batch_scale, jax.Array):
+        return batch_scale
+    check_number("batch_scale", batch_scale, "a batch in base batches", above=0)
+    return jnp.asarray(batch_scale, jnp.float32)
 
 
 class Measured(NamedTuple):

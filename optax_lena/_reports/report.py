@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey, tree_leaves_with_path
 
-from optax_lena._measure.layout import entries_at_places
+from optax_lena._measure.entries import entries_of
 from optax_lena._parts.estimate import Estimate
 from optax_lena._transform.state import ScaleByLenaState, follows
 
@@ -177,14 +177,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
 @functools.partial(jax.jit, static_argnums=1)
 def _entries(columns: dict[str, Any], count: int) -> list[dict[str, jax.Array]]:
     """Returns the entries of each layer, without the last row, the model's."""
-
-    def at_places(columns: dict[str, Any]) -> list[dict[str, jax.Array]]:
-        return entries_at_places(columns, range(count))[1]
-
-    def slices(columns: dict[str, Any]) -> list[dict[str, jax.Array]]:
-        return [jax.tree.map(lambda x, i=i: x[..., i], columns) for i in range(count)]
-
-    return jax.lax.platform_dependent(columns, cpu=at_places, default=slices)
+    return entries_of(columns, range(count))
 
 
 def _is_lena(node: Any) -> bool:

@@ -14,7 +14,8 @@ import optax
 
 from optax_lena._checks import check_beta, check_eps
 from optax_lena._dtypes import accumulation_dtype
-from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.parameters import leaves_by_name
 from optax_lena._transform.scale_by_adam import AdamState
 
 # 1 / ν̂ of k Gaussian gradients without a mean is an inverse chi-squared with k degrees
@@ -91,13 +92,12 @@ def adam_preconditioner(
             f"{jax.tree.structure(opt_state)}. Other optimizers take their moments "
             "without a preconditioner."
         )
-    names, leaves = parameter_names(params), jax.tree.leaves(params)
-    shapes = {n: jnp.shape(leaf) for n, leaf in zip(names, leaves, strict=True)}
+    leaves = leaves_by_name(params)
+    shapes = {name: jnp.shape(leaf) for name, leaf in leaves.items()}
     multipliers = {}
     for state in states:
         found = _count_weight_eps(state, b2, eps)
-        own = zip(parameter_names(state.nu), jax.tree.leaves(state.nu), strict=True)
-        for parameter, nu in own:
+        for parameter, nu in leaves_by_name(state.nu).items():
             if shapes.get(parameter) != jnp.shape(nu):
                 raise ValueError(
                     f"`params` must be those of `opt_state`, which has {parameter!r} "
@@ -110,7 +110,7 @@ def adam_preconditioner(
         jax.tree.structure(params),
         [
             multipliers[name] if name in multipliers else _ones(leaf)
-            for name, leaf in zip(names, leaves, strict=True)
+            for name, leaf in leaves.items()
         ],
     )
 

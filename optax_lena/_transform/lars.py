@@ -11,15 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_eps, check_mask, check_number
+from optax_lena._checks import check_eps, check_number
+from optax_lena._masks import masked
 from optax_lena._measure.layers import Layers
-from optax_lena._measure.layout import (
-    PyTree,
-    check_no_shards,
-    layout_of,
-    scale_leaves,
-)
+from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
 from optax_lena._measure.metric import Metric
+from optax_lena._measure.parameters import check_no_shards
 from optax_lena._transformation import transformation
 
 
@@ -46,12 +43,11 @@ def scale_by_lars_ratio(
     meaning = "the step's length over the weights' at a rate of 1"
     check_number("trust_coefficient", coefficient, meaning, at_least=0)
     check_eps(eps)
-    check_mask("trust_ratio_mask", mask)
     ratio = transformation(
         optax.init_empty_state,
         functools.partial(_scale, coefficient, eps, layers),
     )
-    return ratio if mask is None else optax.masked(ratio, mask)
+    return masked(ratio, "trust_ratio_mask", mask)
 
 
 def _check_params(params: PyTree | None) -> None:

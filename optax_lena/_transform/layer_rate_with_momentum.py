@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import optax
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_is
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import sq_norm_of_whole
@@ -66,6 +65,7 @@ def layer_rate_with_momentum(
     return transformation(
         functools.partial(_init, scale, buffer),
         functools.partial(_update, scale, buffer, batch_scale, momentum),
+        LayerRateWithMomentumState,
     )
 
 
@@ -88,7 +88,6 @@ def _update(
     moments: GradMoments | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, LayerRateWithMomentumState]:
-    check_is("state", state, LayerRateWithMomentumState, "tx.init(params)")
     extra_args["moments"] = moments
     coherence = state.last_steps.read()
     steps, rates = scale.update(

@@ -11,7 +11,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from optax_lena._dtypes import add, without_dtype
+from optax_lena._dtypes import add, cast_like, without_dtype
 from optax_lena._measure.layout import PyTree
 from optax_lena._parts.memory import FIRST_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
@@ -49,10 +49,7 @@ def trace_of_examples(
     """
     options = _Options(momentum, nesterov, batch_scale)
     init = optax.trace(momentum, nesterov, accumulator_dtype).init
-    return transformation(
-        init,
-        functools.partial(_update, options),
-    )
+    return transformation(init, functools.partial(_update, options), optax.TraceState)
 
 
 def factors(
@@ -82,5 +79,4 @@ def _update(
     updates = jax.tree.map(move, updates, trace) if nesterov else trace
     # Also where the gradients are wider: a buffer that changes its dtype is compiled
     # for again, and no carry of a scan.
-    trace = jax.tree.map(lambda x, old: x.astype(old.dtype), trace, state.trace)
-    return updates, optax.TraceState(trace)
+    return updates, optax.TraceState(cast_like(trace, state.trace))

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from optax_lena._checks import check_is, check_optimizer
+from optax_lena._checks import check_optimizer
 from optax_lena._measure.layers import Layers, check_regex, per_parameter
-from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
+from optax_lena._measure.parameters import parameter_names, tree_of_names
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
@@ -82,6 +83,7 @@ def monitor(
     return transformation(
         functools.partial(_init, tx, lena, only),
         functools.partial(_update, tx, lena, only),
+        MonitorState,
     )
 
 
@@ -111,7 +113,6 @@ def _update(
     moments: GradMoments | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, MonitorState]:
-    check_is("state", state, MonitorState, "tx.init(params)")
     # What wrappers say of the moments is for both; a loss is for the optimizer alone.
     is_half = extra_args.get("is_half", False)
     watched = _watched(grads, only)
@@ -133,9 +134,8 @@ def _watched(tree: PyTree, only: str | None) -> PyTree:
     """Masks the parameters in whose names `only` is not found."""
     if only is None:
         return tree
-    names = jax.tree.unflatten(jax.tree.structure(tree), parameter_names(tree))
     return jax.tree.map(
         lambda name, leaf: leaf if re.search(only, name) else optax.MaskedNode(),
-        names,
+        tree_of_names(tree),
         tree,
     )

@@ -16,13 +16,16 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_batch_scale, check_beta, check_dtype, check_flag
-from optax_lena._measure.layout import PyTree, check_no_shards
+from optax_lena._dtypes import cast_like
+from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import is_masked
+from optax_lena._measure.parameters import check_no_shards
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transform.scale_by_adam import average
 from optax_lena._transformation import transformation
+from optax_lena._types import replicated, shard_like
 
 
 class MomentumState(NamedTuple):
@@ -67,6 +70,7 @@ def momentum_of_examples(
     return transformation(
         functools.partial(_init, options),
         functools.partial(_update, options),
+        MomentumState,
     )
 
 
@@ -86,8 +90,7 @@ def _update(
     memory, nesterov, _, batch_scale = options
     scale = scale_of(batch_scale, **extra_args)
     mean, mu, steps = average(memory, grads, state.mu, state.mu_steps, scale, nesterov)
-    mu = jax.tree.map(lambda new, old: new.astype(old.dtype), mu, state.mu)
-    return mean, MomentumState(mu, steps)
+    return mean, MomentumState(cast_like(mu, state.mu), steps)
 
 
 # Every other one is of its momentum or of its Adam, of which nothing is used here. What
@@ -174,11 +177,21 @@ def _orthogonalise(
     is_matrix = are_matrices(orthogonal, averaged)
     matrices = jax.tree.map(lambda own, x: x if own else None, is_matrix, averaged)
     check_no_shards("lena_muon", matrices, moments)
-    directions, _ = orthogonal.update(averaged, orthogonal.init(averaged), averaged)
+    # Where mesh axes are explicit, products of shards have no type of their own.
+    whole = jax.tree.map(
+        lambda own, x: replicated(x) if own else x, is_matrix, averaged
+    )
+    # Muon divides by the sides of a matrix, which may have no entries.
+    some = optax.masked(orthogonal, _have_entries)
+    directions, _ = some.update(whole, some.init(whole), whole)
     updates = jax.tree.map(
         lambda own, new, old: new if own else old, is_matrix, directions, averaged
     )
-    return updates, state
+    return shard_like(updates, averaged), state
+
+
+def _have_entries(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.size > 0, tree)
 
 
 def are_matrices(orthogonal: optax.GradientTransformation, params: PyTree) -> PyTree:

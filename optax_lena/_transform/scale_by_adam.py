@@ -21,7 +21,7 @@ from optax_lena._checks import (
     check_eps,
     check_flag,
 )
-from optax_lena._dtypes import add, without_dtype
+from optax_lena._dtypes import add, cast_like, without_dtype
 from optax_lena._measure.layout import PyTree
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import FIRST_FLOOR, SECOND_FLOOR, Forgotten, Memory
@@ -127,6 +127,7 @@ def scale_by_adam(
     return transformation(
         functools.partial(_init, options),
         functools.partial(_update, options),
+        AdamState,
     )
 
 
@@ -168,8 +169,8 @@ def _update(
     weight = 1 - options.second.decay ** nu_steps.read()
     return direction, AdamState(
         count=jnp.asarray(optax.safe_increment(state.count)),
-        mu=jax.tree.map(_cast_like, mu, state.mu),
-        nu=jax.tree.map(_cast_like, nu, state.nu),
+        mu=cast_like(mu, state.mu),
+        nu=cast_like(nu, state.nu),
         mu_steps=mu_steps,
         nu_steps=nu_steps,
         nu_weight=_as_float32(weight),
@@ -230,7 +231,3 @@ def _as_float32(number: ArrayLike) -> jax.Array:
 
 def _abs_sq(x: jax.Array) -> jax.Array:
     return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
-
-
-def _cast_like(x: jax.Array, like: jax.Array) -> jax.Array:
-    return x.astype(like.dtype)

@@ -13,7 +13,6 @@ import optax
 from optax_lena._checks import (
     check_batch_scale,
     check_flag,
-    check_is,
     check_loss,
     check_rate,
     check_steps,
@@ -22,7 +21,6 @@ from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import (
     Layout,
     PyTree,
-    check_inexact,
     layout_of,
     scale_leaves,
 )
@@ -32,6 +30,7 @@ from optax_lena._measure.moments import (
     check_count,
     check_moments,
 )
+from optax_lena._measure.parameters import check_inexact
 from optax_lena._parts.estimate import Measured, measure, not_measured
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.reference import follow_authors
@@ -170,6 +169,7 @@ def scale_by_layer_rate(
     return transformation(
         functools.partial(init, rate, layers),
         functools.partial(update, rate, batch_scale, layers),
+        ScaleByLenaState,
     )
 
 
@@ -200,7 +200,6 @@ def update(
     scale = jnp.asarray(scale, jnp.float32)
     if rate.needs_moments or moments is not None:
         check_moments(moments)
-    check_is("state", state, ScaleByLenaState, "tx.init(params)")
     check_inexact("updates", updates)
     layout = layout_of(layers, updates)
     rows = follow_names(rate, state, layout.names)

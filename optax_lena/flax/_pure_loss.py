@@ -14,7 +14,8 @@ from jax.interpreters import partial_eval
 
 from optax_lena._gather import outputs
 from optax_lena._gather.call import fold_in
-from optax_lena._measure.layout import PyTree, parameter_names
+from optax_lena._measure.layout import PyTree
+from optax_lena._measure.parameters import parameter_names
 
 _NODE = object()  # where an argument holds a module or nnx.Rngs
 
@@ -89,6 +90,10 @@ class PureLoss:
         counts = [nnx.filter_state(x, nnx.RngCount) for x in (rngs, node_rngs)]
         self.state_def = jax.tree.structure((rest, node_rest, *counts))
         return loss, aux, (rest, node_rest, *counts), after
+
+    def random_states(self) -> tuple[Any, Any]:
+        """Returns the random streams of the model, and of the further arguments."""
+        return self.rngs, self.nodes_state[0]
 
     def same_in_every_microbatch(self, batch: PyTree, count: int) -> list[Any]:
         """Finds out what becomes of the variables that do not depend on examples.

@@ -11,7 +11,7 @@ from flax import nnx
 from optax_lena._checks import check_flag
 from optax_lena._gather import outputs
 from optax_lena._gather.axes import AxisName, is_bound
-from optax_lena._gather.call import check_further
+from optax_lena._gather.call import check_further, check_some_examples
 from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
@@ -80,7 +80,6 @@ def value_and_grad(
       >>> sorted(optax_lena.layer_report(optimizer.opt_state))
       ['bias', 'kernel']
     """
-    options = {"axis_name": axis_name, "spread": spread, "layers": layers}
     check_flag("has_aux", has_aux)
     outputs.check_kinds(aux, has_aux)
     # One gatherer: its options are checked before it is called.
@@ -89,8 +88,10 @@ def value_and_grad(
         num_microbatches,
         has_aux=True,
         aux=(outputs.SHAPE if aux is None else aux, outputs.SHAPE),
+        axis_name=axis_name,
+        spread=spread,
+        layers=layers,
         param_specs=param_specs,
-        **options,
     )
 
     def gather(
@@ -104,18 +105,16 @@ def value_and_grad(
     ) -> tuple[Any, Any, GradMoments]:
         check_further(batch, args, kwargs)
         loss = PureLoss(loss_fn, has_aux, wrt, model, args, kwargs, key is not None)
-        same = loss.same_in_every_microbatch(batch, _own(num_microbatches, axis_name))
+        own = _own(num_microbatches, axis_name)
+        if own == num_microbatches:
+            check_some_examples(batch, (args, kwargs, key, *loss.random_states()))
+        same = loss.same_in_every_microbatch(batch, own)
         changing = [value is None for value in same]
-        f = dataclasses.replace(
-            gatherer, loss_fn=functools.partial(loss, changing=changing)
-        )
-        (value, (aux, changed)), grads, moments = f(
-            loss.params,
-            batch,
-            weights=weights,
-            key=jax.random.key(0) if key is None else key,
-            preconditioner=preconditioner,
-        )
+        pure = functools.partial(loss, changing=changing)
+        key = jax.random.key(0) if key is None else key
+        given = {"weights": weights, "key": key, "preconditioner": preconditioner}
+        f = dataclasses.replace(gatherer, loss_fn=pure)
+        (value, (aux, changed)), grads, moments = f(loss.params, batch, **given)
         loss.write(same, changed)
         return (value, aux) if has_aux else value, grads, moments
 

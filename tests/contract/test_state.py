@@ -88,6 +88,19 @@ def test_the_state_keeps_its_dtypes_also_where_the_default_is_float64(case):
             assert helpers.float_dtypes(lena) == {np.dtype("f4")}
 
 
+# Of what it watches, `monitor` changes nothing: optax's own buffer is wider then.
+@pytest.mark.parametrize("case", [case for case in CASES if case != "monitor"])
+def test_the_state_keeps_its_dtypes_where_gradients_are_wider(case):
+    """A buffer that takes theirs is compiled for again, and no carry of a scan."""
+    tx, params = build(case), helpers.example_params(jnp.bfloat16)
+    grads, moments = moments_of(case)
+    state = jax.eval_shape(tx.init, params)
+    _, after = jax.eval_shape(
+        lambda state: tx.update(grads, state, params, moments=moments), state
+    )
+    assert helpers.signature(after) == helpers.signature(state)
+
+
 @every_case
 def test_runs_in_a_scan(case):
     tx = build(case)

@@ -87,6 +87,14 @@ def test_nnx_gradients_and_statistics_are_means_over_microbatches(weights):
     assert moments.num_microbatches == expected.num_microbatches
 
 
+def test_a_loss_that_draws_its_examples_from_the_model_needs_no_batch():
+    loss_fn = lambda model, _: jnp.mean(model(jnp.ones((2, FEATURES))) ** 2)
+    gather = optax_lena.flax.value_and_grad(loss_fn, N)
+    gather(Model(), None)
+    with pytest.raises(ValueError, match="`batch` must hold the examples"):
+        gather(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), None)
+
+
 def test_nnx_every_microbatch_has_its_own_dropout():
     gather = nnx.jit(optax_lena.flax.value_and_grad(masks_loss, N, has_aux=True))
     model, batch = Model(), make_batch()

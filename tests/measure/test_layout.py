@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 import optax_lena
-from optax_lena._measure.layout import layout_of, parameter_names
+from optax_lena._measure.layout import layout_of
+from optax_lena._measure.parameters import parameter_names
 from tests import helpers
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import optax_lena
 from tests import helpers, oracle
@@ -136,3 +138,31 @@ def test_matrices_alone_need_no_preconditioner():
     grads, moments = optax_lena.moments_from_stack(stack)
     tx = lena_muon(0.1, N)
     tx.update(grads, tx.init(grads), grads, moments=moments)  # and warns of nothing
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)])
+def test_a_matrix_without_entries_is_none(shape):
+    stack = {"w": jnp.ones((N, 2, 3)), "empty": jnp.ones((N, *shape))}
+    grads, moments = optax_lena.moments_from_stack(stack)
+    tx = lena_muon(0.1, N)
+    updates, _ = tx.update(grads, tx.init(grads), grads, moments=moments)
+    assert updates["empty"].shape == shape
+    alone, moments = optax_lena.moments_from_stack({"w": stack["w"]})
+    expected, _ = tx.update(alone, tx.init(alone), alone, moments=moments)
+    np.testing.assert_array_equal(updates["w"], expected["w"])
+
+
+@pytest.mark.parametrize("spec", [P("data"), P(None, "data")])
+def test_matrices_may_be_sharded_over_explicit_axes(spec):
+    """The product of two shards has no type; what comes out has that of the matrix."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+    rng = np.random.default_rng(0)
+    stack = {"w": rng.standard_normal((N, 8, 16)).astype(np.float32)}
+    grads, moments = optax_lena.moments_from_stack(stack)
+    tx = lena_muon(0.1, N)
+    update = lambda grads: tx.update(grads, tx.init(grads), grads, moments=moments)[0]
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(grads, NamedSharding(mesh, spec))
+        updates = jax.jit(update)(sharded)
+    assert jax.typeof(updates["w"]) == jax.typeof(sharded["w"])
+    np.testing.assert_allclose(updates["w"], update(grads)["w"], rtol=1e-5, atol=1e-7)

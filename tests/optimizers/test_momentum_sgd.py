@@ -1,5 +1,8 @@
 """The optimizers around momentum SGD: what they are without LENA, and what decays."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +51,27 @@ def test_weight_decay_mask_says_what_decays():
     np.testing.assert_array_equal(masked["conv1/bias"], none["conv1/bias"])
     np.testing.assert_array_equal(masked["head/kernel"], all_["head/kernel"])
     assert (all_["conv1/bias"] < none["conv1/bias"]).all()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Module:
+    """A pytree that can be called, as Equinox's modules can."""
+
+    w: Any
+
+    def __call__(self, x):
+        raise AssertionError("a mask that is no function was called")
+
+
+def test_a_mask_may_be_a_tree_that_can_be_called():
+    params = Module({"a": jnp.ones(2), "b": jnp.ones(2)})
+    options = dict(weight_decay=0.5, weight_decay_mask=Module({"a": True, "b": False}))
+    tx = optax_lena.linear_scaling(1.0, 1, momentum=None, **options)
+    grads = jax.tree.map(lambda x: 0 * x, params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_array_equal(updates.w["a"], [-0.5, -0.5])
+    np.testing.assert_array_equal(updates.w["b"], [0, 0])
 
 
 def test_moments_given_to_fixed_linear_scaling_change_reports_only():

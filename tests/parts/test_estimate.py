@@ -35,6 +35,12 @@ def test_agrees_with_the_oracle(n, batch_scale):
     np.testing.assert_allclose(np.stack(got, axis=1), expected, rtol=1e-5)
 
 
+def test_a_batch_scale_may_be_an_integer_that_is_none_of_jax():
+    noise_only = Estimate(noise=jnp.ones(1), signal=jnp.zeros(1))
+    np.testing.assert_array_equal(noise_only.gain(2**40), [2.0**40])
+    np.testing.assert_array_equal(noise_only.sq_norm(2**40), [2.0**-40])
+
+
 def test_rounding_never_makes_the_noise_negative():
     noise, signal = measured([1], [np.float32(1.0000001)], 4, 4).estimate
     assert (noise == 0).all() and (signal == np.float32(1.0000001)).all()

@@ -40,6 +40,11 @@ COUNTS = {"w": jnp.arange(2)}
 LIMIT = ol.SpikeLimit()
 
 
+def initialised(call):
+    """Calls of optimizers whose state is made: a mask meets the parameters there."""
+    return lambda name: lambda x: call(name)(x).init(PARAMS)
+
+
 def updated(**given):
     """One update of LENA with something in it that is not right."""
     tx = ol.scale_by_lena(2)
@@ -157,6 +162,20 @@ OF_UPDATES = [
         "bias",
         jnp.array(True),
         {"w": 1.0},
+    ),
+    *same(
+        "weight_decay_mask",
+        TREE,
+        {f: initialised(call) for f, call in OPTIMIZERS.items()},
+        {"v": True},
+        (lambda params: {"v": True}, "{'v': True}"),
+    ),
+    *bad(
+        "lena_lars",
+        "trust_ratio_mask",
+        initialised(OPTIMIZERS["lena_lars"])("trust_ratio_mask"),
+        TREE,
+        {"w": True, "v": False},
     ),
     # The parts of a rate.
     *bad(

@@ -19,6 +19,10 @@ from tests.contract.bad.rows import (
 )
 
 MODEL = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+_MULTI = optax.MultiSteps(LENA, 2)
+MULTI_STEPS = [
+    (tx, "got optax.MultiSteps") for tx in (_MULTI, _MULTI.gradient_transformation())
+]
 WITH_KEY = lambda model, x, key: model(x).mean()
 
 
@@ -75,6 +79,20 @@ OF_WRAPPERS = [
         (ol.lena_amplified(0.1, 2, momentum=None).init(PARAMS), "ScaleByLenaState"),
     ),
     *bad(
+        "lena_lars",
+        "state",
+        lambda x: updated_from(x, ol.lena_lars(0.1, 2)),
+        "LenaLarsState",
+        (LENA.init(PARAMS), "an object of type tuple"),
+    ),
+    *bad(
+        "scale_by_adam",
+        "state",
+        lambda x: updated_from(x, ol.scale_by_adam(2)),
+        "AdamState",
+        (optax.scale_by_adam().init(PARAMS), "ScaleByAdamState"),
+    ),
+    *bad(
         "accumulate",
         "tx",
         lambda x: ol.accumulate(x, 2),
@@ -82,6 +100,20 @@ OF_WRAPPERS = [
         None,
         ol.lena,
         "lena",
+    ),
+    *bad(
+        "accumulate",
+        "tx",
+        lambda x: ol.accumulate(x, 2),
+        "optax_lena.accumulate",
+        *MULTI_STEPS,
+    ),
+    *bad(
+        "from_successive_gradients",
+        "tx",
+        lambda x: ol.from_successive_gradients(x),
+        "optax_lena.accumulate",
+        *MULTI_STEPS,
     ),
     *bad(
         "accumulate",
@@ -252,6 +284,13 @@ OF_FLAX = [
         "divide into 2",
         (jnp.ones((3, 2)), "(3, 2)"),
         (jnp.ones((0, 2)), "(0, 2)"),
+    ),
+    *bad(
+        "flax.value_and_grad",
+        "batch",
+        lambda x: flax_gather(lambda model, x: model(jnp.ones(2)).mean())(MODEL, x),
+        "must hold the examples",
+        None,
     ),
     *bad(
         "flax.value_and_grad",

@@ -1,0 +1,75 @@
+"""Masks: which parameters a transformation of Optax is for.
+
+In: a pytree of booleans, or a function of the parameters that returns one. Out: the
+transformation of these parameters alone.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from optax_lena._checks import shown
+
+
+def masked(
+    tx: optax.GradientTransformation, name: str, mask: Any
+) -> optax.GradientTransformation:
+    """Returns `optax.masked`, or the transformation itself if `mask` is None.
+
+    Args:
+      tx: the transformation.
+      name: the name of the mask's argument, for errors.
+      mask: which parameters it is for; a pytree may be a prefix of theirs.
+
+    Returns:
+      The transformation, which raises a `ValueError` for parameters of another tree.
+
+    Raises:
+      ValueError: if `mask` is none.
+    """
+    check_mask(name, mask)
+    if mask is None:
+        return tx
+    return optax.masked(tx, functools.partial(_mask_of, name, mask))
+
+
+def check_mask(name: str, mask: Any) -> None:
+    """Raises a `ValueError` unless `mask` is None, a tree of booleans or a function."""
+    if mask is None or _is_function(mask):
+        return
+    leaves = jax.tree.leaves(mask, is_leaf=lambda x: x is None)
+    is_single = isinstance(mask, (bool, np.bool_, np.ndarray, jax.Array))
+    if is_single or not all(map(_is_boolean, leaves)):
+        raise ValueError(
+            f"`{name}` must be a pytree of booleans like the parameters, or "
+            f"a function of them, got {mask!r}. Inside optax.inject_hyperparams, which "
+            "calls functions with the number of updates, name it in `static_args`: "
+            f"optax.inject_hyperparams(optimizer, static_args=({name!r},))."
+        )
+
+
+def _mask_of(name: str, mask: Any, tree: Any) -> Any:
+    """Returns the booleans for a tree of parameters or updates."""
+    given = mask(tree) if _is_function(mask) else mask
+    try:
+        jax.tree.map(lambda own, leaves: None, given, tree)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must be a pytree of booleans like the parameters, or a prefix "
+            f"of it, got {shown(given)} for {jax.tree.structure(tree)}: make it of "
+            "them, such as jax.tree.map(lambda p: p.ndim > 1, params)."
+        ) from error
+    return given
+
+
+def _is_function(mask: Any) -> bool:
+    """Says whether it is one; a pytree that can be called, as a module, is none."""
+    return callable(mask) and all(map(callable, jax.tree.leaves(mask)))
+
+
+def _is_boolean(x: Any) -> bool:
+    is_array = isinstance(x, (np.ndarray, jax.Array)) and x.dtype == bool
+    return isinstance(x, (bool, np.bool_)) or is_array

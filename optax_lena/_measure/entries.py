@@ -1,0 +1,81 @@
+"""Entries: those of single layers, out of vectors over all of them.
+
+In: vectors `(..., layers)`, and which entries to read. Out: one pytree for each.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
+
+# One layer, or several of which the entries stay together.
+Row = int | tuple[int, ...]
+
+
+def entries_of(vectors: Any, rows: Sequence[Row]) -> list[Any]:
+    """Reads entries of vectors.
+
+    Args:
+      vectors: a pytree of arrays `(..., layers)`.
+      rows: which entries; for a tuple of them the result has a last axis.
+
+    Returns:
+      For each of `rows` a pytree of arrays, `(...)` or `(..., slices)`.
+    """
+    if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(vectors)):
+        return _slices(vectors, rows)
+    return jax.lax.platform_dependent(
+        vectors,
+        cpu=functools.partial(_at_places, rows=rows),
+        default=functools.partial(_slices, rows=rows),
+    )
+
+
+def _slices(vectors: Any, rows: Sequence[Row]) -> list[Any]:
+    """Reads entries by static slices, which cost a GPU no launch."""
+
+    def entry(vector: jax.Array, row: int) -> jax.Array:
+        return jax.lax.index_in_dim(vector, row, -1, keepdims=False)
+
+    return [
+        jax.tree.map(functools.partial(entry, row=row), vectors)
+        if isinstance(row, int)
+        else _gathered(vectors, row)
+        for row in rows
+    ]
+
+
+def _at_places(vectors: Any, rows: Sequence[Row]) -> list[Any]:
+    """Reads entries so that more of them are no more kernels for XLA:CPU to compile.
+
+    It compiles kernels of equal code once, but takes 20 ms for every kernel whose slice
+    is at a place of its own. So the kernels read the place from memory: XLA sees no
+    constants in what a call returns that it may not inline. If it inlines nevertheless,
+    only compile time is lost.
+    """
+    single = sorted({row for row in rows if isinstance(row, int)})
+    number = jax.jit(lambda vectors: (vectors, [jnp.int32(row) for row in single]))
+    with set_xla_metadata(inlineable="false"):
+        vectors, places = number(vectors)
+
+    def entry(vector: jax.Array, place: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(
+            vector, place, -1, keepdims=False, allow_negative_indices=False
+        )
+
+    entry_of = {
+        row: jax.tree.map(functools.partial(entry, place=place), vectors)
+        for row, place in zip(single, places, strict=True)
+    }
+    return [
+        entry_of[row] if isinstance(row, int) else _gathered(vectors, row)
+        for row in rows
+    ]
+
+
+def _gathered(vectors: Any, rows: tuple[int, ...]) -> Any:
+    return jax.tree.map(lambda vector: vector[..., np.asarray(rows, np.int32)], vectors)
