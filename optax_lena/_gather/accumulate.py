@@ -177,7 +177,11 @@ def _update(
         updates, _ = jax.eval_shape(emit, state)
         return jax.tree.map(lambda x: zeros_of(x, x.dtype), updates), state
 
-    return jax.lax.cond(added.calls >= k, emit, wait, added)
+    is_full = added.calls >= k
+    if not isinstance(is_full, jax.core.Tracer):
+        # A condition would compile both branches anew at every call.
+        return (emit if is_full else wait)(added)
+    return jax.lax.cond(is_full, emit, wait, added)
 
 
 def _add(

@@ -231,6 +231,8 @@ def follow_names(
     check_names(state, names)
     if not names:
         return state.rows()
+    if _is_known(state.row_ids) and np.array_equal(state.row_ids, row_ids(names)):
+        return state.rows()  # a condition compiles at every call outside of jit
     wanted = _array_of_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
@@ -275,7 +277,14 @@ def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
 def follows(state: ScaleByLenaState) -> bool:
     """Says whether the rows stand in the order of the names; true where not known."""
     names = state.layer_names()
-    is_known = bool(names) and not isinstance(state.row_ids, jax.core.Tracer)
-    if not is_known or state.row_ids.ndim != 1:
+    if not names or not _is_known(state.row_ids) or state.row_ids.ndim != 1:
         return True
     return np.array_equal(np.asarray(state.row_ids), row_ids(names))
+
+
+def _is_known(ids: jax.Array) -> bool:
+    """Says whether this process can read the row ids now."""
+    if isinstance(ids, jax.core.Tracer):
+        return False
+    places = ("is_fully_addressable", "is_fully_replicated")
+    return any(getattr(ids, place, True) for place in places)
