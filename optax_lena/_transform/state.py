@@ -24,8 +24,20 @@ from optax_lena._parts.state import Applied, LayerRateState
 _Leaves: Any = namedtuple("_Leaves", [*LayerRateState._fields, "row_ids"])
 
 
-class SavedNames(np.ndarray):
-    """The layers' names as bytes, each with a zero behind it.
+class NamesAsData(np.ndarray):
+    """The layers' names as bytes, each with a zero behind it: in a state dict."""
+
+    def __call__(self, x: Any) -> Any:
+        """Returns what it is given.
+
+        Loops with one function for each leaf (EasyLM's checkpointer) walk through state
+        and functions as flax does, and find the names in the place of a function.
+        """
+        return x
+
+
+class SavedNames(NamesAsData):
+    """The layers' names inside a state.
 
     `optax.tree.set` and flax walk through the `_fields` of a named tuple by hand. To
     optax strings would be leaves. Flax saves an array and no other type of ours, and
@@ -35,14 +47,6 @@ class SavedNames(np.ndarray):
     def __new__(cls, names: Iterable[str]) -> Self:
         """Encodes the names."""
         return np.frombuffer(_encode(tuple(names)), np.uint8).view(cls)
-
-    def __call__(self, x: Any) -> Any:
-        """Returns what it is given.
-
-        Loops with one function for each leaf (EasyLM's checkpointer) walk through state
-        and functions as flax does, and find the names in the place of a function.
-        """
-        return x
 
     def read(self) -> tuple[str, ...]:
         """Decodes them."""
