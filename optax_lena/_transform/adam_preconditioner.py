@@ -6,13 +6,14 @@ large entries. In: an optax state with Adam's. Out: one multiplier per entry, fo
 gatherers of the next update.
 """
 
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_beta, check_eps
+from optax_lena._checks import check_beta, check_eps, shown
 from optax_lena._dtypes import accumulation_dtype
 from optax_lena._measure.layout import PyTree, parameter_names
 from optax_lena._transform.scale_by_adam import AdamState
@@ -67,6 +68,7 @@ def adam_preconditioner(
     Raises:
       ValueError: if `opt_state` holds no state of Adam, or that of other parameters,
         or a number is out of its range.
+      TypeError: if `params` hold what is no array.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena
@@ -92,6 +94,7 @@ def adam_preconditioner(
             "without a preconditioner."
         )
     names, leaves = parameter_names(params), jax.tree.leaves(params)
+    _check_arrays(names, leaves)
     shapes = {n: jnp.shape(leaf) for n, leaf in zip(names, leaves, strict=True)}
     multipliers = {}
     for state in states:
@@ -113,6 +116,16 @@ def adam_preconditioner(
             for name, leaf in zip(names, leaves, strict=True)
         ],
     )
+
+
+def _check_arrays(names: list[str], leaves: list[Any]) -> None:
+    for name, leaf in zip(names, leaves, strict=True):
+        if not hasattr(leaf, "shape") and not isinstance(leaf, numbers.Number):
+            raise TypeError(
+                f"`params` must hold arrays, got {shown(leaf)} at parameter {name!r}: "
+                "pass what is differentiated, such as eqx.filter(model, "
+                "eqx.is_inexact_array) of an Equinox model."
+            )
 
 
 def _is_adam(node: Any) -> bool:

@@ -15,6 +15,7 @@ from optax_lena._checks import check_eps, check_mask, check_number
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.layout import (
     PyTree,
+    check_inexact,
     check_no_shards,
     layout_of,
     scale_leaves,
@@ -76,6 +77,7 @@ def _scale(
 ) -> tuple[PyTree, optax.EmptyState]:
     del extra_args
     _check_params(params)
+    check_inexact("params", params)
     check_no_shards("lena_lars", params, moments)
     metric, layout = Metric(layers), layout_of(layers, updates)
 
