@@ -173,7 +173,19 @@ def _update(
         updates, _ = jax.eval_shape(emit, state)
         return jax.tree.map(lambda x: zeros_of(x, x.dtype), updates), state
 
-    return jax.lax.cond(added.calls >= k, emit, wait, added)
+    return _either(added.calls >= k, emit, wait, added)
+
+
+def _either(
+    is_full: jax.Array,
+    emit: Callable[[AccumulateState], tuple[PyTree, AccumulateState]],
+    wait: Callable[[AccumulateState], tuple[PyTree, AccumulateState]],
+    state: AccumulateState,
+) -> tuple[PyTree, AccumulateState]:
+    """Calls one of the two: outside of jit a condition compiles both at every call."""
+    if isinstance(is_full, jax.core.Tracer):
+        return jax.lax.cond(is_full, emit, wait, state)
+    return (emit if is_full else wait)(state)
 
 
 def _add(

@@ -101,9 +101,10 @@ def check_arrays(what: str, tree: PyTree) -> None:
         dtype = getattr(leaf, "dtype", type(leaf))
         is_number = isinstance(leaf, (bool, int, float, complex))
         if not is_number and not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+            got = f"an array of {dtype}" if hasattr(leaf, "dtype") else shown(leaf)
             raise TypeError(
-                f"{what} must hold arrays, got {shown(leaf)} at "
-                f"{keystr(path) or 'its root'}."
+                f"{what} must hold arrays of numbers, got {got} at "
+                f"{keystr(path) or 'its root'}: leave it out, or make numbers of it."
             )
 
 

@@ -6,13 +6,14 @@ large entries. In: an optax state with Adam's. Out: one multiplier per entry, fo
 gatherers of the next update.
 """
 
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_beta, check_eps
+from optax_lena._checks import check_beta, check_eps, shown
 from optax_lena._dtypes import accumulation_dtype
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.parameters import leaves_by_name
@@ -68,6 +69,7 @@ def adam_preconditioner(
     Raises:
       ValueError: if `opt_state` holds no state of Adam, or that of other parameters,
         or a number is out of its range.
+      TypeError: if `params` hold what is no array.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena
@@ -93,6 +95,7 @@ def adam_preconditioner(
             "without a preconditioner."
         )
     leaves = leaves_by_name(params)
+    _check_arrays(leaves)
     shapes = {name: jnp.shape(leaf) for name, leaf in leaves.items()}
     multipliers = {}
     for state in states:
@@ -113,6 +116,16 @@ def adam_preconditioner(
             for name, leaf in leaves.items()
         ],
     )
+
+
+def _check_arrays(leaves: dict[str, Any]) -> None:
+    for name, leaf in leaves.items():
+        if not hasattr(leaf, "shape") and not isinstance(leaf, numbers.Number):
+            raise TypeError(
+                f"`params` must hold arrays, got {shown(leaf)} at parameter {name!r}: "
+                "pass what is differentiated, such as eqx.filter(model, "
+                "eqx.is_inexact_array) of an Equinox model."
+            )
 
 
 def _is_adam(node: Any) -> bool:

@@ -16,7 +16,7 @@ from optax_lena._masks import masked
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
 from optax_lena._measure.metric import Metric
-from optax_lena._measure.parameters import check_no_shards
+from optax_lena._measure.parameters import check_inexact, check_no_shards
 from optax_lena._transformation import transformation
 
 
@@ -72,6 +72,7 @@ def _scale(
 ) -> tuple[PyTree, optax.EmptyState]:
     del extra_args
     _check_params(params)
+    check_inexact("params", params)
     check_no_shards("lena_lars", params, moments)
     metric, layout = Metric(layers), layout_of(layers, updates)
 

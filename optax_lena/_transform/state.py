@@ -24,8 +24,20 @@ from optax_lena._parts.state import Applied, LayerRateState
 _Leaves: Any = namedtuple("_Leaves", [*LayerRateState._fields, "row_ids"])
 
 
-class SavedNames(np.ndarray):
-    """The layers' names as bytes, each with a zero behind it.
+class NamesAsData(np.ndarray):
+    """The layers' names as bytes, each with a zero behind it: in a state dict."""
+
+    def __call__(self, x: Any) -> Any:
+        """Returns what it is given.
+
+        Loops with one function for each leaf (EasyLM's checkpointer) walk through state
+        and functions as flax does, and find the names in the place of a function.
+        """
+        return x
+
+
+class SavedNames(NamesAsData):
+    """The layers' names inside a state.
 
     `optax.tree.set` and flax walk through the `_fields` of a named tuple by hand. To
     optax strings would be leaves. Flax saves an array and no other type of ours, and
@@ -35,14 +47,6 @@ class SavedNames(np.ndarray):
     def __new__(cls, names: Iterable[str]) -> Self:
         """Encodes the names."""
         return np.frombuffer(_encode(tuple(names)), np.uint8).view(cls)
-
-    def __call__(self, x: Any) -> Any:
-        """Returns what it is given.
-
-        Loops with one function for each leaf (EasyLM's checkpointer) walk through state
-        and functions as flax does, and find the names in the place of a function.
-        """
-        return x
 
     def read(self) -> tuple[str, ...]:
         """Decodes them."""
@@ -231,6 +235,8 @@ def follow_names(
     check_names(state, names)
     if not names:
         return state.rows()
+    if _is_known(state.row_ids) and np.array_equal(state.row_ids, row_ids(names)):
+        return state.rows()  # a condition compiles at every call outside of jit
     wanted = _array_of_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
@@ -275,7 +281,14 @@ def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
 def follows(state: ScaleByLenaState) -> bool:
     """Says whether the rows stand in the order of the names; true where not known."""
     names = state.layer_names()
-    is_known = bool(names) and not isinstance(state.row_ids, jax.core.Tracer)
-    if not is_known or state.row_ids.ndim != 1:
+    if not names or not _is_known(state.row_ids) or state.row_ids.ndim != 1:
         return True
     return np.array_equal(np.asarray(state.row_ids), row_ids(names))
+
+
+def _is_known(ids: jax.Array) -> bool:
+    """Says whether this process can read the row ids now."""
+    if isinstance(ids, jax.core.Tracer):
+        return False
+    places = ("is_fully_addressable", "is_fully_replicated")
+    return any(getattr(ids, place, True) for place in places)

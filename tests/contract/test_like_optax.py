@@ -185,6 +185,18 @@ def test_a_constant_schedule_is_a_number(name):
     helpers.assert_trees_close(params, trained(name)[0], rtol=1e-6)
 
 
+# optax's iteration for Muon is a loop, which compiles at every call outside of jit.
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"lena_muon"}))
+def test_outside_of_jit_nothing_compiles_once_more(name):
+    tx = build(name)
+    state, grads = tx.init(PARAMS), gradient(PARAMS)
+    for _ in range(2):
+        _, state = update(tx, name, grads, state, PARAMS)
+    with helpers.count_compilations() as compiled:
+        update(tx, name, grads, state, PARAMS)
+    assert not compiled
+
+
 INJECTED = ["lena", "lena_amplified", "adascale", "linear_scaling", "lena_lars"]
 
 

@@ -147,6 +147,7 @@ OF_GATHERERS = [
         (jnp.ones((0, 3)), "(0, 3)"),
         (jnp.ones(3), "(3,)"),
         (2.0, "()"),
+        ({"x": [[1.0], [2.0]]}, "() at ['x'][0][0]: make arrays of lists"),
     ),
     *bad(
         "value_and_grad",
@@ -154,7 +155,7 @@ OF_GATHERERS = [
         gathered("batch"),
         "arrays",
         ({"y": "b"}, "'y'"),
-        ({"y": np.array(["label"] * 300)}, "an object of type ndarray at ['y']"),
+        ({"y": np.array(["label"] * 300)}, "an array of <U5 at ['y']: leave it out"),
     ),
     *bad("value_and_grad", "batch", gathered("batch"), "the examples", None, (), {}),
     *bad(

@@ -38,6 +38,7 @@ OPTIMIZERS = {
 SOME = {f: OPTIMIZERS[f] for f in ("lena", "lena_adamw")}
 COUNTS = {"w": jnp.arange(2)}
 LIMIT = ol.SpikeLimit()
+LARS = ol.lena_lars(0.1, 2)
 
 
 def initialised(call):
@@ -369,5 +370,20 @@ OF_UPDATES = [
         "those of `opt_state`",
         ({"w": jnp.ones(3)}, "(3,)"),
         ({"v": jnp.ones(2)}, "none"),
+    ),
+    # As a whole Equinox model has functions among its leaves.
+    *bad(
+        "adam_preconditioner",
+        "params",
+        lambda x: ol.adam_preconditioner(ADAM, x),
+        "arrays",
+        ({"w": jnp.ones(2), "f": jnp.tanh}, "parameter 'f': pass what is"),
+    ),
+    *bad(
+        "lena_lars",
+        "params",
+        lambda x: LARS.update(MEAN, LARS.init(MEAN), x, moments=MOMENTS),
+        "floating-point",
+        ({"w": jnp.tanh}, "parameter 'w'"),
     ),
 ]
