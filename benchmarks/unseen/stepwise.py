@@ -19,7 +19,7 @@ from benchmarks.unseen.task import (
 
 
 def addition() -> Task:
-    """Sums of two numbers, digit by digit, by two gated blocks without offsets.
+    """Sums of two numbers, digit by digit, by a gated block without offsets.
 
     The last digit first, so that what is carried comes from the place before. Digits
     that need no carry are learned early, the others long after.
@@ -39,49 +39,41 @@ def addition() -> Task:
     answer, length = answer.astype(np.int32), x.shape[1]
 
     def init(key):
-        table, place, out, *blocks = jax.random.split(key, 5)
-
-        def block(key):
-            keys = jax.random.split(key, 5)
-            # Kernels alone, as is usual beside norms that only scale.
-            return {
-                "qkv": dense(keys[0], width, 3 * width, 1.0)["kernel"],
-                "o": dense(keys[1], width, width, 0.5)["kernel"],
-                "up": dense(keys[2], width, 2 * width, 1.0)["kernel"],
-                "gate": dense(keys[3], width, 2 * width, 1.0)["kernel"],
-                "down": dense(keys[4], 2 * width, width, 0.5)["kernel"],
-                "norms": jnp.ones((2, width)),
-            }
-
+        keys = jax.random.split(key, 8)
+        # Kernels alone, as is usual beside norms that only scale.
         return {
-            "tables": jax.random.normal(table, (2, base + 1, width)),
-            "place": jax.random.normal(place, (length, width)),
-            "blocks": [block(one) for one in blocks],
-            "norm": jnp.ones(width),
-            "out": dense(out, width, base, 1.0)["kernel"],
+            "tables": jax.random.normal(keys[0], (2, base + 1, width)),
+            "place": jax.random.normal(keys[1], (length, width)),
+            "qkv": dense(keys[2], width, 3 * width, 1.0)["kernel"],
+            "o": dense(keys[3], width, width, 1.0)["kernel"],
+            "up": dense(keys[4], width, 2 * width, 1.0)["kernel"],
+            "gate": dense(keys[5], width, 2 * width, 1.0)["kernel"],
+            "down": dense(keys[6], 2 * width, width, 1.0)["kernel"],
+            "norms": [jnp.ones(width) for _ in range(3)],
+            "out": dense(keys[7], width, base, 1.0)["kernel"],
         }
 
     def normed(scale, x):
-        return x * scale / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-5)
+        size = jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-5)
+        return x / size * scale[None, None]
 
-    def attend(block, x):
-        qkv = normed(block["norms"][0], x) @ block["qkv"]
+    def attend(params, x):
+        qkv = normed(params["norms"][0], x) @ params["qkv"]
         heads = qkv.reshape(len(x), length, 3, 2, width // 2)
         query, key, value = heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
         fit = jnp.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(width // 2)
-        fit = jnp.where(np.tri(length, dtype=bool), fit, -1e9)
+        fit = jnp.where(np.tri(length, dtype=bool)[None, None], fit, -1e9)
         found = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(fit), value)
-        return found.reshape(x.shape) @ block["o"]
+        return found.reshape(x.shape) @ params["o"]
 
     def predict(params, x):
         first, second = params["tables"]
-        x = first[x[..., 0]] + second[x[..., 1]] + params["place"]
-        for block in params["blocks"]:
-            x = x + attend(block, x)
-            own = normed(block["norms"][1], x)
-            gated = jax.nn.silu(own @ block["gate"]) * (own @ block["up"])
-            x = x + gated @ block["down"]
-        return normed(params["norm"], x[:, places:]) @ params["out"]
+        x = first[x[..., 0]] + second[x[..., 1]] + params["place"][None]
+        # What is at no place of the answer is only attended to.
+        x = (x + attend(params, x))[:, places:]
+        own = normed(params["norms"][1], x)
+        gated = jax.nn.silu(own @ params["gate"]) * (own @ params["up"])
+        return normed(params["norms"][2], x + gated @ params["down"]) @ params["out"]
 
     def loss(params, batch):
         x, answer = batch
@@ -136,7 +128,6 @@ def segmentation() -> Task:
             "first": (5, 8),
             "second": (3 * 8, 8),
             "below": (3 * 8, 12),
-            "deep": (3 * 12, 12),
             "joined": (20, 12),
         }
         keys = jax.random.split(key, len(sizes) + 1)
@@ -158,14 +149,14 @@ def segmentation() -> Task:
         # Of one signal and one channel.
         x = x - x.mean(1, keepdims=True)
         x = x / jnp.sqrt(jnp.mean(x**2, axis=1, keepdims=True) + 1e-3)
-        return jax.nn.relu(x * part["norm"]["scale"] + part["norm"]["offset"])
+        scale, offset = (part["norm"][name][None, None] for name in ("scale", "offset"))
+        return jax.nn.relu(x * scale + offset)
 
     def predict(params, x):
         x = layer(params["first"], near(x[..., None], 5))
         bridge = layer(params["second"], near(x, 3))
         x = bridge.reshape(len(x), length // levels, levels, -1).max(2)
         x = layer(params["below"], near(x, 3))
-        x = layer(params["deep"], near(x, 3))
         x = jnp.concatenate([bridge, jnp.repeat(x, levels, axis=1)], axis=-1)
         return apply(params["out"], layer(params["joined"], x))[..., 0]
 
