@@ -120,7 +120,7 @@ def positives() -> Task:
     return Task(
         name="positives and unlabelled ones",
         rate=0.02,
-        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
         init=lambda key: perceptron(key, (width, 64, 64, 1)),
         loss=loss,
         score=score,
