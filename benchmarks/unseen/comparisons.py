@@ -68,8 +68,9 @@ def triplets() -> Task:
 
     return Task(
         name="two of three of one kind",
-        rate=0.1,
+        rate=0.025,
         rates=(0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+        adamw_rate=0.004,
         init=lambda key: perceptron(key, (width, 64, 64, 8)),
         loss=loss,
         score=score,
@@ -119,8 +120,9 @@ def positives() -> Task:
 
     return Task(
         name="positives and unlabelled ones",
-        rate=0.02,
+        rate=0.16,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
+        adamw_rate=0.0005,
         init=lambda key: perceptron(key, (width, 64, 64, 1)),
         loss=loss,
         score=score,
@@ -174,8 +176,9 @@ def energy() -> Task:
 
     return Task(
         name="energy beside noise",
-        rate=0.01,
+        rate=0.02,
         rates=(0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.008,
         init=init,
         loss=loss,
         score=lambda params, batch: explained(log_density(params, batch[0]), batch[1]),
