@@ -5,6 +5,7 @@ from collections.abc import Callable
 from benchmarks.unseen import (
     classes,
     combined,
+    comparisons,
     digits,
     dynamics,
     generative,
@@ -12,6 +13,7 @@ from benchmarks.unseen import (
     regression,
     sequences,
     source,
+    stepwise,
     structured,
     unlabelled,
 )
@@ -72,7 +74,13 @@ TASKS: dict[str, Callable[[], Task]] = {
     "boxes": structured.boxes,
     "codebook": generative.codebook,
     "thin": regression.thin,
+    "triplets": comparisons.triplets,
+    "positives": comparisons.positives,
+    "energy": comparisons.energy,
+    "addition": stepwise.addition,
+    "segmentation": stepwise.segmentation,
+    "actor_critic": stepwise.actor_critic,
 }
-# The tasks of four independent testers are the last ones.
+# The tasks of five independent testers are the last ones.
 _NAMES = tuple(TASKS)
 OF_TESTERS = _NAMES[_NAMES.index("denoising") :]
