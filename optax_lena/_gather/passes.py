@@ -51,11 +51,11 @@ def check_divides(batch: PyTree, num_microbatches: int) -> None:
         if not given or given[0] % num_microbatches or not given[0]:
             remedy = "drop or pad the last examples (and pass `weights`)"
             if isinstance(leaf, (bool, int, float, complex)):
-                remedy = "make arrays of lists"
+                remedy = "pass an array in place of a list"
             raise ValueError(
                 f"`batch` must divide into {num_microbatches} microbatches on axis 0, "
-                f"got shape {given} at {keystr(path) or 'its root'}: {remedy}, and "
-                "pass what is no example as a further argument."
+                f"got shape {given} at {keystr(path) or 'its root'}: {remedy}, and pass "
+                "what is no example as a further argument."
             )
     _check_equal_rows(batch)
 

@@ -274,7 +274,7 @@ def test_a_stack_axis_that_is_not_there(axis):
 )
 def test_a_batch_that_does_not_divide(batch, shape):
     f = optax_lena.value_and_grad(lambda params, batch: params, 4)
-    message = says("`batch`", "4 microbatches", shape, "pad")
+    message = says("`batch`", "4 microbatches", shape, "further argument")
     with pytest.raises(ValueError, match=message):
         f(jnp.ones(()), batch)
 

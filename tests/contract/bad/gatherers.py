@@ -147,7 +147,7 @@ OF_GATHERERS = [
         (jnp.ones((0, 3)), "(0, 3)"),
         (jnp.ones(3), "(3,)"),
         (2.0, "()"),
-        ({"x": [[1.0], [2.0]]}, "() at ['x'][0][0]: make arrays of lists"),
+        ({"x": [[1.0], [2.0]]}, "() at ['x'][0][0]: pass an array"),
     ),
     *bad(
         "value_and_grad",
