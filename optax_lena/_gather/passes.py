@@ -54,8 +54,8 @@ def check_divides(batch: PyTree, num_microbatches: int) -> None:
                 remedy = "pass an array in place of a list"
             raise ValueError(
                 f"`batch` must divide into {num_microbatches} microbatches on axis 0, "
-                f"got shape {given} at {keystr(path) or 'its root'}: {remedy}, and pass "
-                "what is no example as a further argument."
+                f"got shape {given} at {keystr(path) or 'its root'}: {remedy}, and "
+                "pass what is no example as a further argument."
             )
     _check_equal_rows(batch)
 
