@@ -165,4 +165,5 @@ def test_matrices_may_be_sharded_over_explicit_axes(spec):
         sharded = jax.device_put(grads, NamedSharding(mesh, spec))
         updates = jax.jit(update)(sharded)
     assert jax.typeof(updates["w"]) == jax.typeof(sharded["w"])
-    np.testing.assert_allclose(updates["w"], update(grads)["w"], rtol=1e-5, atol=1e-7)
+    # Five steps of Muon's iteration make up to a hundred roundings of one.
+    np.testing.assert_allclose(updates["w"], update(grads)["w"], rtol=1e-3, atol=1e-5)
