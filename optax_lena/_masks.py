@@ -30,13 +30,13 @@ def masked(
     Raises:
       ValueError: if `mask` is none.
     """
-    check_mask(name, mask)
+    _check_mask(name, mask)
     if mask is None:
         return tx
     return optax.masked(tx, functools.partial(_mask_of, name, mask))
 
 
-def check_mask(name: str, mask: Any) -> None:
+def _check_mask(name: str, mask: Any) -> None:
     """Raises a `ValueError` unless `mask` is None, a tree of booleans or a function."""
     if mask is None or _is_function(mask):
         return

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_lena._checks import check_loss, check_number
+from optax_lena._eager import choose
 from optax_lena._gather.wrapped import Preconditioner, multipliers_of, wrapped
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.layout import PyTree
@@ -173,19 +174,7 @@ def _update(
         updates, _ = jax.eval_shape(emit, state)
         return jax.tree.map(lambda x: zeros_of(x, x.dtype), updates), state
 
-    return _either(added.calls >= k, emit, wait, added)
-
-
-def _either(
-    is_full: jax.Array,
-    emit: Callable[[AccumulateState], tuple[PyTree, AccumulateState]],
-    wait: Callable[[AccumulateState], tuple[PyTree, AccumulateState]],
-    state: AccumulateState,
-) -> tuple[PyTree, AccumulateState]:
-    """Calls one of the two: outside of jit a condition compiles both at every call."""
-    if isinstance(is_full, jax.core.Tracer):
-        return jax.lax.cond(is_full, emit, wait, state)
-    return (emit if is_full else wait)(state)
+    return choose(added.calls >= k, emit, wait, added)
 
 
 def _add(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey
 
+from optax_lena._eager import choose, is_known
 from optax_lena._parts.clocks import Clocks, Count
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.state import Applied, LayerRateState
@@ -235,8 +236,6 @@ def follow_names(
     check_names(state, names)
     if not names:
         return state.rows()
-    if _is_known(state.row_ids) and np.array_equal(state.row_ids, row_ids(names)):
-        return state.rows()  # a condition compiles at every call outside of jit
     wanted = _array_of_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
@@ -254,7 +253,7 @@ def follow_names(
         return jax.tree.map(pick, rows, rate.init(len(names) + 1))
 
     is_in_place = jnp.all(state.row_ids == wanted)
-    return jax.lax.cond(is_in_place, lambda rows: rows, reorder, state.rows())
+    return choose(is_in_place, lambda rows: rows, reorder, state.rows())
 
 
 def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
@@ -281,14 +280,6 @@ def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
 def follows(state: ScaleByLenaState) -> bool:
     """Says whether the rows stand in the order of the names; true where not known."""
     names = state.layer_names()
-    if not names or not _is_known(state.row_ids) or state.row_ids.ndim != 1:
+    if not names or not is_known(state.row_ids) or state.row_ids.ndim != 1:
         return True
     return np.array_equal(np.asarray(state.row_ids), row_ids(names))
-
-
-def _is_known(ids: jax.Array) -> bool:
-    """Says whether this process can read the row ids now."""
-    if isinstance(ids, jax.core.Tracer):
-        return False
-    places = ("is_fully_addressable", "is_fully_replicated")
-    return any(getattr(ids, place, True) for place in places)

@@ -1,0 +1,26 @@
+"""What is known before anything is compiled: values outside of `jax.jit`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def is_known(x: Any) -> bool:
+    """Says whether this process can read the array now."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    places = ("is_fully_addressable", "is_fully_replicated")
+    return any(getattr(x, place, True) for place in places)
+
+
+def choose(
+    condition: jax.Array,
+    on_true: Callable[[Any], Any],
+    on_false: Callable[[Any], Any],
+    operand: Any,
+) -> Any:
+    """`jax.lax.cond`, which outside of `jax.jit` compiles both at every call."""
+    if is_known(condition):
+        return (on_true if condition else on_false)(operand)
+    return jax.lax.cond(condition, on_true, on_false, operand)
