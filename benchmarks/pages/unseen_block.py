@@ -24,7 +24,7 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
         base rates are left out.
       recipe: a key of `FAMILIES`.
     """
-    recorded = [one for one in recorded if one.batch_scale in (1, *SCALES)]
+    recorded = _of_tables(recorded)
     family, scores = FAMILIES[recipe], _scores(recorded)
     where = _where(recorded, f"python -m benchmarks.unseen --recipe {recipe}")
     beside = _beside_the_best(family, scores)
@@ -56,12 +56,11 @@ def sentence(
       recipe: likewise.
       tasks: what they are called, or a link with that name.
     """
-    family = FAMILIES[recipe]
-    scores = _scores([one for one in recorded if one.batch_scale in (1, *SCALES)])
+    family, scores = FAMILIES[recipe], _scores(_of_tables(recorded))
     rows = _beside_the_best(family, scores)[1:]
     unseen = [row for row in rows if not row[0].endswith("*")]
     every, new = (len({row[0] for row in some}) for some in (rows, unseen))
-    held = [sum(row[-1] == "holds" for row in some) for some in (rows, unseen)]
+    held = [_count_held(some) for some in (rows, unseen)]
     lost = sum(row[3].endswith("lost") for row in rows)
     share = f"{100 * SHARE:g} %"
     return (
@@ -132,6 +131,10 @@ def at_other_rates(
 def _where(recorded: Sequence[Score], command: str) -> str:
     commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
     return layout.recorded_on(recorded[0].environment, commits, command)
+
+
+def _of_tables(recorded: Sequence[Score]) -> list[Score]:
+    return [one for one in recorded if one.batch_scale in (1, *SCALES)]
 
 
 def _scores(recorded: Sequence[Score]) -> Scores:
@@ -214,7 +217,7 @@ def _two_microbatches(family: Family, scores: Scores) -> str:
         elif not _lost(few, least):
             own = [a - b for a, b in zip(few, many, strict=True)]
             gained.append(mean(own))
-            if mean(own) < -max(_error(own), SHARE * least):
+            if not _is_level(own, least):
                 behind.append((task, scale, _signed(own)))
     if not rows:
         return ""
@@ -279,15 +282,23 @@ def _beside_the_best(family: Family, scores: Scores) -> list[list[str]]:
             cells = ["", "holds"]
         else:
             gained = [a - b for a, b in zip(own, whole[best], strict=True)]
-            holds = mean(gained) >= -max(_error(gained), SHARE * base)
+            holds = _is_level(gained, base)
             cells = [_signed(gained), "holds" if holds else "missed"]
         rows.append([_name(family, task), str(scale), rival, *cells])
     return rows
 
 
+def _is_level(gained: Sequence[float], base: float) -> bool:
+    """Whether differences are within the bar."""
+    return mean(gained) >= -max(_error(gained), SHARE * base)
+
+
 def _held(beside: Sequence[Sequence[str]]) -> str:
-    held = sum(row[-1] == "holds" for row in beside)
-    return f"It holds in {held} rows of {len(beside) - 1}."
+    return f"It holds in {_count_held(beside)} rows of {len(beside) - 1}."
+
+
+def _count_held(rows: Sequence[Sequence[str]]) -> int:
+    return sum(row[-1] == "holds" for row in rows)
 
 
 def _labelled(family: Family, method: str, scores: Sequence[float]) -> str:

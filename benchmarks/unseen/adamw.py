@@ -85,7 +85,6 @@ ADAMW = Family(
         "lena_adamw_first": Method("first LENA + AdamW, ratios not limited", _first),
     },
     recommended="lena_adamw",
-    of_two="lena_adamw_two",
     own=(
         "lena_adamw",
         "lena_adamw_model",

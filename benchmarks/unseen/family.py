@@ -1,7 +1,6 @@
 """A family: base recipes of one optimizer, and the methods that take them to S."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,7 +78,6 @@ class Family:
       developed: tasks on which its rules may be chosen, with seeds of their own.
       pairs: by the label of a row, two methods: one gain for each layer, and one for
         the model.
-      of_two: the recommended method, of two microbatches; none, where it is empty.
       preconditioned: whether moments are those of the gradient as Adam divides it.
     """
 
@@ -93,8 +91,13 @@ class Family:
     own: Sequence[str]
     developed: Sequence[str]
     pairs: Mapping[str, tuple[str, str]]
-    of_two: str = ""
     preconditioned: bool = True
+
+    @property
+    def of_two(self) -> str:
+        """The recommended method, of two microbatches; empty where there is none."""
+        counts = {name: one.num_microbatches for name, one in self.methods.items()}
+        return next((name for name, count in counts.items() if count == 2), "")
 
     def optimizer(
         self, method: str, rate: float, batch_scale: int
@@ -118,4 +121,6 @@ class Family:
             return plain
         gradient = measured_for_adam if self.preconditioned else measured
         count = self.methods[method].num_microbatches
-        return functools.partial(gradient, num_microbatches=count)
+        if count is None:
+            return gradient
+        return lambda task, batch_scale, *rest: gradient(task, count, *rest)

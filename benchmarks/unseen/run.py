@@ -98,34 +98,20 @@ def plain(
 
 
 def measured(
-    task: Task,
-    batch_scale: int,
-    state: Any,
-    params: Any,
-    batch: Any,
-    num_microbatches: int | None = None,
+    task: Task, num_microbatches: int, state: Any, params: Any, batch: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """The gradient with its moments, of S microbatches or as many, and the loss."""
+    """The gradient with its moments, and the loss."""
     del state
-    return _measured(task, num_microbatches or batch_scale, params, batch)
+    return _measured(task, num_microbatches, params, batch)
 
 
 def measured_for_adam(
-    task: Task,
-    batch_scale: int,
-    state: Any,
-    params: Any,
-    batch: Any,
-    num_microbatches: int | None = None,
+    task: Task, num_microbatches: int, state: Any, params: Any, batch: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The gradient with the moments of what Adam makes of it, and the loss."""
     preconditioner = optax_lena.adam_preconditioner(state, params)
     return _measured(
-        task,
-        num_microbatches or batch_scale,
-        params,
-        batch,
-        preconditioner=preconditioner,
+        task, num_microbatches, params, batch, preconditioner=preconditioner
     )
 
 

@@ -11,6 +11,7 @@ from benchmarks.unseen.task import (
     classifier,
     dense,
     layer_norm,
+    neighbours,
     task_of,
     unit_norm,
 )
@@ -183,14 +184,9 @@ def alignment() -> Task:
             "out": dense(out, 40, symbols + 1, 1.0),
         }
 
-    def near(x):
-        """Every frame with the one before it and the one behind it."""
-        padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-        return jnp.concatenate([padded[:, i : i + length] for i in range(3)], axis=-1)
-
     def predict(params, x):
         for layer in ("first", "second"):
-            x = jax.nn.relu(apply(params[layer], near(x)))
+            x = jax.nn.relu(apply(params[layer], neighbours(x, 3)))
         return jax.nn.log_softmax(apply(params["out"], x))
 
     def loss(params, batch):

@@ -245,7 +245,6 @@ SGD = Family(
         ),
     },
     recommended="lena_amplified",
-    of_two="amplified_two",
     own=(
         "lena_amplified",
         "amplified_model",

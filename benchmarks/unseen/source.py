@@ -11,7 +11,6 @@ import numpy as np
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
     apply,
     classifier,
@@ -232,7 +231,6 @@ def selective() -> Task:
         return 100 * (right - spaces) / (1 - spaces)
 
     arrays = (x[:, :-1].copy(), x[:, 1:].copy())
-    few = tuple(array[TRAIN:][:4000] for array in arrays)
     return Task(
         name="bytes by a selective recurrence",
         rate=0.2,
@@ -241,8 +239,7 @@ def selective() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=tuple(array[:TRAIN] for array in arrays),
-        test=few,
+        **cut(train=arrays, test=arrays, tests=4000),
     )
 
 

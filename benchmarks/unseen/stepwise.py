@@ -6,12 +6,12 @@ import numpy as np
 
 from benchmarks.unseen.task import (
     EXAMPLES,
-    TRAIN,
     Task,
     apply,
     cross_entropy,
     cut,
     dense,
+    neighbours,
     outputs,
     perceptron,
     unit_norm,
@@ -86,7 +86,6 @@ def addition() -> Task:
         is_right = predict(params, x).argmax(-1) == answer
         return 100 * jnp.mean(jnp.all(is_right, axis=1))
 
-    few = tuple(array[TRAIN:][:4000] for array in (x, answer))
     return Task(
         name="sums, digit by digit",
         rate=0.05,
@@ -96,8 +95,7 @@ def addition() -> Task:
         init=init,
         loss=loss,
         score=score,
-        train=(x[:TRAIN], answer[:TRAIN]),
-        test=few,
+        **cut(train=(x, answer), test=(x, answer), tests=4000),
     )
 
 
@@ -139,13 +137,6 @@ def segmentation() -> Task:
         }
         return {**layers, "out": dense(keys[-1], 12, 1, 1.0)}
 
-    def near(x, span):
-        """Every place's neighbours, as its channels."""
-        edge, count = span // 2, x.shape[1]
-        padded = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)))
-        own = [padded[:, start : start + count] for start in range(span)]
-        return jnp.concatenate(own, axis=-1)
-
     def layer(part, x):
         x = apply(part["layer"], x)
         # Of one signal and one channel.
@@ -155,10 +146,10 @@ def segmentation() -> Task:
         return jax.nn.relu(x * scale + offset)
 
     def predict(params, x):
-        x = layer(params["first"], near(x[..., None], 5))
-        bridge = layer(params["second"], near(x, 3))
+        x = layer(params["first"], neighbours(x[..., None], 5))
+        bridge = layer(params["second"], neighbours(x, 3))
         x = bridge.reshape(len(x), length // levels, levels, -1).max(2)
-        x = layer(params["below"], near(x, 3))
+        x = layer(params["below"], neighbours(x, 3))
         x = jnp.concatenate([bridge, jnp.repeat(x, levels, axis=1)], axis=-1)
         return apply(params["out"], layer(params["joined"], x))[..., 0]
 

@@ -56,7 +56,10 @@ class Arrays(TypedDict):
 
 
 def cut(
-    train: Iterable[np.ndarray], test: Iterable[np.ndarray], count: int = TRAIN
+    train: Iterable[np.ndarray],
+    test: Iterable[np.ndarray],
+    count: int = TRAIN,
+    tests: int | None = None,
 ) -> Arrays:
     """The first examples to train on, and the rest to test, as a `Task` takes them.
 
@@ -64,10 +67,11 @@ def cut(
       train: arrays with all examples, of which the first are trained on.
       test: likewise, of which the rest are.
       count: how many are the first.
+      tests: how many of the rest are taken; None: all.
     """
     return Arrays(
         train=tuple(array[:count] for array in train),
-        test=tuple(array[count:] for array in test),
+        test=tuple(array[count:][:tests] for array in test),
     )
 
 
@@ -98,6 +102,14 @@ def dense(key: jax.Array, inputs: int, outputs: int, gain: float = 2.0) -> Param
 def apply(layer: Params, x: jax.Array) -> jax.Array:
     """The layer's outputs."""
     return x @ layer["kernel"] + _along_last(layer["bias"], x)
+
+
+def neighbours(x: jax.Array, span: int) -> jax.Array:
+    """Every place's `span` places around it, as its channels; zeros behind the ends."""
+    edge, length = span // 2, x.shape[1]
+    padded = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)))
+    own = [padded[:, start : start + length] for start in range(span)]
+    return jnp.concatenate(own, axis=-1)
 
 
 def unit_norm(width: int) -> Params:
