@@ -35,6 +35,7 @@ from optax_lena._parts.normalised import normalised_gain as normalised_gain
 from optax_lena._parts.loss_limit import LossLimit as LossLimit
 from optax_lena._parts.guard import GrowthLimit as GrowthLimit
 from optax_lena._parts.guard import SpikeLimit as SpikeLimit
+from optax_lena._parts.backoff import Backoff as Backoff
 from optax_lena._parts.warmup import FixedWarmup as FixedWarmup
 from optax_lena._parts.warmup import StateAwareWarmup as StateAwareWarmup
 from optax_lena._parts.layer_rate import LayerRate as LayerRate

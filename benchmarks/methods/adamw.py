@@ -120,7 +120,8 @@ def _first(
     recipe: Recipe, batch_scale: int, base_steps: int
 ) -> optax.GradientTransformation:
     """`lena_adamw` without limits on its ratios."""
-    return first_lena_adamw(
+    return earlier_lena_adamw(
+        FIRST_NORMALISED,
         recipe.rate(base_steps),
         batch_scale,
         b1=recipe.momentum,
@@ -128,7 +129,8 @@ def _first(
     )
 
 
-def first_lena_adamw(
+def earlier_lena_adamw(
+    rate: optax_lena.LayerRate,
     learning_rate: optax.ScalarOrSchedule,
     batch_scale: int,
     *,
@@ -136,16 +138,17 @@ def first_lena_adamw(
     b1: float = 0.9,
     layers: optax_lena.Layers = optax_lena.per_parameter,
 ) -> optax.GradientTransformation:
-    """What `lena_adamw` was when its ratios had no limits.
+    """What `lena_adamw` was with other limits on its ratios.
 
     Args:
+      rate: with these limits.
       learning_rate: as `lena_adamw` takes it.
       batch_scale: likewise.
       weight_decay: likewise.
       b1: likewise.
       layers: likewise.
     """
-    rate = dataclasses.replace(FIRST_NORMALISED, learning_rate=learning_rate)
+    rate = dataclasses.replace(rate, learning_rate=learning_rate)
     return optax.chain(
         optax_lena.scale_by_adam(batch_scale, b1=b1, b2=B2),
         optax.add_decayed_weights(weight_decay),

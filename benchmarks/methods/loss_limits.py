@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optax_lena._parts.loss_limit import STEP, moved_share
+from optax_lena._parts.loss_limit import moved_share
+from optax_lena._parts.losses import STEP
 
 
 class FirstLossState(NamedTuple):

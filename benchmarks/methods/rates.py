@@ -63,8 +63,9 @@ FIRST_AMPLIFIED = dataclasses.replace(
     estimator=optax_lena.Averages(relative=True),
     rule=noise_times(8),
 )
-NORMALISED = normalised_rate(1.0, 0, growth=1.1)
-# What `lena_adamw` was until its rate was seen to jump above the square root of S.
+# What `lena_adamw` was until a denoiser was lost whose gradient and loss rise together.
+NORMALISED = normalised_rate(1.0, 0, optax_lena.GrowthLimit(1.1))
+# And before that, until its rate was seen to jump above the square root of S.
 FIRST_NORMALISED = dataclasses.replace(
     NORMALISED,
     rule=optax_lena.Rule(

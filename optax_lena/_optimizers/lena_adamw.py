@@ -7,6 +7,7 @@ import optax
 
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import parts
+from optax_lena._parts.backoff import Backoff
 from optax_lena._transform.scale_by_adam import scale_by_adam
 
 
@@ -44,8 +45,10 @@ def lena_adamw(
     the rest. The averages forget as much in an update as S base batches would, though
     no less is kept than the floors say; S may change in mid-run.
     (A ratio is at most 1 where S is below 1.) A layer's ratio starts
-    at 1 and grows by a tenth in an update at most (`GrowthLimit`). After the loss has
-    risen noise counts for less, where updates are given the loss (`LossLimit`).
+    at 1 and grows by a tenth in an update at most. Where updates are given the loss,
+    the ratios are cut, and grow from there again, when both the gradient and the loss
+    are above what they usually are (`Backoff`), and after the loss has risen noise
+    counts for less (`LossLimit`).
 
     With a `batch_scale` of 1 and no warm-up it is `optax.adamw`, to the last bit
     in float32.
@@ -108,7 +111,7 @@ def lena_adamw(
       NeurIPS 2022; Marek et al., *Small Batch Size Training for Language Models*, 2025;
       `AdamScale` in `scaling_rules.py` of AdaptDL.
     """
-    rate = parts.normalised_rate(learning_rate, warmup_steps, growth=1.1)
+    rate = parts.normalised_rate(learning_rate, warmup_steps, Backoff())
     scale = parts.scale_by_normalised_rate(rate, batch_scale, layers)
     adam = scale_by_adam(
         batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov

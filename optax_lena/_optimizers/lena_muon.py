@@ -16,6 +16,7 @@ from optax_lena._measure.layers import Layers, per_parameter, whole_model
 from optax_lena._measure.layout import PyTree, layout_of
 from optax_lena._measure.moments import is_masked
 from optax_lena._optimizers import parts
+from optax_lena._parts.guard import GrowthLimit
 from optax_lena._transform.muon import (
     are_matrices,
     check_options,
@@ -118,7 +119,7 @@ def lena_muon(
       Jordan et al., *Muon*, 2024; Hao et al., *LANTON*, 2025, who set the rates of
       Muon's layers against each other by their noise, at one batch.
     """
-    rate = parts.normalised_rate(learning_rate, warmup_steps, _GROWTH)
+    rate = parts.normalised_rate(learning_rate, warmup_steps, GrowthLimit(_GROWTH))
     check_options(options, tuple(inspect.signature(lena_muon).parameters))
     orthogonal = orthogonaliser(eps=eps, **(options or {}))
     momentum = momentum_of_examples(batch_scale, beta, nesterov, mu_dtype)

@@ -23,7 +23,6 @@ from optax_lena._masks import masked
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
-from optax_lena._parts.guard import GrowthLimit
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.loss_limit import LossLimit
 from optax_lena._parts.normalised import normalised_gain
@@ -36,13 +35,13 @@ descent = optax.scale(-1.0)
 """Turns scaled gradients into updates."""
 
 
-def normalised_rate(learning_rate: Any, warmup_steps: Any, growth: float) -> LayerRate:
+def normalised_rate(learning_rate: Any, warmup_steps: Any, guard: Any) -> LayerRate:
     """The rate of updates of normalised length, Adam's and Muon's.
 
     Args:
       learning_rate: η, of the base batch, or its schedule over base batches.
       warmup_steps: θ, in base-batch steps.
-      growth: by which a layer's rate may grow in one update, times the last one.
+      guard: what limits the growth of a layer's rate.
 
     Returns:
       The rate, with its limits.
@@ -52,7 +51,7 @@ def normalised_rate(learning_rate: Any, warmup_steps: Any, growth: float) -> Lay
         learning_rate,
         rule=normalised_gain,
         warmup=StateAwareWarmup(warmup_steps),
-        guard=GrowthLimit(growth),
+        guard=guard,
         loss_limit=LossLimit(),
     )
 

@@ -97,6 +97,11 @@ class LayerRate:
             or self.clock != "base_steps"
         )
 
+    @property
+    def reads_loss(self) -> bool:
+        """Whether an update reads the loss, if it is given one."""
+        return self.loss_limit is not None or self.guard is not None
+
     def init(self, num_rows: int) -> LayerRateState:
         """Returns the state before the first update.
 

@@ -14,37 +14,32 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_number
+from optax_lena._parts.losses import LastLosses
 
 # What a loss above the limit leaves of the share, how every loss that is not above it
 # lets the share grow back, and the least of it, with which four times the noise is a
 # quarter of it. Chosen on small tasks, as all that follows (docs/choices.md).
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
-# How far averages move toward each new loss: they are those of the last ten or so.
-STEP = 0.1
 # What losses differ by without a meaning: this share of the highest average, or twice
-# what they usually differ by. That starts at a tenth of the first loss.
-_MARGIN, _SCATTERS, _FIRST_SCATTER = 0.02, 2.0, 0.1
+# what they usually differ by.
+_MARGIN, _SCATTERS = 0.02, 2.0
 
 
 class LossLimitState(NamedTuple):
     """State of a `LossLimit`.
 
     Attributes:
-      recent: float32 `()`, the average of the last ten losses or so; 0 before any.
-      highest: float32 `()`, the highest that this average has been.
+      losses: the last ten or so.
+      highest: float32 `()`, the highest that their average has been.
       lowest: float32 `()`, the lowest that it has been.
-      scatter: float32 `()`, how far the last losses were from it, on average.
-      least_scatter: float32 `()`, the least that this has been.
-      has_started: int32 `()`, 1 if there was a loss.
+      least_scatter: float32 `()`, the least that their scatter has been.
       noise_share: float32 `()`, in (0, 1], of the noise that counts.
     """
 
-    recent: jax.Array
+    losses: LastLosses
     highest: jax.Array
     lowest: jax.Array
-    scatter: jax.Array
     least_scatter: jax.Array
-    has_started: jax.Array
     noise_share: jax.Array
 
 
@@ -111,46 +106,35 @@ class LossLimit:
     def init(self) -> LossLimitState:
         """Returns the state before the first update."""
         # Each is an array of its own: JAX does not donate one buffer twice.
-        recent, highest, lowest, scatter, least = (jnp.zeros(()) for _ in range(5))
-        has_started = jnp.zeros((), jnp.int32)
-        share = jnp.ones(())
-        return LossLimitState(
-            recent, highest, lowest, scatter, least, has_started, share
-        )
+        highest, lowest, least = (jnp.zeros(()) for _ in range(3))
+        return LossLimitState(LastLosses.zeros(), highest, lowest, least, jnp.ones(()))
 
     def update(self, state: LossLimitState, loss: ArrayLike) -> LossLimitState:
         """Moves the share by one update's loss, `()`."""
         loss = jnp.asarray(loss, jnp.float32)
         is_finite = jnp.isfinite(loss)
-        is_first = is_finite & (state.has_started == 0)
-        recent, highest, lowest = (
-            jnp.where(is_first, loss, x)
-            for x in (state.recent, state.highest, state.lowest)
+        is_first = state.losses.has_started == 0
+        losses = state.losses.start(loss)
+        highest, lowest = (
+            jnp.where(is_first, loss, x) for x in (state.highest, state.lowest)
         )
-        scatter, least_scatter = (
-            jnp.where(is_first, _FIRST_SCATTER * jnp.abs(loss), x)
-            for x in (state.scatter, state.least_scatter)
-        )
+        least_scatter = jnp.where(is_first, losses.scatter, state.least_scatter)
         size = jnp.abs(highest)
         margin = jnp.maximum(_MARGIN * size, _SCATTERS * least_scatter)
         # At most that: a network that is thrown out would hold the average up for long.
-        seen = jnp.minimum(loss, highest + margin)
-        scatter += STEP * (jnp.abs(seen - recent) - scatter)
-        recent += STEP * (seen - recent)
+        losses = losses.add(jnp.minimum(loss, highest + margin))
         most = lowest + self.rise * (highest - lowest) + margin
         at_once = highest + jnp.maximum(margin, (self.limit - 1) * size)
-        is_above = (loss > at_once) | (jnp.minimum(loss, recent) > most)
+        is_above = (loss > at_once) | (jnp.minimum(loss, losses.mean) > most)
         new = LossLimitState(
-            recent,
-            jnp.maximum(highest, recent),
-            jnp.minimum(lowest, recent),
-            scatter,
-            jnp.minimum(least_scatter, scatter),
-            jnp.ones((), jnp.int32),
+            losses,
+            jnp.maximum(highest, losses.mean),
+            jnp.minimum(lowest, losses.mean),
+            jnp.minimum(least_scatter, losses.scatter),
             moved_share(state.noise_share, is_above),
         )
-        # Sums of losses near the largest float32 are not finite, and would stay so.
-        is_finite &= jnp.all(jnp.isfinite(jnp.stack(new[:5])))
+        # What is not finite would stay so.
+        is_finite &= losses.is_finite()
         return jax.tree.map(functools.partial(jnp.where, is_finite), new, state)
 
     def read(self, state: LossLimitState) -> jax.Array:

@@ -144,8 +144,8 @@ def scale_by_layer_rate(
     Returns:
       The transformation, whose `update` takes the keyword argument `moments`, and needs
       it unless `rate.needs_moments` is false and `batch_scale` is given. It also takes
-      `value`, the loss of the whole batch, which a `LossLimit` reads, and `coherence`,
-      that of the last steps, which a `SpikeLimit` reads.
+      `value`, the loss of the whole batch, which `LossLimit` and `Backoff` read, and
+      `coherence`, that of the last steps, which a `SpikeLimit` reads.
 
     Raises:
       ValueError: where an argument is out of its range.
@@ -205,7 +205,7 @@ def update(
     rows = follow_names(rate, state, layout.names)
     measured = _measure(moments, updates, layout, scale)
     measured = measured._replace(coherence=coherence)
-    if rate.loss_limit is not None and value is not None:
+    if rate.reads_loss and value is not None:
         check_loss(value, updates)
         measured = measured._replace(loss=_loss(value, moments))
     rows = rate.update(rows, measured)

@@ -123,6 +123,13 @@ CASES = {
             batch_scale=4,
         ),
     ),
+    "scale_by_layer_rate, backing off": (
+        optax_lena.scale_by_layer_rate,
+        dict(
+            rate=optax_lena.LayerRate(0.1, guard=optax_lena.Backoff(limit=2.0)),
+            batch_scale=4,
+        ),
+    ),
     "monitor": (
         optax_lena.monitor,
         dict(tx=optax.sgd(0.1, momentum=0.9), batch_scale=4),

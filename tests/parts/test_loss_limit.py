@@ -165,7 +165,7 @@ def test_padding_alone_has_no_loss(weights):
     state = tx.init(params)
     _, state = tx.update(grads, state, params, moments=moments, value=loss)
     limit = helpers.lena_state(state).loss_limit
-    assert limit.has_started == any(weights)
+    assert limit.losses.has_started == any(weights)
     assert limit.highest == loss
 
 
@@ -273,4 +273,4 @@ def test_calls_of_which_none_with_a_weight_has_a_loss_have_none():
     state = tx.init(GRADS)
     for given in ({}, {"value": 3.0, "weight": 0.0}):
         _, state = tx.update(GRADS, state, GRADS, **given)
-    assert helpers.lena_state(state).loss_limit.has_started == 0
+    assert helpers.lena_state(state).loss_limit.losses.has_started == 0

@@ -1,0 +1,131 @@
+r"""Backing off: rates grow slowly, and fall when gradient and loss rise together.
+
+In: trust ratios, and what this update measured, with its loss. Out: the ratios to
+train at. So do networks find how fast they can send: a little faster all the time,
+until something is lost; then much slower at once, and a little faster again.
+
+Updates of a fixed length, such as Adam's, do not grow with the gradient. One long
+gradient harms nothing then, and no gradient is a reason to go slower than the base
+batch does. What throws a network out are many updates at a rate that is too large, of
+which the gradient and the loss tell together (docs/adamw_results.md).
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from optax_lena._parts.estimate import Measured
+from optax_lena._parts.guard import (
+    GrowthLimit,
+    GrowthState,
+    SpikeLimit,
+    SpikeLimitState,
+)
+from optax_lena._parts.losses import LastLosses
+
+
+class BackoffState(NamedTuple):
+    """State of a `Backoff`.
+
+    Attributes:
+      growth: the ratios that may grow, as those of `GrowthLimit`.
+      usual: the usual gradient, as that of `SpikeLimit`.
+      losses: the last ten or so.
+    """
+
+    growth: GrowthState
+    usual: SpikeLimitState
+    losses: LastLosses
+
+
+@dataclasses.dataclass(frozen=True)
+class Backoff:
+    r"""Lets trust ratios grow slowly, and cuts them at a spike with a higher loss.
+
+    $$\text{ratio}_k(t) \le \text{growth} \cdot \text{ratio}_k(t - 1), \qquad
+      \text{ratio}_k \leftarrow \max(\text{factor} \cdot \text{ratio}_k, 1)
+      \quad \text{if loss} > \text{average} + \text{scatter}$$
+
+    The factor is that of a `SpikeLimit`, below 1 if the gradient is longer than usual.
+    It counts only where the loss is above the average of the last ten losses or so, by
+    more than these are from it: a gradient also grows where a network learns. No ratio
+    is cut below 1, the base batch's, and from where it was cut it grows again. Without
+    the loss this is a `GrowthLimit`.
+
+    Attributes:
+      growth: by which a ratio may grow in one update, at least 1.
+      limit: on the gradient's squared norm, over the usual one; at least 1.
+
+    Raises:
+      ValueError: if one of them is below 1.
+
+    Example:
+      >>> import optax_lena
+      >>> optax_lena.LayerRate(guard=optax_lena.Backoff(growth=1.2)).guard
+      Backoff(growth=1.2, limit=1.25)
+    """
+
+    growth: ArrayLike = 1.1
+    limit: ArrayLike = 1.25
+
+    def __post_init__(self) -> None:
+        """Checks the growth and the limit."""
+        GrowthLimit(self.growth)
+        SpikeLimit(self.limit)
+
+    def init(self, num_rows: int) -> BackoffState:
+        """Returns the state before the first update."""
+        return BackoffState(
+            GrowthLimit(self.growth).init(num_rows),
+            SpikeLimit(self.limit).init(num_rows),
+            LastLosses.zeros(),
+        )
+
+    def update(
+        self, state: BackoffState, trust_ratio: jax.Array, measured: Measured
+    ) -> tuple[jax.Array, BackoffState, jax.Array]:
+        """Limits and cuts the ratios of one update.
+
+        Args:
+          state: what the previous update returned.
+          trust_ratio: `[rows]`.
+          measured: what this update measured; rows that are not finite keep theirs.
+
+        Returns:
+          The ratios to train at, the new state, and the factor `()` in [0, 1].
+        """
+        ratio, growth, _ = GrowthLimit(self.growth).update(
+            state.growth, trust_ratio, measured
+        )
+        spikes = SpikeLimit(self.limit)
+        factor = spikes.factor(state.usual, measured)
+        usual = spikes.remember(state.usual, factor, measured)
+        is_higher, losses = _compare(state.losses, measured.loss)
+        factor = jnp.where(is_higher, factor, 1)
+        kept = jnp.where(measured.is_finite, _cut(growth.ratio, factor), growth.ratio)
+        growth = growth._replace(ratio=kept)
+        return _cut(ratio, factor), BackoffState(growth, usual, losses), factor
+
+
+def _cut(ratio: jax.Array, factor: jax.Array) -> jax.Array:
+    """Returns the ratios, cut though not below 1; those below 1 are left alone."""
+    return jnp.minimum(ratio, jnp.maximum(factor * ratio, 1))
+
+
+def _compare(
+    losses: LastLosses, loss: jax.Array | None
+) -> tuple[jax.Array, LastLosses]:
+    """Returns whether a loss is higher than usual, and the losses with it."""
+    if loss is None:
+        return jnp.zeros((), bool), losses
+    loss = jnp.asarray(loss, jnp.float32)
+    usual = losses.start(loss)
+    is_higher = jnp.isfinite(loss) & (loss > usual.mean + usual.scatter)
+    new = usual.add(loss)
+    is_known = jnp.isfinite(loss) & new.is_finite()
+    keep = functools.partial(jnp.where, is_known)
+    return is_higher, jax.tree.map(keep, new, losses)
