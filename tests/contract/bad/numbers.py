@@ -221,6 +221,15 @@ NUMBERS = [
         arrays(-0.1, 1.5),
     ),
     Number("GrowthLimit", "growth", ol.GrowthLimit, FROM_ONE, 1.2, arrays(-1, 0.5)),
+    Number("Backoff", "growth", ol.Backoff, FROM_ONE, 1.2, arrays(-1, 0.5)),
+    Number(
+        "Backoff",
+        "limit",
+        lambda x: ol.Backoff(limit=x),
+        FROM_ONE,
+        2,
+        arrays(-1, 0.5),
+    ),
     Number("GradMoments", "factor", MOMENTS.rescale, "a finite number", 0.5, []),
     Number(
         "accumulate",
