@@ -25,7 +25,7 @@ from optax_lena._parts.guard import (
     SpikeLimit,
     SpikeLimitState,
 )
-from optax_lena._parts.losses import LastLosses
+from optax_lena._parts.losses import SCATTERS, LastLosses
 
 
 class BackoffState(NamedTuple):
@@ -48,13 +48,13 @@ class Backoff:
 
     $$\text{ratio}_k(t) \le \text{growth} \cdot \text{ratio}_k(t - 1), \qquad
       \text{ratio}_k \leftarrow \max(\text{factor} \cdot \text{ratio}_k, 1)
-      \quad \text{if loss} > \text{average} + \text{scatter}$$
+      \quad \text{if loss} > \text{average} + 2 \, \text{scatter}$$
 
     The factor is that of a `SpikeLimit`, below 1 if the gradient is longer than usual.
-    It counts only where the loss is above the average of the last ten losses or so, by
-    more than these are from it: a gradient also grows where a network learns. No ratio
-    is cut below 1, the base batch's, and from where it was cut it grows again. Without
-    the loss this is a `GrowthLimit`.
+    It counts only where the loss is far above the average of the last ten or so: by
+    more than twice what these are from it, on average (`scatter`). A gradient alone
+    also grows where a network learns. No ratio is cut below 1, the base batch's, and
+    from where it was cut it grows again. Without the loss this is a `GrowthLimit`.
 
     Attributes:
       growth: by which a ratio may grow in one update, at least 1.
@@ -124,7 +124,7 @@ def _compare(
         return jnp.zeros((), bool), losses
     loss = jnp.asarray(loss, jnp.float32)
     usual = losses.start(loss)
-    is_higher = jnp.isfinite(loss) & (loss > usual.mean + usual.scatter)
+    is_higher = jnp.isfinite(loss) & (loss > usual.mean + SCATTERS * usual.scatter)
     new = usual.add(loss)
     is_known = jnp.isfinite(loss) & new.is_finite()
     keep = functools.partial(jnp.where, is_known)

@@ -14,15 +14,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_number
-from optax_lena._parts.losses import LastLosses
+from optax_lena._parts.losses import SCATTERS, LastLosses
 
 # What a loss above the limit leaves of the share, how every loss that is not above it
 # lets the share grow back, and the least of it, with which four times the noise is a
 # quarter of it. Chosen on small tasks, as all that follows (docs/choices.md).
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
-# What losses differ by without a meaning: this share of the highest average, or twice
-# what they usually differ by.
-_MARGIN, _SCATTERS = 0.02, 2.0
+# What losses differ by without a meaning, but for their scatter: this share of the
+# highest average.
+_MARGIN = 0.02
 
 
 class LossLimitState(NamedTuple):
@@ -120,7 +120,7 @@ class LossLimit:
         )
         least_scatter = jnp.where(is_first, losses.scatter, state.least_scatter)
         size = jnp.abs(highest)
-        margin = jnp.maximum(_MARGIN * size, _SCATTERS * least_scatter)
+        margin = jnp.maximum(_MARGIN * size, SCATTERS * least_scatter)
         # At most that: a network that is thrown out would hold the average up for long.
         losses = losses.add(jnp.minimum(loss, highest + margin))
         most = lowest + self.rise * (highest - lowest) + margin

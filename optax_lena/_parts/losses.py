@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 # How far both move toward each new loss.
 STEP = 0.1
+# A loss may be so many times as far from the average as others are, without a meaning.
+SCATTERS = 2.0
 # What losses differ by before any was seen to: this share of the first.
 _FIRST_SCATTER = 0.1
 

@@ -81,7 +81,7 @@ def test_a_loss_within_what_losses_differ_by_is_not_higher():
     for update in range(200):
         _, state, _ = limit.update(state, WANTED, measured(loss=1 + update % 2))
     # An average of 1.5, from which losses are 0.5.
-    for loss, is_cut in ((1.9, False), (2.2, True)):
+    for loss, is_cut in ((2.4, False), (2.6, True)):
         _, _, factor = limit.update(state, WANTED, measured(32.0, loss=loss))
         assert (factor < 1) == is_cut
 
