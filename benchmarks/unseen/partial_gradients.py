@@ -63,7 +63,7 @@ def clicks() -> Task:
         met = [one.astype(jnp.float32) for one in met]
         both = jnp.stack([*met, outputs(params["below"], x, jax.nn.relu)], axis=1)
         fit = jnp.einsum("bid,bjd->bij", both, both)[:, pairs[0], pairs[1]]
-        joined = jnp.concatenate([fit, both.reshape(len(x), -1)], axis=1)
+        joined = jnp.concatenate([fit / np.sqrt(width), both.reshape(len(x), -1)], axis=1)
         return outputs(params["above"], joined, jax.nn.relu)[:, 0]
 
     def misfit(logits, chance):
