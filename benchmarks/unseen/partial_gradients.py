@@ -88,8 +88,9 @@ def clicks() -> Task:
 
     return Task(
         name="clicks on rare offers",
-        rate=0.1,
+        rate=0.2,
         rates=(0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
+        adamw_rate=0.004,
         init=init,
         loss=loss,
         score=score,
@@ -140,8 +141,9 @@ def few_bits() -> Task:
 
     return task_of(
         name="weights of two bits",
-        rate=0.01,
+        rate=0.04,
         rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+        adamw_rate=0.004,
         init=init,
         losses=classifier(predict),
         examples=(x, seen.astype(np.int32), labels),
@@ -205,8 +207,9 @@ def views() -> Task:
 
     return Task(
         name="one view told by another",
-        rate=0.05,
+        rate=0.1,
         rates=(0.0125, 0.025, 0.05, 0.1, 0.2),
+        adamw_rate=0.004,
         init=init,
         loss=loss,
         score=score,
