@@ -22,8 +22,8 @@ from benchmarks.unseen.task import (
 def clicks() -> Task:
     """Which of many offers are clicked, by what four tables in bfloat16 say of them.
 
-    Most rows are rare, and so are clicks. A table is summed in eight bits, which lose
-    what is added when it is small beside what is there.
+    Most rows are rare, and so are clicks. A row is kept in eight bits, which lose what
+    is added when it is small beside what is there.
     """
     rng, width, numbers = np.random.default_rng(4604), 6, 4
     sizes = (800, 300, 100, 40)
@@ -63,7 +63,8 @@ def clicks() -> Task:
         met = [one.astype(jnp.float32) for one in met]
         both = jnp.stack([*met, outputs(params["below"], x, jax.nn.relu)], axis=1)
         fit = jnp.einsum("bid,bjd->bij", both, both)[:, pairs[0], pairs[1]]
-        joined = jnp.concatenate([fit / np.sqrt(width), both.reshape(len(x), -1)], axis=1)
+        fit = fit / np.sqrt(width)
+        joined = jnp.concatenate([fit, both.reshape(len(x), -1)], axis=1)
         return outputs(params["above"], joined, jax.nn.relu)[:, 0]
 
     def misfit(logits, chance):
