@@ -8,7 +8,9 @@ from benchmarks.unseen import (
     comparisons,
     digits,
     dynamics,
+    fields,
     generative,
+    partial_gradients,
     rare,
     regression,
     sequences,
@@ -80,7 +82,13 @@ TASKS: dict[str, Callable[[], Task]] = {
     "addition": stepwise.addition,
     "segmentation": stepwise.segmentation,
     "actor_critic": stepwise.actor_critic,
+    "forces": fields.forces,
+    "inducing": fields.inducing,
+    "splats": fields.splats,
+    "clicks": partial_gradients.clicks,
+    "few_bits": partial_gradients.few_bits,
+    "views": partial_gradients.views,
 }
-# The tasks of five independent testers are the last ones.
+# The tasks of six independent testers are the last ones.
 _NAMES = tuple(TASKS)
 OF_TESTERS = _NAMES[_NAMES.index("denoising") :]
