@@ -99,7 +99,7 @@ class LayerRate:
 
     @property
     def reads_loss(self) -> bool:
-        """Whether an update reads the loss, if it is given one."""
+        """Whether a part may read the loss, where an update is given one."""
         return self.loss_limit is not None or self.guard is not None
 
     def init(self, num_rows: int) -> LayerRateState:
