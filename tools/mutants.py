@@ -46,10 +46,12 @@ SGD = (
 )
 TESTS = {
     "_parts/averages.py": ("parts/test_averages.py", *PARTS),
+    "_parts/backoff.py": ("parts/test_backoff.py", *PARTS),
     "_parts/clocks.py": ("parts/test_clocks.py", *PARTS),
     "_parts/estimate.py": ("parts/test_estimate.py", *PARTS),
     "_parts/guard.py": ("parts/test_guard.py", *PARTS),
     "_parts/layer_rate.py": (*PARTS, "parts/test_guard.py", "contract/test_errors.py"),
+    "_parts/losses.py": ("parts/test_losses.py", "parts/test_loss_limit.py"),
     "_parts/loss_limit.py": ("parts/test_loss_limit.py", *PARTS),
     "_parts/memory.py": (
         "parts/test_memory.py",
