@@ -86,13 +86,20 @@ def test_a_loss_within_what_losses_differ_by_is_not_higher():
         assert (factor < 1) == is_cut
 
 
-def test_a_loss_that_is_not_finite_is_forgotten():
+def test_a_loss_that_stays_as_it_is_is_not_higher():
+    """At an optimum, where nothing scatters."""
     limit = Backoff()
-    state = settled(limit)
-    for loss in (NAN, INF, -INF):
-        _, moved, _ = limit.update(state, WANTED, measured(loss=loss))
-        same = jax.tree.map(jnp.array_equal, moved.losses, state.losses)
-        assert jax.tree.all(same)
+    state = settled(limit, loss=0.0)
+    _, _, factor = limit.update(state, WANTED, measured(32.0, loss=0.0))
+    assert factor == 1
+
+
+@pytest.mark.parametrize("loss", [NAN, INF, -INF, -3e38])
+def test_a_loss_that_cannot_be_averaged_is_forgotten(loss):
+    limit = Backoff()
+    state = settled(limit, loss=3e38)
+    _, moved, _ = limit.update(state, WANTED, measured(loss=loss))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, moved.losses, state.losses))
 
 
 def test_a_gradient_too_long_for_float32_brings_the_ratios_to_the_base_batch():

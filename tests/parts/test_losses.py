@@ -41,3 +41,6 @@ ONE = jnp.float32(1)
 def test_losses_near_the_largest_float_are_told():
     assert after(1.0, 2.0).is_finite()
     assert not after(3e38, -3e38).is_finite()
+    finite = after(1.0)
+    for name in ("mean", "scatter"):
+        assert not finite._replace(**{name: jnp.float32(jnp.inf)}).is_finite()
