@@ -79,11 +79,11 @@ def test_adamw_is_scaled_by_a_power_and_warmed_up(power, method):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def updates_of(tx, turn=1):
+def updates_of(tx, turn=1, *, loss_rises=True):
     """What an optimizer does with gradients that grow, one of them a spike.
 
     Each is turned against the one before if `turn` is -1. One layer is noisier than the
-    other, and both are less and less so. The loss is never below the first one.
+    other, and both are less and less so. The loss rises with the gradients, or stays.
     """
     params = {"calm": jnp.ones(3), "noisy": jnp.full((2, 2), 0.5)}
 
@@ -94,7 +94,8 @@ def updates_of(tx, turn=1):
         shares = {"calm": 1 + noise, "noisy": 1 + 8 * noise}
         micro = {name: shares[name] * norm for name, norm in norms.items()}
         moments = optax_lena.GradMoments(micro, norms, jnp.asarray(16))
-        return tx.update(grads, state, params, moments=moments, value=size)
+        loss = size if loss_rises else 1.0
+        return tx.update(grads, state, params, moments=moments, value=loss)
 
     state, found = tx.init(params), []
     for number in range(8):
@@ -123,7 +124,9 @@ def test_the_composition_of_an_ablation_is_the_optimizer(composition, optimizer)
 def test_the_ablations_of_adamw_start_from_lena_adamw_and_differ():
     recipe = dataclasses.replace(CHARACTERS, weight_decay=1.0)
     names = ["lena_adamw", *OF_ADAMW_ABLATION]
-    found = {n: updates_of(METHODS[n].make(recipe, 16, 640)) for n in names}
+    # They were recorded before it backed off, which it does where the loss rises.
+    made = {name: METHODS[name].make(recipe, 16, 640) for name in names}
+    found = {name: updates_of(tx, loss_rises=False) for name, tx in made.items()}
     own = found.pop("lena_adamw")
     np.testing.assert_allclose(found["lena_adamw_b1_b2_by_examples"], own, rtol=1e-5)
     pairs = itertools.combinations(found.values(), 2)
