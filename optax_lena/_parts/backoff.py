@@ -24,6 +24,7 @@ from optax_lena._parts.guard import (
     GrowthState,
     SpikeLimit,
     SpikeLimitState,
+    cut,
 )
 from optax_lena._parts.losses import SCATTERS, LastLosses
 
@@ -106,14 +107,10 @@ class Backoff:
         usual = spikes.remember(state.usual, factor, measured)
         is_higher, losses = _compare(state.losses, measured.loss)
         factor = jnp.where(is_higher, factor, 1)
-        kept = jnp.where(measured.is_finite, _cut(growth.ratio, factor), growth.ratio)
+        kept = cut(growth.ratio, factor, 1)
+        kept = jnp.where(measured.is_finite, kept, growth.ratio)
         growth = growth._replace(ratio=kept)
-        return _cut(ratio, factor), BackoffState(growth, usual, losses), factor
-
-
-def _cut(ratio: jax.Array, factor: jax.Array) -> jax.Array:
-    """Returns the ratios, cut though not below 1; those below 1 are left alone."""
-    return jnp.minimum(ratio, jnp.maximum(factor * ratio, 1))
+        return cut(ratio, factor, 1), BackoffState(growth, usual, losses), factor
 
 
 def _compare(
@@ -125,7 +122,7 @@ def _compare(
     loss = jnp.asarray(loss, jnp.float32)
     usual = losses.start(loss)
     is_higher = jnp.isfinite(loss) & (loss > usual.mean + SCATTERS * usual.scatter)
+    # After a loss that is not finite, neither are they.
     new = usual.add(loss)
-    is_known = jnp.isfinite(loss) & new.is_finite()
-    keep = functools.partial(jnp.where, is_known)
+    keep = functools.partial(jnp.where, new.is_finite())
     return is_higher, jax.tree.map(keep, new, losses)

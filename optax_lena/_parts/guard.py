@@ -108,8 +108,8 @@ class SpikeLimit:
         """
         factor = self.factor(state, measured)
         least = jnp.minimum(1, 1 / measured.batch_scale)
-        cut = jnp.minimum(trust_ratio, jnp.maximum(factor * trust_ratio, least))
-        return cut, self.remember(state, factor, measured), factor
+        ratio = cut(trust_ratio, factor, least)
+        return ratio, self.remember(state, factor, measured), factor
 
     def usual(self, state: SpikeLimitState, measured: Measured) -> jax.Array:
         """Returns the squared norm that the model's gradient usually has at this S."""
@@ -152,6 +152,20 @@ class SpikeLimit:
             jnp.where(is_seen, level * (1 - portion), state.signal),
             jnp.where(is_seen, weight, state.weight),
         )
+
+
+def cut(trust_ratio: jax.Array, factor: jax.Array, least: ArrayLike) -> jax.Array:
+    """Returns ratios times the factor, though not below the least; lower ones stay.
+
+    Args:
+      trust_ratio: `[rows]`.
+      factor: `()`, in [0, 1].
+      least: `()`.
+
+    Returns:
+      `[rows]`.
+    """
+    return jnp.minimum(trust_ratio, jnp.maximum(factor * trust_ratio, least))
 
 
 class GrowthState(NamedTuple):
