@@ -13,6 +13,7 @@ import pytest
 
 import optax_lena
 from optax_lena._parts.clocks import Count
+from optax_lena._parts.estimate import Measured
 
 SHAPES = {
     "blocks": {"kernel": (3, 2, 2)},
@@ -43,6 +44,13 @@ def is_shape(x):
 
 def example_params(dtype=jnp.float32):
     return jax.tree.map(lambda s: jnp.ones(s, dtype), SHAPES, is_leaf=is_shape)
+
+
+def measured(estimate, batch_scale, *, overflows=False):
+    """What an update says of a model of one layer."""
+    rows = optax_lena.Estimate(*(jnp.stack([x, x]) for x in estimate))
+    yes = jnp.ones(2, bool)
+    return Measured(rows, yes, yes, jnp.bool(overflows), jnp.float32(batch_scale))
 
 
 def random_stacks(seed, *leading):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from optax_lena import Backoff, Estimate, GrowthLimit
-from optax_lena._parts.estimate import Measured
+from tests import helpers
 
 INF, NAN = float("inf"), float("nan")
 WANTED = jnp.array([8.0, 2.0])
@@ -16,15 +16,12 @@ WANTED = jnp.array([8.0, 2.0])
 
 def measured(sq_norm=1.0, loss=None, scale=64, *, is_finite=(True, True), overflows=0):
     """What an update with a gradient of this squared norm says, without noise."""
-    rows = Estimate(jnp.zeros(2), jnp.full(2, sq_norm, jnp.float32))
+    estimate = Estimate(jnp.float32(0), jnp.float32(sq_norm))
     is_finite = jnp.array(is_finite)
-    return Measured(
-        rows,
-        is_finite,
-        is_finite,
-        jnp.bool(overflows),
-        jnp.float32(scale),
-        loss if loss is None else jnp.float32(loss),
+    return helpers.measured(estimate, scale, overflows=overflows)._replace(
+        is_finite=is_finite,
+        is_usable=is_finite,
+        loss=None if loss is None else jnp.float32(loss),
     )
 
 

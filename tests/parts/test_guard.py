@@ -8,21 +8,15 @@ import pytest
 
 import optax_lena
 from optax_lena import Estimate, GrowthLimit, SpikeLimit
-from optax_lena._parts.estimate import Measured, measure
+from optax_lena._parts.estimate import measure
 from tests import helpers
+from tests.helpers import measured
 
 ONE = jnp.ones(())
 
 
 def model(noise, signal):
     return Estimate(jnp.float32(noise), jnp.float32(signal))
-
-
-def measured(estimate, batch_scale, *, overflows=False):
-    """What an update says of a model of one layer."""
-    rows = Estimate(*(jnp.stack([x, x]) for x in estimate))
-    yes = jnp.ones(2, bool)
-    return Measured(rows, yes, yes, jnp.bool(overflows), jnp.float32(batch_scale))
 
 
 def factor(limit, state, estimate, batch_scale):

@@ -7,6 +7,8 @@ import pytest
 
 from optax_lena._parts.losses import LastLosses
 
+ONE = jnp.float32(1)
+
 
 def after(*losses):
     state = LastLosses.zeros()
@@ -33,9 +35,6 @@ def test_the_first_loss_is_compared_with_itself_and_the_second_with_the_first():
     assert (first.mean, first.has_started) == (4, 1)
     np.testing.assert_allclose(first.scatter, 0.4, rtol=1e-6)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, first.start(ONE), first))
-
-
-ONE = jnp.float32(1)
 
 
 def test_losses_near_the_largest_float_are_told():
