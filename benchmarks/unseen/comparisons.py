@@ -12,6 +12,7 @@ from benchmarks.unseen.task import (
     explained,
     outputs,
     perceptron,
+    unit_length,
 )
 
 
@@ -52,9 +53,7 @@ def triplets() -> Task:
     def apart(params, batch):
         """Squared distances to the one of the same kind and to the other one."""
         found = [outputs(params, x, jax.nn.relu) for x in batch]
-        anchor, same, other = (
-            x / jnp.sqrt(jnp.sum(x**2, axis=1, keepdims=True) + 1e-6) for x in found
-        )
+        anchor, same, other = map(unit_length, found)
         return jnp.sum((anchor - same) ** 2, 1), jnp.sum((anchor - other) ** 2, 1)
 
     def loss(params, batch):

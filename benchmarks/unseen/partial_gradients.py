@@ -16,6 +16,7 @@ from benchmarks.unseen.task import (
     outputs,
     perceptron,
     task_of,
+    unit_length,
 )
 
 
@@ -187,10 +188,8 @@ def views() -> Task:
 
     def apart(params, code, other):
         """Minus the cosine of what is thought of the other view and what it is."""
-        guess, other = (
-            x / jnp.sqrt(jnp.sum(x**2, axis=1, keepdims=True) + 1e-6)
-            for x in (outputs(params["predictor"], code, jax.nn.relu), other)
-        )
+        guess = unit_length(outputs(params["predictor"], code, jax.nn.relu))
+        other = unit_length(other)
         return -jnp.mean(jnp.sum(guess * jax.lax.stop_gradient(other), axis=1))
 
     def loss(params, batch):

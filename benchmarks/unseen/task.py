@@ -123,6 +123,11 @@ def layer_norm(norm: Params, x: jax.Array) -> jax.Array:
     return x * _along_last(norm["scale"], x) + _along_last(norm["offset"], x)
 
 
+def unit_length(x: jax.Array) -> jax.Array:
+    """Every row over its length."""
+    return x / jnp.sqrt(jnp.sum(x**2, axis=1, keepdims=True) + 1e-6)
+
+
 def _along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.expand_dims(vector, range(x.ndim - 1))
 
