@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from statistics import mean, stdev
+from statistics import mean
 
 from benchmarks.pages import layout
-from benchmarks.unseen.__main__ import FAMILIES, SCALES, SEEDS
+from benchmarks.unseen import bar
+from benchmarks.unseen.__main__ import AGAIN_SEEDS, FAMILIES, SCALES, SEEDS
+from benchmarks.unseen.bar import Scores
 from benchmarks.unseen.catalogue import TASKS
 from benchmarks.unseen.family import Family
 from benchmarks.unseen.run import Score
-
-# Of the base run's score: as far behind the best as the recommended may be.
-SHARE = 0.01
-
-Scores = dict[tuple[str, str, int], list[float]]
 
 
 def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
@@ -24,9 +21,10 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
         base rates are left out.
       recipe: a key of `FAMILIES`.
     """
-    recorded = _of_tables(recorded)
-    family, scores = FAMILIES[recipe], _scores(recorded)
-    where = _where(recorded, f"python -m benchmarks.unseen --recipe {recipe}")
+    recorded = of_tables(recorded)
+    family, scores = FAMILIES[recipe], bar.of_seeds(recorded, SEEDS)
+    of_table = [one for one in recorded if one.seed not in AGAIN_SEEDS]
+    where = recorded_by(of_table, f"python -m benchmarks.unseen --recipe {recipe}")
     beside = _beside_the_best(family, scores)
     parts = [
         layout.markdown(_table(family, scores), left=2),
@@ -56,13 +54,13 @@ def sentence(
       recipe: likewise.
       tasks: what they are called, or a link with that name.
     """
-    family, scores = FAMILIES[recipe], _scores(_of_tables(recorded))
+    family, scores = FAMILIES[recipe], bar.of_seeds(of_tables(recorded), SEEDS)
     rows = _beside_the_best(family, scores)[1:]
     unseen = [row for row in rows if not row[0].endswith("*")]
     every, new = (len({row[0] for row in some}) for some in (rows, unseen))
     held = [_count_held(some) for some in (rows, unseen)]
     lost = sum(row[3].endswith("lost") for row in rows)
-    share = f"{100 * SHARE:g} %"
+    share = f"{100 * bar.SHARE:g} %"
     return (
         f"On {every} {tasks}, at three S each, `{family.recommended}` loses runs in "
         f"{lost or 'none'} of {len(rows)} rows. In {held[0]} it is within a standard "
@@ -84,14 +82,14 @@ def at_other_scales(recorded: Sequence[Score], recipe: str = "sgd") -> str:
         return ""
     ran = {one.task for one in large}
     base = [one for one in recorded if one.batch_scale == 1 and one.task in ran]
-    family, scores = FAMILIES[recipe], _scores([*base, *large])
+    family, scores = FAMILIES[recipe], bar.of_seeds([*base, *large], SEEDS)
     beside = _beside_the_best(family, scores)
     command = f"python -m benchmarks.unseen --recipe {recipe} --scales S"
     parts = [
         layout.markdown(_table(family, scores), left=2),
         layout.markdown(beside, left=3),
         _held(beside),
-        _where(large, command),
+        recorded_by(large, command),
     ]
     return layout.block(parts)
 
@@ -111,41 +109,31 @@ def at_other_rates(
     methods = [method for method in family.methods if method in ran]
     labels = (family.methods[method].label for method in methods)
     rows = [["task", "base rate", "S", "base run", *labels]]
-    usual = _scores(at_their_own)
+    usual = bar.of_seeds(at_their_own, SEEDS)
     for task, rate in sorted({(one.task, one.rate) for one in recorded}):
-        scores = _scores(
-            [one for one in recorded if (one.task, one.rate) == (task, rate)]
-        )
-        base, good = scores[task, "base", 1], _middle(usual[task, "base", 1])
+        own = [one for one in recorded if (one.task, one.rate) == (task, rate)]
+        scores = bar.of_seeds(own, SEEDS)
+        base, good = scores[task, "base", 1], bar.middle(usual[task, "base", 1])
         of_base = _scored(base, good)
         for scale in SCALES:
-            own = [scores.get((task, method, scale)) for method in methods]
-            cells = [_cell(one, own, good) for one in own]
-            row = [_name(family, task), f"{rate:g}", str(scale), of_base]
+            found = [scores.get((task, method, scale)) for method in methods]
+            cells = [_cell(one, found, good) for one in found]
+            row = [name(family, task), f"{rate:g}", str(scale), of_base]
             rows.append([*row, *cells])
     command = f"python -m benchmarks.unseen --recipe {recipe} --rate RATE"
-    where = _where(recorded, command)
+    where = recorded_by(recorded, command)
     return layout.block([layout.markdown(rows, left=1), where])
 
 
-def _where(recorded: Sequence[Score], command: str) -> str:
+def recorded_by(recorded: Sequence[Score], command: str) -> str:
+    """Where runs were recorded, and by which command."""
     commits = ", ".join(sorted({one.environment["commit"] for one in recorded}))
     return layout.recorded_on(recorded[0].environment, commits, command)
 
 
-def _of_tables(recorded: Sequence[Score]) -> list[Score]:
+def of_tables(recorded: Sequence[Score]) -> list[Score]:
+    """The runs at the S of the tables."""
     return [one for one in recorded if one.batch_scale in (1, *SCALES)]
-
-
-def _scores(recorded: Sequence[Score]) -> Scores:
-    """Of the table's seeds, as far as all of them have run."""
-    scores: Scores = {}
-    for one in recorded:
-        if one.seed in SEEDS:
-            key = one.task, one.method, one.batch_scale
-            score = math.nan if one.score is None else one.score
-            scores.setdefault(key, []).append(score)
-    return {key: own for key, own in scores.items() if len(own) == len(SEEDS)}
 
 
 LEGEND = (
@@ -157,22 +145,16 @@ LEGEND = (
 )
 BAR = (
     "Differences are paired by seeds. The bar: no seed is lost, and the mean is within "
-    f"a standard error of the best, or within {100 * SHARE:g} % of the base run's "
+    f"a standard error of the best, or within {100 * bar.SHARE:g} % of the base run's "
     "score of it."
 )
 NONE = "none trains all seeds"
 PAIRED = "Its score less that of the recommended one, paired by seeds."
 
 
-def _name(family: Family, task: str) -> str:
+def name(family: Family, task: str) -> str:
+    """A task for people, with its star."""
     return task.replace("_", " ") + (" *" if task in family.developed else "")
-
-
-def _recorded(family: Family, scores: Scores) -> list[tuple[str, int]]:
-    """The tasks and S at which the recommended optimizer has run."""
-    scales = sorted({scale for _, _, scale in scores})
-    pairs = [(task, scale) for task in TASKS for scale in scales]
-    return [(t, s) for t, s in pairs if (t, family.recommended, s) in scores]
 
 
 def _run(family: Family, scores: Scores, *, tried: bool) -> list[str]:
@@ -192,36 +174,36 @@ def _tried(family: Family, scores: Scores) -> list[list[str]]:
     """What the recommended optimizer was or could be, less what it is."""
     methods = _run(family, scores, tried=True)
     rows = [["task", "S", *(family.methods[m].label for m in methods)]]
-    for task, scale in _recorded(family, scores):
+    for task, scale in bar.rows(family, scores):
         present = scores[task, family.recommended, scale]
-        base = _middle(scores[task, "base", 1])
+        base = bar.middle(scores[task, "base", 1])
         cells = [
             _gained(scores.get((task, method, scale)), present, base)
             for method in methods
         ]
         if any(cells):
-            rows.append([_name(family, task), str(scale), *cells])
+            rows.append([name(family, task), str(scale), *cells])
     return rows
 
 
 def _two_microbatches(family: Family, scores: Scores) -> str:
     """What it costs to measure on two microbatches, and not on S."""
     gained, behind, rows = [], [], 0
-    for task, scale in _recorded(family, scores):
+    for task, scale in bar.rows(family, scores):
         if (few := scores.get((task, family.of_two, scale))) is None:
             continue
         many, base = scores[task, family.recommended, scale], scores[task, "base", 1]
-        rows, least = rows + 1, _middle(base)
-        if more := _lost(few, least) - _lost(many, least):
+        rows, least = rows + 1, bar.middle(base)
+        if more := bar.lost(few, least) - bar.lost(many, least):
             behind.append((task, scale, f"{more:+d} lost"))
-        elif not _lost(few, least):
+        elif not bar.lost(few, least):
             own = [a - b for a, b in zip(few, many, strict=True)]
             gained.append(mean(own))
-            if not _is_level(own, least):
+            if not bar.is_level(own, least):
                 behind.append((task, scale, _signed(own)))
     if not rows:
         return ""
-    named = [f"{_name(family, task)}, S = {s} ({what})" for task, s, what in behind]
+    named = [f"{name(family, task)}, S = {s} ({what})" for task, s, what in behind]
     return (
         "Two microbatches in place of S, wherever examples do not meet in the loss: "
         f"{_signed(gained) if gained else 'no'} points over {len(gained)} of {rows} "
@@ -233,7 +215,7 @@ def _two_microbatches(family: Family, scores: Scores) -> str:
 def _gained(one: list[float] | None, present: list[float], base: float) -> str:
     if one is None:
         return ""
-    if lost := _lost(one, base):
+    if lost := bar.lost(one, base):
         return f"{lost} of {len(one)} lost"
     gained = [a - b for a, b in zip(one, present, strict=True)]
     return _signed(gained) if all(map(math.isfinite, gained)) else ""
@@ -242,11 +224,11 @@ def _gained(one: list[float] | None, present: list[float], base: float) -> str:
 def _table(family: Family, scores: Scores) -> list[list[str]]:
     methods = _run(family, scores, tried=False)
     rows = [["task", "S", "base run", *(family.methods[m].label for m in methods)]]
-    for task, scale in _recorded(family, scores):
+    for task, scale in bar.rows(family, scores):
         base = scores[task, "base", 1]
         own = [scores.get((task, method, scale)) for method in methods]
-        cells = [_cell(one, own, _middle(base)) for one in own]
-        row = [_name(family, task), str(scale), _scored(base, _middle(base))]
+        cells = [_cell(one, own, bar.middle(base)) for one in own]
+        row = [name(family, task), str(scale), _scored(base, bar.middle(base))]
         rows.append([*row, *cells])
     return rows
 
@@ -256,41 +238,32 @@ def _cell(
 ) -> str:
     if one is None:
         return ""
-    if lost := _lost(one, base):
+    if lost := bar.lost(one, base):
         return f"{lost} of {len(one)} lost"
-    best = max((own for own in others if own and not _lost(own, base)), key=mean)
-    is_level = mean(best) - mean(one) <= math.hypot(_error(best), _error(one))
+    best = max((own for own in others if own and not bar.lost(own, base)), key=mean)
+    is_level = mean(best) - mean(one) <= math.hypot(bar.error(best), bar.error(one))
     return f"**{_text(one)}**" if is_level else _text(one)
 
 
 def _beside_the_best(family: Family, scores: Scores) -> list[list[str]]:
     rows = [["task", "S", "best of the others", "difference", "bar"]]
-    for task, scale in _recorded(family, scores):
-        base = _middle(scores[task, "base", 1])
-        own = scores[task, family.recommended, scale]
-        others = {
-            method: found
-            for method in family.methods
-            if method not in family.own and (found := scores.get((task, method, scale)))
-        }
-        whole = {m: found for m, found in others.items() if not _lost(found, base)}
-        best = max(whole, key=lambda method: mean(whole[method]), default=None)
-        rival = NONE if best is None else _labelled(family, best, whole[best])
-        if lost := _lost(own, base):
-            cells = [f"{lost} of {len(own)} lost", "missed"]
-        elif best is None:
-            cells = ["", "holds"]
-        else:
-            gained = [a - b for a, b in zip(own, whole[best], strict=True)]
-            holds = _is_level(gained, base)
-            cells = [_signed(gained), "holds" if holds else "missed"]
-        rows.append([_name(family, task), str(scale), rival, *cells])
+    for one in bar.verdicts(family, scores):
+        rows.append([name(family, one.task), str(one.batch_scale)])
+        rows[-1] += judged(family, scores, one)
     return rows
 
 
-def _is_level(gained: Sequence[float], base: float) -> bool:
-    """Whether differences are within the bar."""
-    return mean(gained) >= -max(_error(gained), SHARE * base)
+def judged(family: Family, scores: Scores, one: bar.Verdict) -> list[str]:
+    """The best of the others, the difference, and what the bar says of it."""
+    rival = NONE
+    if one.rival is not None:
+        found = scores[one.task, one.rival, one.batch_scale]
+        rival = f"{family.methods[one.rival].label}, {_text(found)}"
+    gained = _signed(one.gained) if one.gained else ""
+    if one.lost:
+        count = len(scores[one.task, family.recommended, one.batch_scale])
+        gained = f"{one.lost} of {count} lost"
+    return [rival, gained, "holds" if one.holds else "missed"]
 
 
 def _held(beside: Sequence[Sequence[str]]) -> str:
@@ -299,10 +272,6 @@ def _held(beside: Sequence[Sequence[str]]) -> str:
 
 def _count_held(rows: Sequence[Sequence[str]]) -> int:
     return sum(row[-1] == "holds" for row in rows)
-
-
-def _labelled(family: Family, method: str, scores: Sequence[float]) -> str:
-    return f"{family.methods[method].label}, {_text(scores)}"
 
 
 def _layers(family: Family, scores: Scores) -> list[list[str]]:
@@ -316,33 +285,19 @@ def _layers(family: Family, scores: Scores) -> list[list[str]]:
                 is_whole = gained and all(map(math.isfinite, gained))
                 cells.append(_signed(gained) if is_whole else "")
         if any(cells):
-            rows.append([_name(family, task), *cells])
+            rows.append([name(family, task), *cells])
     kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
     return [[row[i] for i in kept] for row in rows]
 
 
 def _scored(values: Sequence[float], base: float) -> str:
-    lost = _lost(values, base)
+    lost = bar.lost(values, base)
     return f"{lost} of {len(values)} lost" if lost else _text(values)
 
 
-def _lost(values: Sequence[float], base: float) -> int:
-    return sum(not score > base / 2 for score in values)
-
-
-def _middle(values: Sequence[float]) -> float:
-    """The median, where what is not finite is less than all else."""
-    known = [x if math.isfinite(x) else -math.inf for x in values]
-    return sorted(known)[len(values) // 2]
-
-
 def _text(values: Sequence[float]) -> str:
-    return f"{mean(values):.1f} ± {_error(values):.1f}"
+    return f"{mean(values):.1f} ± {bar.error(values):.1f}"
 
 
 def _signed(values: Sequence[float]) -> str:
-    return f"{mean(values):+.1f} ± {_error(values):.1f}"
-
-
-def _error(values: Sequence[float]) -> float:
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{mean(values):+.1f} ± {bar.error(values):.1f}"

@@ -94,6 +94,17 @@ class Family:
     preconditioned: bool = True
 
     @property
+    def rivals(self) -> Sequence[str]:
+        """The methods that the recommended one is held against."""
+        own = {self.recommended, *self.own}
+        return [method for method in self.methods if method not in own]
+
+    @property
+    def compared(self) -> Sequence[str]:
+        """The recommended method and its rivals."""
+        return [*self.rivals, self.recommended]
+
+    @property
     def of_two(self) -> str:
         """The recommended method, of two microbatches; empty where there is none."""
         counts = {name: one.num_microbatches for name, one in self.methods.items()}
