@@ -7,6 +7,7 @@ from benchmarks.cost.measure import Measurement
 from benchmarks.curve import Scored
 from benchmarks.pages import (
     advice_block,
+    again_block,
     branch_block,
     cost_block,
     demo_block,
@@ -101,6 +102,8 @@ def filled() -> dict[Path, str]:
             fill(page, name, unseen_block.block(scores, recipe))
             if block := unseen_block.at_other_scales(scores, recipe):
                 fill(page, f"{name}_scales", block)
+            if block := again_block.block(scores, recipe):
+                fill(page, f"{name}_again", block)
         at_rates = rates_file(FAMILIES[recipe])
         if others := files.read_if_there(kept(at_rates), Score):
             block = unseen_block.at_other_rates(others, scores, recipe)
