@@ -30,8 +30,8 @@ def adascale(
 
     $$w \leftarrow w - \eta(\textstyle\sum \text{gain}) \cdot \text{gain}(S) \cdot m$$
 
-    Train until `gain_steps` of `optax_lena.metrics` reaches the base run's steps: the
-    schedule runs on that clock too.
+    Train until `model/gain_steps` in `optax_lena.metrics` reaches the base run's steps:
+    the schedule runs on that clock too.
 
     Args:
       learning_rate: η, the small batch's rate, or its schedule, which is called with
@@ -40,10 +40,10 @@ def adascale(
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
-        It counts gains. AdaScale's authors have none.
+        It counts gains. The authors of AdaScale use none.
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
-      nesterov: whether the momentum is Nesterov's.
+      nesterov: whether to use Nesterov momentum.
       accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         the momentum buffer.

@@ -27,7 +27,7 @@ def lena(
     weight_decay_mask: Any = None,
     reference: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""LENA: momentum SGD whose every layer finds its own rate and warm-up.
+    r"""LENA: momentum SGD in which every layer finds its own rate and warm-up.
 
     $$g \leftarrow \bar g + \lambda w, \quad m \leftarrow \beta m + g, \quad
       w_k \leftarrow w_k - \eta \cdot \text{gain}_k(S) \cdot
@@ -43,12 +43,12 @@ def lena(
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
-        A layer is through it once its gains sum to θ. The paper takes 5 % of the base
-        run's steps.
+        It ends for a layer once the layer's gains sum to θ. The paper takes 5 % of the
+        base run's steps.
       layers: which parameters are one layer, such as `optax_lena.per_module`.
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
-      nesterov: whether the momentum is Nesterov's.
+      nesterov: whether to use Nesterov momentum.
       accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         the momentum buffer.

@@ -25,7 +25,7 @@ def lena_adamw(
     weight_decay: float | jax.Array = 1e-4,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AdamW whose every layer finds its own rate, and whose averages count examples.
+    r"""AdamW in which every layer finds its own rate, and averages count examples.
 
     $$w_k \leftarrow w_k - \eta \cdot \text{ratio}_k(t) \cdot
       \min(1, \text{progress}_k / \theta) \cdot \left( \frac{\hat m_k}
@@ -38,17 +38,16 @@ def lena_adamw(
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`:
     without it the update works too, but the gains are those of plain SGD.
 
-    $r_k$ is what the update is worth to the layer, in base-batch steps: the gain of
-    eight times the noise (`normalised_gain`). Adam's own update goes
-    $\sqrt{\text{gain}}$ times as far along the true gradient as the base batch's,
-    because $\sqrt{\hat\nu}$ shrinks to $\sqrt{\sigma^2 / S + \mu^2}$; the rate brings
-    the rest. The averages forget as much in an update as S base batches would, though
-    no less is kept than the floors say; S may change in mid-run.
-    (A ratio is at most 1 where S is below 1.) A layer's ratio starts
-    at 1 and grows by a tenth in an update at most. Where updates are given the loss,
-    the ratios are cut, and grow from there again, when both the gradient and the loss
-    are above what they usually are (`Backoff`), and after the loss has risen noise
-    counts for less (`LossLimit`).
+    $r_k$ is what the update is worth to the layer, in base-batch steps: the gain for
+    eight times the noise (`normalised_gain`). Adam by itself goes $\sqrt{\text{gain}}$
+    times as far along the true gradient as with the base batch, because
+    $\sqrt{\hat\nu}$ shrinks to $\sqrt{\sigma^2 / S + \mu^2}$; the rate supplies the
+    rest. The averages forget as much in an update as in S updates of the base batch,
+    but keep at least what the floors say; S may change in mid-run. (A ratio is at most
+    1 where S is below 1.) A layer's ratio starts at 1 and grows by at most a tenth per
+    update. If updates are given the loss, the ratios are cut, and then grow again, when
+    both the gradient and the loss are above their usual values (`Backoff`), and noise
+    counts for less after the loss has risen (`LossLimit`).
 
     With a `batch_scale` of 1 and no warm-up it is `optax.adamw`, to the last bit
     in float32.
@@ -60,22 +59,22 @@ def lena_adamw(
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
-        A layer is through it once its gains sum to θ.
+        It ends for a layer once the layer's gains sum to θ.
       layers: which parameters are one layer, such as `optax_lena.per_module`.
-      b1: β1 at the base batch; one below 0.8 counts updates.
-      b2: β2 at the base batch; one below 0.9 counts updates.
+      b1: β1 at the base batch; where S is above 1, one below 0.8 stays as it is.
+      b2: β2 at the base batch; where S is above 1, one below 0.9 stays as it is.
       eps: ε at the base batch.
       mu_dtype: the dtype of the first moment, as in `optax.adamw`; a name such as
         `"bfloat16"` also passes `optax.inject_hyperparams`. None: that of the
         parameters.
-      nesterov: whether the momentum is Nesterov's.
+      nesterov: whether to use Nesterov momentum.
       weight_decay: λ, decoupled, and scaled by the layer's rate as the update is. A
-        decay of S steps in every update, as the averages have it, lost much where it
-        was tried (docs/adamw_results.md).
+        decay by S steps in every update, as in the averages, lost much accuracy where
+        it was tried (docs/adamw_results.md).
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of
         the parameters that returns one; None: all.
-        Biases and norms usually do not. Their gains need no mask: the noise of each is
-        its own.
+        Biases and norms usually do not. Their gains need no mask: each has its own
+        noise.
 
     Returns:
       An optimizer that needs the moments of the gradient, and is safer with the loss of

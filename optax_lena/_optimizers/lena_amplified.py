@@ -39,7 +39,7 @@ def lena_amplified(
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""LENA with the gain of four times the noise, guarded: faster at large S.
+    r"""LENA with the gain for four times the noise, guarded: faster at large S.
 
     $$r_k = \frac{4\sigma_k^2 + \lVert\mu_k\rVert^2}
                  {4\sigma_k^2 / S + \lVert\mu_k\rVert^2}, \qquad
@@ -47,17 +47,17 @@ def lena_amplified(
         \max(1/S, f r_k) \cdot \min(1, \text{base\_steps} / \theta) \cdot g_k, \qquad
       w_k \leftarrow w_k - m_k$$
 
-    It differs from `lena` in what follows; docs/choices.md measures each. The gain is
-    amplified, to at most S. A gradient that is longer than the last ones cuts the rate,
-    by f (`SpikeLimit`), less so where the last steps went the same way. After the loss
-    has risen noise counts for less, where updates are given the loss (`LossLimit`). The
-    momentum counts examples, $\beta_S = \beta^S$ but at least 0.8. A buffer that
-    averages ten updates would lag far behind at S = 64. What one gradient contributes
-    in all stays the same. The rate enters the momentum buffer: while it rises, a
-    gradient keeps the rate that it was taken at. The warm-up counts base batches, so it
-    takes the same share of a run at every S. And the moving averages are short (300
-    base batches) and relative to the model's squared norm, so that large early
-    gradients do not outlive their time.
+    It differs from `lena` as follows; docs/choices.md measures each difference. The
+    gain is amplified, to at most S. A gradient that is longer than the last ones cuts
+    the rate by f (`SpikeLimit`), less so where the last steps went the same way. If
+    updates are given the loss, noise counts for less after it has risen (`LossLimit`).
+    The momentum counts examples: $\beta_S = \beta^S$, but at least 0.8, as a buffer
+    that averages ten updates would lag far behind at S = 64. What one gradient
+    contributes in total stays the same. The rate enters the momentum buffer: while it
+    rises, each gradient keeps the rate of its own update. The warm-up counts base
+    batches, so it takes the same share of a run at every S. The moving averages are
+    short (300 base batches) and relative to the model's squared norm, so that large
+    early gradients are soon forgotten.
 
     With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
 
@@ -69,11 +69,12 @@ def lena_amplified(
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
-        Take the small batch's own, or 5 % of its steps.
+        Take that of the small batch, or 5 % of its steps.
       layers: which parameters are one layer, such as `optax_lena.per_module`.
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
-        buffer. It is the small batch's, and one below 0.8 counts updates.
-      nesterov: whether the momentum is Nesterov's.
+        buffer. It is that of the small batch; where S is above 1, one below 0.8 stays
+        as it is.
+      nesterov: whether to use Nesterov momentum.
       accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         the momentum buffer.

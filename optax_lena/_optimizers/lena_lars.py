@@ -1,8 +1,8 @@
 r"""LARS with LENA: two ratios, one on either side of the momentum buffer.
 
-LARS's ratio brings every layer's gradient to the length of its weights, which has to
-happen before gradients are averaged in the buffer. LENA's gain and warm-up multiply
-what leaves it: they may change from update to update, and a buffer holds gradients.
+LARS's ratio scales every layer's gradient to the length of its weights, which has to
+happen before the buffer averages gradients. LENA's gain and warm-up multiply what
+leaves the buffer: they may change from update to update, and a buffer holds gradients.
 """
 
 import functools
@@ -55,7 +55,7 @@ def lena_lars(
     weight_decay: float | jax.Array = 0.0,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""LARS whose every layer finds its own rate and warm-up.
+    r"""LARS in which every layer finds its own rate and warm-up.
 
     The two ratios stand on either side of the momentum buffer:
 
@@ -80,19 +80,19 @@ def lena_lars(
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
-        A layer is through it once its gains sum to θ.
+        It ends for a layer once the layer's gains sum to θ.
       layers: which parameters are one layer, such as `optax_lena.per_module`.
         LARS's ratio is each parameter's own, or each slice's of one that
         `optax_lena.stacked` selects.
       trust_coefficient: c, on LARS's ratio.
-      eps: ε, in its denominator.
+      eps: ε, in the denominator of LARS's ratio.
       trust_ratio_mask: which parameters have LARS's ratio: a pytree of booleans that is
         a prefix of the parameters, or a function of them; None: all. Biases and norms
-        are usually left out. They keep the gain and the warm-up, but take SGD's steps,
-        for which the square root is on the careful side.
+        are usually left out. They keep the gain and the warm-up, but take steps of SGD,
+        for which the square root is cautious.
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
-      nesterov: whether the momentum is Nesterov's.
+      nesterov: whether to use Nesterov momentum.
       accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         LARS's ratio.

@@ -49,21 +49,21 @@ def lena_muon(
     adam_weight_decay: float | jax.Array = 0.0,
     options: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Muon whose every layer finds its own rate, and whose averages count examples.
+    r"""Muon in which every layer finds its own rate, and averages count examples.
 
     $$w_k \leftarrow w_k - \eta \cdot \text{ratio}_k \cdot
       \min(1, \text{progress}_k / \theta) \cdot
       \left( \operatorname{orthogonal}(\hat m_k) + \lambda w_k \right)$$
 
-    for matrices, and `lena_adamw` for all other parameters. As Adam's, Muon's updates
-    have a length of their own, so the ratio is the same (`normalised_gain` and
-    `LossLimit`), though it may grow by 40 % in an update (`GrowthLimit`); the noise of
+    for matrices, and `lena_adamw` for all other parameters. Like Adam's updates, those
+    of Muon have a fixed length, so the ratio is the same (`normalised_gain` and
+    `LossLimit`), but it may grow by 40 % per update (`GrowthLimit`); the noise of
     matrices is that of the raw gradient.
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`, which
     divides only the gradients that go through Adam. So no layer should hold parameters
     of both kinds, which are measured in different units; the whole model's row in
-    reports does, and says little.
+    reports does, and means little.
 
     With a `batch_scale` of 1 and no warm-up it is `optax.contrib.muon`, to the last
     bit.
@@ -75,20 +75,20 @@ def lena_muon(
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
-        A layer is through it once its gains sum to θ.
+        It ends for a layer once the layer's gains sum to θ.
       layers: which parameters are one layer; none should hold both kinds, as those of
         `optax_lena.per_module` do.
       beta: β, the share of the momentum that is kept at the base batch; β^S at another,
         though at least 0.9.
       eps: ε, in the orthogonalisation and in Adam.
       mu_dtype: the dtype of both first averages; None: that of the parameters.
-      nesterov: whether the momentum is Nesterov's, of matrices and of the rest.
+      nesterov: whether to use Nesterov momentum, for matrices and the rest.
       weight_decay: λ for the matrices, decoupled, and scaled by the layer's rate.
       weight_decay_mask: which matrices decay: a pytree of booleans, or a function of
         the parameters that returns one; None: all.
       adam_b1: Adam's β1, as in `lena_adamw`.
       adam_b2: Adam's β2, as in `lena_adamw`.
-      adam_weight_decay: λ for the parameters that are no matrices.
+      adam_weight_decay: λ for the parameters that are not matrices.
       options: what `optax.contrib.muon` takes to shape its orthogonalisation, such as
         `{"ns_steps": 6}`, or `muon_weight_dimension_numbers`, which says what a matrix
         is.

@@ -45,7 +45,7 @@ def linear_scaling(
         makes a difference in the reports.
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
-      nesterov: whether the momentum is Nesterov's.
+      nesterov: whether to use Nesterov momentum.
       accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         the momentum buffer.

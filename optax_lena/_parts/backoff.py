@@ -1,13 +1,13 @@
 r"""Backing off: rates grow slowly, and fall when gradient and loss rise together.
 
-In: trust ratios, and what this update measured, with its loss. Out: the ratios to
-train at. So do networks find how fast they can send: a little faster all the time,
-until something is lost; then much slower at once, and a little faster again.
+In: trust ratios, and what this update measured, with its loss. Out: the ratios to train
+at. Computer networks find their sending rate the same way: a little faster all the time
+until something is lost, then much slower at once, and a little faster again.
 
-Updates of a fixed length, such as Adam's, do not grow with the gradient. One long
-gradient harms nothing then, and no gradient is a reason to go slower than the base
-batch does. What throws a network out are many updates at a rate that is too large, of
-which the gradient and the loss tell together (docs/adamw_results.md).
+Updates of a fixed length, such as those of Adam, do not grow with the gradient. So one
+long gradient does no harm, and none is a reason to go slower than the base batch. A run
+diverges through many updates at too large a rate, and this shows where the gradient and
+the loss rise together (docs/adamw_results.md).
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ class BackoffState(NamedTuple):
     """State of a `Backoff`.
 
     Attributes:
-      growth: the ratios that may grow, as those of `GrowthLimit`.
-      usual: the usual gradient, as that of `SpikeLimit`.
-      losses: the last ten or so.
+      growth: the state of a `GrowthLimit`.
+      usual: the state of a `SpikeLimit`.
+      losses: the last ten losses or so.
     """
 
     growth: GrowthState
@@ -52,14 +52,14 @@ class Backoff:
       \quad \text{if loss} > \text{average} + 2 \, \text{scatter}$$
 
     The factor is that of a `SpikeLimit`, below 1 if the gradient is longer than usual.
-    It counts only where the loss is far above the average of the last ten or so: by
-    more than twice what these are from it, on average (`scatter`). A gradient alone
-    also grows where a network learns. No ratio is cut below 1, the base batch's, and
-    from where it was cut it grows again. Without the loss this is a `GrowthLimit`.
+    It applies only if the loss is above the average of the last ten losses or so by
+    more than twice their mean distance from it (`scatter`): a gradient also grows where
+    a network learns. No ratio is cut below 1, that of the base batch, and a ratio that
+    was cut grows again. Without the loss this is a `GrowthLimit`.
 
     Attributes:
-      growth: by which a ratio may grow in one update, at least 1.
-      limit: on the gradient's squared norm, over the usual one; at least 1.
+      growth: the factor by which a ratio may grow per update, at least 1.
+      limit: on the gradient's squared norm over the usual one, at least 1.
 
     Raises:
       ValueError: if one of them is below 1.
@@ -94,7 +94,8 @@ class Backoff:
         Args:
           state: what the previous update returned.
           trust_ratio: `[rows]`.
-          measured: what this update measured; rows that are not finite keep theirs.
+          measured: what this update measured; rows that are not finite stay as they
+            are.
 
         Returns:
           The ratios to train at, the new state, and the factor `()` in [0, 1].

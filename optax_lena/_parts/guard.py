@@ -1,26 +1,26 @@
-r"""Guards: what cuts trust ratios that come too soon, or when a gradient spikes.
+r"""Guards: what cuts trust ratios that grow too fast, or when a gradient spikes.
 
 In: trust ratios, and what this update measured. Out: the ratios to train at.
-`GrowthLimit` holds every row to its own last ratio, or to that before a short batch.
-`SpikeLimit` multiplies every ratio, though not below 1 / S, by
+`GrowthLimit` limits every row relative to its own last ratio, or that before a short
+batch. `SpikeLimit` multiplies every ratio, though not below 1 / S, by
 
 $$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot \max(1, \text{coherence})
   \cdot \frac{\text{usual}}{\lVert\bar g\rVert^2}}\Bigr), \qquad
   \log \text{usual} = \sum_{i \ge 1} 0.1 \cdot 0.9^{i - 1}
     \log \lVert\bar g_{t-i}\rVert^2$$
 
-A rate that is too large for the loss's curvature shows in the gradient first: it grows
-from update to update, faster than the averages that the gain is made of forget. When
-the parameters have been thrown out, even the base rate is too large for the gradient
-that follows, so a ratio may fall below 1. At S = 1 nothing is ever cut.
+A rate that is too large for the curvature of the loss shows in the gradient first: it
+grows from update to update, faster than the averages behind the gain can follow. Once
+the run has diverged, even the base rate is too large for the next gradient, so a ratio
+may fall below 1. At S = 1 nothing is ever cut.
 
-A gradient also grows where a network leaves a plateau. The two differ in direction: at
-a rate that is too large every step undoes the one before, and on the way out of a
-plateau all of them agree. Their coherence (`coherence.py`) lifts the limit.
+A gradient also grows where a network leaves a plateau. The two cases differ in
+direction: at a rate that is too large each step undoes the one before, and on the way
+out of a plateau all steps agree. This coherence (`coherence.py`) lifts the limit.
 
-What is usual is a geometric mean. The first gradients of a run can be a hundred times
-longer than those after a few updates, and an arithmetic mean would hold them for as
-long as it takes a rate to throw the parameters out (docs/choices.md).
+The usual norm is a geometric mean. The first gradients of a run can be a hundred times
+longer than those after a few updates, and would hold up an arithmetic mean until the
+run has diverged (docs/choices.md).
 """
 
 import dataclasses
@@ -61,15 +61,15 @@ class SpikeLimit:
     """Cuts the trust ratios, though not below 1 / S, when a gradient spikes.
 
     A spike is a gradient of the whole model whose squared norm is more than `limit`
-    times what the last ten or so updates had, in their geometric mean. Where these went
-    the same way, it may be longer by their coherence, if the optimizer knows it
-    (`lena_amplified` does). The ratios are cut to what brings it back there; to 1 / S,
-    if the norm is too large for float32. Put it before the momentum buffer, which would
-    otherwise keep the spike.
+    times the geometric mean over the last ten or so updates. Where their steps went the
+    same way, the limit is multiplied by their coherence, if the optimizer knows it
+    (`lena_amplified` does). The ratios are cut by the factor that brings the norm back
+    to the limit; to 1 / S, if the norm is too large for float32. Put the guard before
+    the momentum buffer, which would otherwise keep the spike.
 
     Attributes:
-      limit: on the squared norm, over the usual one, of steps that do not agree; at
-        least 1.
+      limit: on the squared norm over the usual one, where steps do not agree; at least
+        1.
 
     Raises:
       ValueError: if the limit is below 1.
@@ -187,18 +187,19 @@ class GrowthLimit:
     $$\text{ratio}(t) \le \text{growth} \cdot \text{ratio}(t - 1), \qquad
       \text{ratio}(0) = 1$$
 
-    The first estimates of noise come from few gradients, and in Adam's metric from one
-    that has seen few gradients itself. A rate that jumps to them at once can throw a
-    network out (docs/adamw_results.md). This is a warm-up that ends by itself, later
-    where the ratio is higher, and it also holds where S grows in mid-run.
+    The first estimates of noise come from few gradients, and Adam's preconditioner has
+    seen few gradients itself. A rate that follows them at once can make a run diverge
+    (docs/adamw_results.md). The limit is a warm-up that ends by itself, later where the
+    ratio is higher, and it also applies where S grows in mid-run.
 
-    An update whose S is less than the last one's has a lower ratio by that alone. What
-    is remembered is not lowered in it: after one short batch, such as the last of an
-    epoch, the ratio is at once what it was. A second batch in a row that is as short
+    An update with a smaller S than the last has a lower ratio for that reason alone, so
+    it does not lower the remembered ratio: after one short batch, such as the last of
+    an epoch, the ratio is at once what it was. A second batch in a row that is as short
     lowers it.
 
     Attributes:
-      growth: at least 1. With 1.1 a ratio takes 22 updates from 1 to 8.
+      growth: the factor per update, at least 1. With 1.1 a ratio takes 22 updates from
+        1 to 8.
 
     Raises:
       ValueError: if the growth is below 1.
@@ -228,7 +229,8 @@ class GrowthLimit:
         Args:
           state: what the previous update returned.
           trust_ratio: `[rows]`.
-          measured: what this update measured; rows that are not finite keep theirs.
+          measured: what this update measured; rows that are not finite stay as they
+            are.
 
         Returns:
           The ratios to train at, the new state, and 1: no spike.

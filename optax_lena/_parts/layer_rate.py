@@ -29,15 +29,15 @@ from optax_lena._parts.warmup import StateAwareWarmup, Worth
 
 @dataclasses.dataclass(frozen=True)
 class LayerRate:
-    r"""How fast every layer learns: the parts of LENA, each of which can be another.
+    r"""How fast every layer learns: the parts of LENA, each of which can be replaced.
 
     `optax_lena.scale_by_layer_rate` makes a gradient transformation of it. An ablation
     is `dataclasses.replace(rate, guard=None)`; a part of your own is an object with the
     methods of the one it replaces (docs/extending.md).
 
     Attributes:
-      learning_rate: η, a number, or a schedule of the clock. 1 leaves it to another
-        transformation of the chain.
+      learning_rate: η, a number, or a schedule of the clock. 1 leaves the rate to
+        another transformation of the chain.
       clock: the name of what a schedule runs on: `"base_steps"`, the base batches seen;
         `"gain_steps"`, the sum of the whole model's gains (AdaScale); or
         `"rate_steps"`, the sum of what multiplied the whole model's rate. It is read
@@ -47,11 +47,11 @@ class LayerRate:
       rule: what makes a trust ratio out of the estimate.
       warmup: what multiplies the rate at first.
       guard: what cuts the trust ratios when something goes wrong; None: nothing.
-      loss_limit: what says how much of the noise the rule sees, where updates are given
-        the loss; None: all of it.
+      loss_limit: how much of the noise the rule sees, where updates are given the loss;
+        None: all of it.
 
     Raises:
-      ValueError: where a part is not what its place takes.
+      ValueError: where a part does not fit its place.
 
     Example:
       >>> import optax, optax_lena

@@ -1,8 +1,8 @@
 r"""The loss limit: how much of the noise counts, after the loss has risen.
 
 In: the loss of every update, where the loop gives it. Out: the share of the noise that
-the rule sees. A rate that is too large for the loss's curvature can throw a network
-out without a spike of the gradient; then the loss rises.
+the rule sees. A rate that is too large for the curvature of the loss can ruin a run
+without a spike of the gradient; then the loss rises.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class LossLimitState(NamedTuple):
     """State of a `LossLimit`.
 
     Attributes:
-      losses: the last ten or so.
+      losses: the last ten losses or so.
       highest: float32 `()`, the highest that their average has been.
       lowest: float32 `()`, the lowest that it has been.
       least_scatter: float32 `()`, the least that their scatter has been.
@@ -45,7 +45,7 @@ class LossLimitState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LossLimit:
-    r"""Lets noise count for less after a loss that has risen.
+    r"""Lets noise count for less after the loss has risen.
 
     $$\text{margin} = \max(0.02 \, |\text{highest}|,\,
         2 \, \text{least\_scatter}), \qquad
@@ -59,22 +59,22 @@ class LossLimit:
           & \text{or if } \min(\text{loss}, \text{average}) > \text{most} \\
         \min(1.02 \cdot \text{share},\, 1) & \text{otherwise} \end{cases}$$
 
-    The average is that of the last ten losses or so, highest and lowest are the most
-    and the least that it has been, and least_scatter is the least that losses have been
-    from it, on average over ten of them. A loss far above all that counts at once. One
-    that has only lost some of what was gained counts once the average has, too: single
-    losses rise where nothing is wrong. Within the margin nothing counts. On a plateau,
-    where the loss does not fall yet, every other loss is above the first by chance.
+    The average is that of the last ten losses or so, highest and lowest are the
+    extremes that it has reached, and least_scatter is the smallest mean distance of ten
+    losses or so from it. A loss far above the highest counts at once. A loss that has
+    lost only part of what was gained counts once the average has, too: single losses
+    rise where nothing is wrong. Within the margin nothing counts: on a plateau, where
+    the loss does not fall yet, every other loss is above the first by chance.
 
     The rule sees that share of the noise, so that the trust ratio falls toward 1, and
-    comes back when the loss does. A loss that is not finite, or not given, changes
+    recovers when the loss does. A loss that is not finite, or not given, changes
     nothing. A task that grows harder while it is trained keeps the share low: the rates
-    are careful then, as those of LENA's own rule are.
+    are then as cautious as those of `lena`.
 
     Attributes:
-      limit: on a single loss, over the highest average; at least 1. With 1.25 a loss up
-        to 25 % above it is allowed.
-      rise: how much of what the average has fallen it may rise again, in [0, 1]. With 1
+      limit: on a single loss over the highest average, at least 1. With 1.25 a loss may
+        be up to 25 % above it.
+      rise: the share of its fall by which the average may rise again, in [0, 1]. With 1
         it may rise to the highest.
 
     Raises:

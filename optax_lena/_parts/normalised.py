@@ -1,14 +1,14 @@
-r"""The rule for updates of normalised length: Adam's, Muon's, LARS's.
+r"""The rule for updates of normalised length: those of Adam, Muon and LARS.
 
-Such an update does not shrink with the gradient, whose squared norm a batch of S brings
-down by the gain. So it steps $\sqrt{\text{gain}}$ times as far along the true gradient
-by itself, and the rate has to bring the rest of what the update is worth:
+Such an update does not shrink with the gradient, whose squared norm a batch of S
+divides by the gain. So by itself it goes $\sqrt{\text{gain}}$ times as far along the
+true gradient, and the rate has to supply the rest of what the update is worth:
 
 $$\text{trust\_ratio} = \min\Bigl(\sqrt S, \frac{r}{\sqrt{\text{gain}}}\Bigr), \qquad
   r = \frac{8\sigma^2 + \lVert\mu\rVert^2}{8\sigma^2 / S + \lVert\mu\rVert^2}$$
 
-$\sqrt S$ where there is only noise, 1 where there is none; never above $\sqrt S$, the
-rule of the limit in which noise is all there is (below $S = 1$: never below it).
+It is $\sqrt S$ where there is only noise, 1 where there is none, and never above
+$\sqrt S$, the value in the limit of pure noise (below $S = 1$: never below it).
 """
 
 import jax
@@ -31,6 +31,6 @@ def _normalised(estimate: Estimate, batch_scale: jax.Array) -> jax.Array:
 
 
 normalised_gain = Rule(_normalised)
-"""What an update is worth, the gain of eight times the noise, over the square root of
-the gain, by which an update of normalised length grows by itself, and at most the
-square root of S: for Adam and Muon."""
+"""For Adam and Muon: what an update is worth, the gain for eight times the noise, over
+the square root of the gain, by which an update of normalised length grows by itself; at
+most the square root of S."""

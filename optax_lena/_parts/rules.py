@@ -89,8 +89,8 @@ square_root_gain = Rule(_square_root)
 gradient's (Adam): their noise adds up as the square root (AdaptDL's AdamScale)."""
 
 amplified_gain = Rule(_amplified)
-"""The gain that four times the noise would have: at most four times the gain, and at
-most S; 1 where there is no noise."""
+"""The gain for four times the noise: at most four times the gain, and at most S; 1
+where there is no noise."""
 
 linear = Rule(_linear, needs_moments=False)
 """S itself: linear learning-rate scaling (Goyal et al., 2017)."""

@@ -1,4 +1,4 @@
-r"""Warm-ups: how far each layer is into it, and what that does to its rate.
+r"""Warm-ups: the progress of each layer, and the resulting factor on its rate.
 
 In: what one update is worth to every row. Out: a factor in (0, 1] per row.
 
@@ -36,15 +36,15 @@ class Worth(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StateAwareWarmup:
-    r"""A warm-up that each layer ends by itself: it counts the layer's own gain.
+    r"""A warm-up that ends by itself in each layer: it counts the layer's own gain.
 
     $$\text{progress}(t) = \sum_{t' \le t} \text{gain}(t')$$
 
-    A layer whose gradient is noisy gains more per update and is through sooner.
+    A layer whose gradient is noisy gains more per update and warms up sooner.
 
     Attributes:
-      steps: θ, the length in base-batch steps, at least 0. The paper takes 5 % of the
-        base run's. 0: no warm-up.
+      steps: θ, the length in base-batch steps, at least 0. The paper takes 5 % of those
+        of the base run. 0: no warm-up.
 
     Raises:
       ValueError: if `steps` is negative or not finite.
