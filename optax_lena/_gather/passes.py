@@ -114,7 +114,7 @@ def weighted_scan(
 
 
 def _added(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
-    """Returns what one microbatch adds: 0 for a weight of 0, whatever its values are."""
+    """Returns what one microbatch adds: 0 for a weight of 0, whatever its values."""
     if kind == MEAN:
         return weigh(weight, leaf)
     leaf = leaf.astype(_sum_dtype(leaf, kind))

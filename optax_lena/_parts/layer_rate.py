@@ -215,7 +215,7 @@ class LayerRate:
 def _step_sq_norm(layer_rate: jax.Array, measured: Measured) -> jax.Array:
     """Returns the squared length of the gradient at the layers' rates, `()`."""
     layers = measured.is_finite[:-1]
-    # By the rate twice: its square may be no float32 where the product is.
+    # By the rate twice: its square may overflow where the product does not.
     sq_norms = layer_rate[:-1] * (layer_rate[:-1] * measured.sq_norms()[:-1])
     return jnp.sum(sq_norms, where=layers)
 
