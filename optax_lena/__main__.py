@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: without the program's name; None: those of the process.
 
     Returns:
-      The exit code: 0, or 2 if an option or a log is invalid, with the reason in one
-      line on the standard error. Warnings go there too, in one line each.
+      The exit code: 0, or 2 if an option or a log is invalid, with one line on the
+      standard error that says why. Warnings are such lines too.
     """
     options = _parser().parse_args(arguments)
     with warnings.catch_warnings(record=True) as told:

@@ -1,7 +1,7 @@
 """Processes: what must be equal on all of them, compared once at the start.
 
-Every process of a job runs its own copy of the program. A process that was started with
-another setting trains different "replicated" parameters, and nothing fails.
+Every process of a job runs its own copy of the program. One that was started with other
+settings trains other "replicated" parameters, and nothing fails.
 """
 
 import dataclasses

@@ -20,9 +20,8 @@ def transformation(
     both are more specific, and are type-checked where they are defined.
 
     Args:
-      init: `init(params)` makes the state.
-      update: `update(updates, state, params, **extra_args)` makes the updates and the
-        next state.
+      init: `init(params)`, which makes the state.
+      update: `update(updates, state, params, **extra_args)`, for updates and state.
       state_class: the class of the state. An update rejects a state of another class,
         such as that of another optimizer. None: no check.
 

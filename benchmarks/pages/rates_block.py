@@ -1,4 +1,4 @@
-"""The block on the base rate: its grid, and how methods compare at a neighbouring rate."""
+"""The block of the base rate: its grid, and how methods compare at a rate beside it."""
 
 import statistics
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Classification of generated points, sets, graphs and signs; with and without norms."""
+"""Classes of generated points, sets, graphs and signs; with and without norms."""
 
 import jax
 import jax.numpy as jnp

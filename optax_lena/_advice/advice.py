@@ -1,7 +1,6 @@
 r"""The advice: how large a batch may be, from the noise scale that a run logged.
 
-In: a `History`. Out: the curve $E(S)$ of the examples that a target takes at the batch
-scale S, with its interval, from the noise scale b,
+In: a `History`. Out: the curve E of examples over batch scales S, with its interval.
 
 $$b = \operatorname{median}_t
         \frac{\sum_\text{layers} \text{noise}_t}{\sum_\text{layers} \text{signal}_t},
@@ -74,7 +73,7 @@ class Advice:
 
     @property
     def noise_scale_interval(self) -> Interval:
-        """The same interval as `interval`, but of `curve.noise_scale`."""
+        """The `interval` of `curve.noise_scale`."""
         per_scale = 1 / self.efficiency - 1
         return self.interval[0] / per_scale, self.interval[1] / per_scale
 
@@ -85,7 +84,7 @@ class Advice:
           batch_scale: S, positive.
 
         Returns:
-          Low and high, in multiples of the base batch's examples.
+          Low and high, over the base batch's examples.
         """
         ends = [
             relative_curve(b).examples(batch_scale) for b in self.noise_scale_interval

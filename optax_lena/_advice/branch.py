@@ -127,10 +127,9 @@ def branch_test(
       window: length of every branch, in base batches: long enough that the rate has
         taken effect and the momentum has forgotten that of the checkpoint.
       end: share of the window, at its end, whose losses are averaged. Equal shares
-        hold equal numbers of examples, so the means of all scales are as noisy. The
-        loss of a step is that before its update, so that those of a large batch are on
-        average half an update older: keep that small against `tolerance`, or give
-        `evaluate`.
+        hold equal numbers of examples, so all means are equally noisy. A step's loss is
+        that before its update, so the losses of a large batch are on average half an
+        update older: keep that small against `tolerance`, or give `evaluate`.
       tolerance: how much larger a loss still counts as equal, in units of the loss.
       evaluate: `evaluate(state) -> loss` on held-out data; if given, its loss at the
         window's end takes the place of the mean over training losses.

@@ -1,12 +1,11 @@
 r"""The configurations: a batch schedule as MaxText and Levanter read it.
 
 In: a `BatchSchedule`, recorded by a `BatchRamp` or planned. Out: lines of YAML.
-Levanter can follow every schedule, MaxText only a straight line over examples x,
+Levanter can follow every schedule, MaxText only a straight line from the first batch
+$B_0$ over examples x, where a schedule changes to S at x(S),
 
 $$B(x) = B_0 \, (1 + \lfloor x / x_1 \rfloor), \qquad
   x_1 = \max_k x(S_0 2^k) / 2^{k-1}$$
-
-from the first batch $B_0$, where the schedule changes to the batch scale S at $x(S)$.
 """
 
 import math

@@ -210,14 +210,14 @@ def _binned(
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Returns the lower median of each row, which takes no mean of infinities."""
+    """The lower median of each row, which takes no mean of infinities."""
     order = np.sort(values, axis=1)
     count = np.sum(~np.isnan(values), axis=1)
     return order[np.arange(len(order)), np.maximum(count - 1, 0) // 2]
 
 
 def _examples_axis(ax: Axes, base_batch: int, most: float) -> None:
-    """Draws an axis of the batch in examples, above the plot."""
+    """Draws the batch in examples, above the plot."""
     above = ax.twiny()
     above.set_xscale("log", base=2)
     above.set_xlim(1, most)
@@ -242,5 +242,5 @@ def _tidy(ax: Axes) -> None:
 
 
 def _short(name: str, most: int = 34) -> str:
-    """Shortens a long name to its end, which tells more than its start."""
+    """Shortens a long name to its end, which tells more."""
     return name if len(name) <= most else "…" + name[1 - most :]

@@ -45,7 +45,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def _table_rows(text: str, delimiter: str) -> tuple[list[Row], dict[int, str]]:
-    """Returns the rows, whose cells are text, and the errors by line."""
+    """Returns the rows, with text cells, and errors by line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     head: list[str] = []
     rows: list[Row] = []
@@ -69,7 +69,7 @@ def _table_rows(text: str, delimiter: str) -> tuple[list[Row], dict[int, str]]:
 
 
 def _json_rows(text: str) -> tuple[list[Row], dict[int, str]]:
-    """Returns the objects, flattened, and the errors by line."""
+    """Returns the objects, flattened, and errors by line."""
     rows: list[Row] = []
     broken: dict[int, str] = {}
     # Not `splitlines`, which splits at characters that a JSON string may hold.
@@ -92,9 +92,9 @@ def _flat(row: Row, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _check_no_events(path: Path) -> None:
-    """Raises a `ValueError` for a directory, such as TensorBoard's, or one of its logs.
+    """Raises a `ValueError` for a directory, or a log of TensorBoard.
 
-    Only TensorBoard reads them, which is no dependency.
+    Only TensorBoard reads its logs, and it is no dependency.
     """
     if path.is_dir() or ".tfevents." in path.name:
         got = "a directory" if path.is_dir() else "events of TensorBoard"

@@ -114,7 +114,7 @@ def with_model_error(estimate: float, interval: Interval) -> Interval:
 
 
 def _together(ratio: float, other: float) -> float:
-    """Returns the joint factor of two independent errors, given as factors."""
+    """Joins two independent errors, given as factors."""
     return math.exp(math.hypot(math.log(ratio), math.log(other)))
 
 
@@ -134,7 +134,7 @@ def _spread(
     count = len(logs)
     time = np.linspace(-1, 1, count)
     # The first entries average over few updates: as outliers they would hide how alike
-    # neighbours are. For medians the distance of an outlier does not matter.
+    # neighbours are. To medians the distance of an outlier does not matter.
     reach = 3 * float(np.median(np.abs(logs - middle)))
     tame = np.clip(logs, middle - reach, middle + reach)
     trend = np.polyval(np.polyfit(time, tame, 1), time)
@@ -152,7 +152,7 @@ def _spread(
     shown = (_mean_variance(block, phi) - missed) * block / count
     freedom = max(count / max(block, memory) - 1, 1)
     wider = math.sqrt(missed / shown) * _student(freedom) / _NORMAL
-    # Near a random walk the widening has no bound, but the values of the log have.
+    # Near a random walk the widening has no bound, but the log has.
     return (
         min(max(middle - low, 0) * wider, middle - logs.min()),
         min(max(high - middle, 0) * wider, logs.max() - middle),

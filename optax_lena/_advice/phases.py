@@ -14,7 +14,7 @@ PHASES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """The noise scale and the critical scale in one part of the run.
+    """One part of the run, with its scales.
 
     Attributes:
       start: the base step after which it starts.
@@ -35,11 +35,11 @@ def thirds(history: History, per_scale: float) -> tuple[Phase, ...]:
     """Returns the run's thirds by base steps; none for fewer than three entries.
 
     Args:
-      history: the entries, in order of time.
+      history: of the whole run.
       per_scale: critical scale over noise scale.
 
     Returns:
-      Up to three phases, in order of time.
+      Up to three phases, in time.
     """
     if len(history.base_steps) < PHASES:
         return ()

@@ -1,7 +1,6 @@
 r"""The ramp: a controller on the host that says when to double the batch.
 
-In: the metrics of a run, now and then, with its noise scale $b_t$. Out: the batch scale
-to go on with,
+In: the metrics of a run, now and then. Out: a batch scale, by the noise scale $b_t$,
 
 $$S = \max \{ 2^k \le b_t / \theta^2 \}, \text{ at most twice the last, never less}$$
 """
@@ -31,10 +30,10 @@ class BatchRamp:
       theta: $\theta$. The batch doubles only while the gradient of the larger one is
         still this noisy: its standard deviation is at least $\theta$ times the length
         of the true gradient. A larger $\theta$ waits longer.
-      start: the base step before which nothing doubles. Give half of the run's base
-        steps: the noise scale alone allows doublings earlier than is good for the final
-        accuracy (docs/batch_size.md), and a late start costs the fewest examples
-        (Functional Scaling Laws, 2602.14208).
+      start: the base step before which nothing doubles. Give half of the run's: by the
+        noise scale alone, doublings come too early for the final accuracy
+        (docs/batch_size.md), and a late start costs the fewest examples (Functional
+        Scaling Laws, 2602.14208).
 
     Raises:
       ValueError: if a scale is not a power of two, or an option is out of its range.

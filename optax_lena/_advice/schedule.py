@@ -14,7 +14,7 @@ from optax_lena._checks import check_number
 
 @dataclasses.dataclass(frozen=True)
 class BatchSchedule:
-    """Batch scales over base steps; call it with a base step for the scale there.
+    """Batch scales over base steps; call it with a step for the scale there.
 
     Attributes:
       changes: (base step, batch scale) pairs by rising base step, the first at 0; from

@@ -1,7 +1,7 @@
 r"""Seesaw: a decay of the rate becomes growth of the batch.
 
-In: a schedule of the rate. Out: one of the rate and one of the batch. Where the given
-one has fallen to the share $a$ of its peak,
+In: a schedule of the rate. Out: one of the rate and one of the batch. Where the first
+has fallen to a share $a$ of its peak,
 
 $$S(t) = \max \{ 2^k \le 1 / a \}, \qquad
   \text{rate}(t) = \text{schedule}(t) \sqrt{S(t)}$$
@@ -29,11 +29,11 @@ def seesaw(
 
     Where the schedule multiplies the rate by $a$, the rate is multiplied by $\sqrt a$
     and the batch by $1 / a$: for updates of fixed length (Adam, sign, normalised SGD)
-    $\text{rate}^2 / \text{batch}$, the amount that noise adds, falls as before, with
+    $\text{rate}^2 / \text{batch}$, which sets what noise adds, falls as before, with
     fewer updates. Batches are powers of two. Between two doublings the rate follows
-    the schedule down, so that the rate over the square root of the batch is the
-    schedule at every step, including the warm-up and the time after `max_scale`; at
-    the doublings it equals the paper's staircase.
+    the schedule down, so that rate over square root of batch is the schedule at every
+    step, including the warm-up and the time after `max_scale`; at the doublings it
+    equals the paper's staircase.
 
     For optimizers that do not know their batch. LENA multiplies the rate itself: give
     it the schedule as it was and use only the batches.

@@ -150,7 +150,7 @@ def _number(value: Any) -> float:
 
 
 def _numbers(value: Any) -> np.ndarray:
-    """Returns one number or many as `[T]`; raises an error for text."""
+    """Returns one number or many, `[T]`; raises for text."""
     try:
         return np.asarray(value, float).reshape(-1)
     except OverflowError:
@@ -174,5 +174,5 @@ def _check_lengths(columns: Columns, source: str) -> None:
 
 
 def _brief(source: Any) -> str:
-    """Returns a short `repr`: a state or a table may print for pages."""
+    """Shortens a `repr`: a state or a table may print for pages."""
     return reprlib.repr(source)

@@ -212,7 +212,7 @@ def fitted(number: float, form: str, width: int) -> str:
 
 
 def _end_of(name: str, most: int = _WIDTH - 14) -> str:
-    """Shortens a long name to its end, which tells more than its start."""
+    """Shortens a long name to its end, which tells more."""
     return name if len(name) <= most else "..." + name[3 - most :]
 
 

@@ -158,7 +158,7 @@ def _update(
         mean, all_moments = incremental.finish(state.sums, grads)
         given = extra_args | {"moments": all_moments}
         if value is not None:
-            # NaN, for no loss, if all calls that had one have a weight of 0.
+            # NaN, no loss, if all calls that had one have weight 0.
             has_loss = state.loss_weight > 0
             mean_loss = divide(state.losses, state.loss_weight)
             given["value"] = jnp.where(has_loss, mean_loss, jnp.nan)

@@ -117,7 +117,7 @@ def check_own_loss(loss: Any, params: PyTree, axis_name: AxisName) -> None:
     Args:
       loss: the loss of a microbatch, or its type.
       params: as the gatherer got them.
-      axis_name: the axis over which it averages; () for none.
+      axis_name: the axis that it averages over; () for none.
     """
     if names(axis_name) and not _is_checked(axis_name):
         return
@@ -293,7 +293,7 @@ def move_typed(tree: PyTree, source: int, to: int) -> PyTree:
 
 
 def mesh_with(axis_name: AxisName, tree: PyTree) -> AbstractMesh:
-    """Finds the mesh that has the axis: the context's, or that of arrays in `tree`."""
+    """Finds the mesh that has the axis: that of the context, or of arrays in `tree`."""
     meshes = [jax.sharding.get_abstract_mesh()]
     meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree)]
     for mesh in meshes:

@@ -111,8 +111,7 @@ def check_arrays(what: str, tree: PyTree) -> None:
 def check_some_examples(batch: Any, further: Any) -> None:
     """Raises a `ValueError` where nothing differs between microbatches.
 
-    So it is with a loss that closes over its data, and a batch without arrays: every
-    gain would be 1.
+    Such as a batch without arrays, if the loss closes over its data: all gains are 1.
 
     Args:
       batch: the batch.

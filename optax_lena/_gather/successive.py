@@ -56,7 +56,7 @@ def from_successive_gradients(
     It is biased: between the two gradients the parameters move, and the change of the
     true gradient, $\frac12 \lVert \mu_t - \mu_{t-1} \rVert^2$, counts as noise. The
     gain is too high where a step turns the gradient, at high rates or early in a run.
-    Prefer any other gatherer. It keeps one copy of the gradient in memory.
+    Prefer any other gatherer. Memory: one copy of the gradient.
 
     Args:
       tx: the optimizer that gets the moments; it needs a `batch_scale`, since here the

@@ -25,7 +25,7 @@ def wrapped(
     Args:
       tx: the optimizer that gets the moments.
       layers: which parameters stack several layers.
-      preconditioner: a function that makes multipliers, or None.
+      preconditioner: makes multipliers, or None.
 
     Returns:
       The optimizer, whose update takes any keyword argument.

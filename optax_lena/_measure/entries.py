@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
-# The index of one layer, or of several whose entries stay together.
+# One layer, or several whose entries stay together.
 Row = int | tuple[int, ...]
 
 
@@ -36,7 +36,7 @@ def entries_of(vectors: Any, rows: Sequence[Row]) -> list[Any]:
 
 
 def _slices(vectors: Any, rows: Sequence[Row]) -> list[Any]:
-    """Reads entries by static slices, which need no kernel launch on a GPU."""
+    """Reads entries by static slices, which cost no kernel launch on a GPU."""
 
     def entry(vector: jax.Array, row: int) -> jax.Array:
         return jax.lax.index_in_dim(vector, row, -1, keepdims=False)

@@ -113,7 +113,7 @@ def metric_of(
     like: PyTree,
     name: str = "grads",
 ) -> Metric:
-    """Returns the metric that the arguments of a gatherer describe.
+    """Returns the metric that a gatherer's arguments describe.
 
     Args:
       layers: which parameters stack several layers.

@@ -114,10 +114,10 @@ def moments_in(
     """Makes the moments of a gradient from squared norms that a metric took.
 
     Args:
-      metric: the metric in which they were taken.
-      micro: the mean of those of the microbatches, in the accumulation dtype.
-      batch: those of the mean gradient, likewise.
-      count: n, the number of microbatches.
+      metric: what took them.
+      micro: the mean of the microbatches' norms, in the accumulation dtype.
+      batch: the norms of the mean, likewise.
+      count: n.
 
     Returns:
       The moments, in float32.
@@ -184,7 +184,7 @@ def check_weights(
     Args:
       weights: what the user gave.
       shape: the shape that they must have.
-      equal: what each weight is if none are given.
+      equal: each weight if none are given.
       name: the argument's name.
 
     Returns:

@@ -42,7 +42,7 @@ class MomentSums(NamedTuple):
       micro_sq_norm: the sums of their squared norms, one vector for all parameters (and
         slices of stacked ones), in float32 or wider.
       weight: `()`, the sum of the weights, in float32, or in float64 with x64.
-      num_microbatches: `()` int32, how many microbatches have a weight.
+      num_microbatches: `()` int32, how many have a weight.
     """
 
     grads: PyTree
@@ -55,9 +55,8 @@ class MomentSums(NamedTuple):
 class IncrementalMoments:
     """Moments for loops that have their own scan over microbatches.
 
-    Only one gradient is in memory. The sums are a plain pytree: they go through
-    `lax.scan`, `jax.lax.psum` over the devices, `jax.tree.map(jnp.add, ...)` and
-    checkpoints.
+    One gradient is in memory. The sums are a plain pytree: they go through `lax.scan`,
+    `jax.lax.psum` over the devices, `jax.tree.map(jnp.add, ...)` and checkpoints.
 
     Attributes:
       layers: which parameters stack several layers (`optax_lena.stacked`).
@@ -215,8 +214,8 @@ def finish(
     Args:
       mean: the gradients' mean, in the accumulation dtypes.
       micro_sq_norm: the mean of their squared norms, packed.
-      count: n, the number of microbatches.
-      metric: the metric in which the norms are taken.
+      count: n, of the microbatches.
+      metric: what takes the norms.
       like: gradients or parameters.
 
     Returns:

@@ -23,8 +23,8 @@ class Coherence(NamedTuple):
     """Squared lengths of the momentum buffer: its own, and for independent steps.
 
     Attributes:
-      together: float32 `()`, that of the buffer.
-      apart: float32 `()`, that for the same steps in independent directions.
+      together: float32 `()`, of the buffer.
+      apart: float32 `()`, of the same steps in independent directions.
     """
 
     together: jax.Array
@@ -45,12 +45,12 @@ class Coherence(NamedTuple):
     def add(
         self, kept: ArrayLike, step_sq_norm: jax.Array, buffer_sq_norm: jax.Array
     ) -> Self:
-        """Returns the squared lengths after one more step.
+        """Returns the lengths after one more step.
 
         Args:
           kept: β, the share of the buffer that the step keeps.
-          step_sq_norm: `()`, that of u; if it is not finite, `apart` stays as it is.
-          buffer_sq_norm: `()`, that of m after the step.
+          step_sq_norm: `()`, of u; if it is not finite, `apart` stays as it is.
+          buffer_sq_norm: `()`, of m after the step.
 
         Returns:
           Both squared lengths.

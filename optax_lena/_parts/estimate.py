@@ -1,8 +1,7 @@
 r"""Noise and signal of every layer: what all other parts are computed from.
 
-In: the two moments of a gradient over n microbatches, S base batches in all, `[layers]`
-each. Out: an `Estimate`, `[rows]` each, where rows are the layers and, last, the whole
-model. Pure `jax.numpy`, elementwise.
+In: two moments of a gradient of n microbatches, S base batches, `[layers]` each. Out:
+an `Estimate`, `[rows]` each, the layers and, last, the model. Elementwise `jax.numpy`.
 
 $$\sigma^2 = \frac{S}{n-1} (\text{micro\_sq\_norm} - \text{batch\_sq\_norm}), \qquad
   \lVert\mu\rVert^2 = \text{batch\_sq\_norm} - \sigma^2 / S$$
@@ -127,13 +126,13 @@ class Measured(NamedTuple):
       estimate: noise and signal of this update alone, `[rows]` each.
       is_finite: bool `[rows]`; false where the moments are not finite, and everywhere
         if the whole batch is padding. The whole model is the sum of the layers that
-        are finite, and is finite if there is such a layer.
+        are finite, and finite if there is one.
       is_usable: bool `[rows]`; finite, and taken from at least two microbatches.
       overflows: bool `()`; whether a squared norm, or the noise computed from it, is
         too large for float32.
       batch_scale: float32 `()`, S.
-      loss: `()`, that of the batch; None where the loop does not give it.
-      coherence: `()`, that of the last steps; 1 where no momentum buffer measures it.
+      loss: `()`, of the batch; None where the loop does not give it.
+      coherence: `()`, of the last steps; 1 without a momentum buffer.
     """
 
     estimate: Estimate
@@ -194,7 +193,7 @@ def not_measured(num_layers: int, batch_scale: jax.Array) -> Measured:
     """Returns what an update without moments says: no row is usable.
 
     Args:
-      num_layers: the number of layers, without the whole model.
+      num_layers: rows, without that of the whole model.
       batch_scale: float32 `()`, S.
 
     Returns:

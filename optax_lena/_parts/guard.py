@@ -48,7 +48,7 @@ class SpikeLimitState(NamedTuple):
       noise: float32 `()`.
       signal: float32 `()`, never negative; noise / S + signal is the geometric mean of
         the squared norms, if all had this S.
-      weight: float32 `()`, in [0, 1], the weight that the mean has gathered.
+      weight: float32 `()`, in [0, 1], the weight of the mean so far.
     """
 
     noise: jax.Array
@@ -88,7 +88,7 @@ class SpikeLimit:
         check_number("limit", self.limit, meaning, at_least=1)
 
     def init(self, num_rows: int) -> SpikeLimitState:
-        """Returns the state before the first update: the whole model's, `()` each."""
+        """Returns the state before the first update, of the whole model, `()` each."""
         del num_rows
         # Each is an array of its own: JAX does not donate one buffer twice.
         return SpikeLimitState(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))

@@ -228,7 +228,7 @@ def evaluate(learning_rate: Any, clock: Count) -> Any:
         rate = learning_rate(clock.read())
     except (TypeError, ValueError, IndexError):
         # A schedule that indexes a table takes whole steps only, as optax counts them:
-        # brackets, jnp.take and NumPy each refuse others by an error of their own.
+        # brackets, jnp.take and NumPy each raise another error.
         rate = learning_rate(clock.whole)
     meaning = "what the schedule returned"
     check_number("learning_rate", rate, meaning)

@@ -20,8 +20,8 @@ from optax_lena._parts.losses import SCATTERS, LastLosses
 # the least share, which makes four times the noise a quarter of the noise. Chosen on
 # small tasks, as is all that follows (docs/choices.md).
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
-# Losses that differ by less than this share of the highest average count as equal,
-# however little they scatter.
+# Losses that differ by less than this share of the highest average count as equal, even
+# without scatter.
 _MARGIN = 0.02
 
 

@@ -17,7 +17,7 @@ _FIRST_SCATTER = 0.1
 
 
 class LastLosses(NamedTuple):
-    """The average of the last losses, and their mean distance from it.
+    """Two averages over the last losses.
 
     Attributes:
       mean: float32 `()`, the average of the last ten losses or so; 0 before any.

@@ -31,7 +31,7 @@ SECOND_FLOOR = 0.9
 def decay_at(
     decay: ArrayLike, batch_scale: ArrayLike, floor: ArrayLike = 0.0
 ) -> jax.Array:
-    r"""Returns the decay by which a moving average remembers as many examples at S.
+    r"""Returns the decay by which an average remembers the same number of examples.
 
     It is $\beta^S$, but at least the floor, or β where that is lower. The optimizers of
     this library do this themselves; the function is for an average of your own, such as

@@ -31,7 +31,7 @@ def follow_authors(rate: "LayerRate", batch_scale: Any) -> "LayerRate":
 
     Args:
       rate: the rate that follows the paper.
-      batch_scale: S, to reject values that their code cannot handle.
+      batch_scale: S, to reject what their code cannot handle.
 
     Returns:
       The rate that follows their code.

@@ -58,7 +58,7 @@ def members(name: str, returned: tuple[str, ...], value: Any) -> tuple[Any, ...]
 
 
 def estimate(value: Any, num_rows: int) -> Estimate:
-    """Returns `value`, which an estimator's `read` returned: an `Estimate`."""
+    """Returns `value`, which must be an `Estimate`."""
     if not isinstance(value, Estimate):
         raise ValueError(
             "`estimator` must return an optax_lena.Estimate, or one of a class derived "
@@ -70,7 +70,7 @@ def estimate(value: Any, num_rows: int) -> Estimate:
 
 
 def progress(value: Any, num_rows: int) -> Count:
-    """Returns `value`, which a warm-up returned: its progress, a `Count`."""
+    """Returns `value`, which must be a warm-up's progress."""
     if not isinstance(value, Count):
         raise ValueError(
             "`warmup` must return the progress that it was given, once `add` has "

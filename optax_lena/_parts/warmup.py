@@ -141,5 +141,5 @@ def ramp(progress: jax.Array, steps: ArrayLike) -> jax.Array:
 
 
 def is_zero(steps: ArrayLike) -> bool:
-    """Says whether `steps` is a Python number 0, which cannot change."""
+    """Says whether `steps` is a Python 0, which cannot change."""
     return isinstance(steps, (int, float)) and steps == 0

@@ -96,9 +96,9 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
       ValueError: if `opt_state` holds no LENA state, or a stack of them.
 
     Warns:
-      RuntimeWarning: if no layer shows noise: most likely the microbatches' gradients
-        were averaged before their norms were taken; if the schedule is negative, as it
-        was built for another number of steps; or if rows are out of their order.
+      RuntimeWarning: if no layer shows noise: most likely gradients were averaged
+        before their norms were taken; if the schedule is negative: it was built for
+        another number of steps; or if rows are out of order.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

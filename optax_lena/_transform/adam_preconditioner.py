@@ -1,9 +1,9 @@
 r"""Adam's metric: the norm in which the noise of its gradients is measured.
 
-Adam divides every entry of the gradient by its own $\sqrt{\hat\nu}$, where $\nu$ is the
-average of its square, so a layer's noise is that of the divided gradient; that of the
-raw gradient is the noise of a few large entries. In: an optax state that holds Adam's
-state. Out: one multiplier per entry, for the gatherers of the next update.
+Adam divides every entry of the gradient by its root mean square $\sqrt{\hat\nu}$, so a
+layer's noise is that of the divided gradient; that of the raw gradient is the noise of
+a few large entries. In: an optax state with Adam's state in it. Out: one multiplier per
+entry, for the gatherers of the next update.
 """
 
 import numbers
@@ -58,8 +58,8 @@ def adam_preconditioner(
         of the latter is not read. Not that of `optax.adamax`: it has the same type, but
         a maximum in place of the square, and the factors would be wrong.
       params: the parameters that the state was made for, or their shapes and dtypes.
-      b2: that of `optax.scale_by_adam`, whose state does not hold it. For a state of
-        this library, which holds its own, it is not read.
+      b2: that of `optax.scale_by_adam`, whose state does not hold it. This library's
+        state does, so b2 is not read.
       eps: likewise.
 
     Returns:

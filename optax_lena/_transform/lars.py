@@ -33,7 +33,7 @@ def scale_by_lars_ratio(
 
     Args:
       coefficient: c, on the ratio.
-      eps: ε, in the denominator of the ratio.
+      eps: ε, in the ratio's denominator.
       layers: which parameters stack several layers.
       mask: which parameters have the ratio; None: all.
 

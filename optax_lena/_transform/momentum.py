@@ -1,7 +1,7 @@
 r"""Heavy-ball momentum that counts examples and not updates.
 
 In: updates at the layers' rates, and S. Out: the buffer of `optax.trace`, which
-remembers as many examples at every S, down to a floor, with steps of the same length.
+remembers the same number of examples at every S, down to a floor, at equal step length.
 """
 
 import functools

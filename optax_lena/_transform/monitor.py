@@ -41,9 +41,9 @@ def monitor(
     """Watches the noise of every layer's gradient, and changes nothing.
 
     The updates are those of `tx`, bit for bit. `optax_lena.metrics` and
-    `optax_lena.layer_report` read from the state what they read from LENA's: noise,
-    signal, noise scale, and the gain that LENA would have. `optax_lena.advise` says
-    from a run's metrics how large the batch could be. It costs a few numbers per layer.
+    `optax_lena.layer_report` read the state as that of LENA: noise, signal, noise
+    scale, and the gain that LENA would have. `optax_lena.advise` says from a run's
+    metrics how large the batch could be. It costs a few numbers per layer.
 
     Args:
       tx: an optimizer of the parameters that are differentiated. Not `optax.lookahead`,

@@ -50,7 +50,7 @@ class _Options(NamedTuple):
 def momentum_of_examples(
     batch_scale: ArrayLike | None, beta: ArrayLike, nesterov: bool, mu_dtype: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """The momentum of Muon, which remembers as many examples at every S.
+    """Returns Muon's momentum, over the same number of examples at every S.
 
     Args:
       batch_scale: S; None: the number of microbatches.

@@ -3,8 +3,7 @@ r"""Adam's direction, whose averages count examples and not updates.
 In: gradients, and S. Out: what `optax.scale_by_adam` returns, to the last bit at
 S = 1, and at another S with averages that forget S times as much. S may change in
 mid-run: the bias of a start at zero is the product of all decays so far,
-$\prod \beta(S_t) = \beta^{\sum r_t}$, where update t forgets $r_t$ base-batch steps;
-their sum is kept.
+$\prod \beta(S_t) = \beta^{\sum r_t}$; the sum of the steps $r_t$ forgotten is kept.
 """
 
 import functools
@@ -72,7 +71,7 @@ def scale_by_adam(
     b1_floor: ArrayLike = FIRST_FLOOR,
     b2_floor: ArrayLike = SECOND_FLOOR,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Does `optax.scale_by_adam`, with averages over as many examples at every S.
+    r"""Does `optax.scale_by_adam` over the same number of examples at every S.
 
     $$m \leftarrow \beta_1(S)\, m + (1 - \beta_1(S))\, g, \qquad
       \nu \leftarrow \beta_2(S)\, \nu + (1 - \beta_2(S))\, g^2, \qquad
@@ -89,7 +88,7 @@ def scale_by_adam(
       eps: ε at the base batch. With S it shrinks as $\sqrt{\hat\nu}$ does where noise
         dominates.
       mu_dtype: the dtype of the first average, as in `optax.adam`.
-      nesterov: whether to use Nesterov momentum for the first average.
+      nesterov: whether to use Nesterov momentum.
       b1_floor: the least β1 that a larger batch leads to; `b1` itself: β1 is the same
         at every S above 1.
       b2_floor: likewise, of β2.

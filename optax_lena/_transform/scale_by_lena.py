@@ -79,10 +79,9 @@ def scale_by_lena(
       schedule: also multiplies by `schedule(base_steps)`, so that a schedule written
         for the small batch needs no change. It is evaluated before the update is
         counted. None: no factor.
-      reference: whether to follow the authors' code where it differs from their paper:
-        progress is counted after it is used, a layer at its cap progresses by the whole
-        model's gain, and 1e-6 is added to both moving averages, which then depend on
-        the scale of the loss.
+      reference: follow the authors' code where it differs from their paper: progress
+        is counted after it is used, a layer at its cap progresses by the whole model's
+        gain, and 1e-6 is added to both moving averages, which then are not scale-free.
 
     Returns:
       The transformation, whose `update` takes the keyword argument `moments`. A layer

@@ -223,7 +223,7 @@ def follow_names(
     A layer whose name the state does not know starts afresh.
 
     Args:
-      rate: the rate, which initialises such rows.
+      rate: initialises such rows.
       state: the state before the update.
       names: the names of the layers to update.
 

@@ -50,7 +50,7 @@ def value_and_grad(
       has_aux: whether `loss_fn` returns auxiliary data.
       aux: how they are combined, as in `optax_lena.value_and_grad`.
       axis_name: the mesh axis that carries the batch, likewise.
-      spread: how microbatches are spread over devices, likewise.
+      spread: how devices share microbatches, likewise.
       layers: which parameters stack several layers (`optax_lena.stacked`).
       param_specs: how parameters are sharded inside `shard_map`, likewise.
 
