@@ -126,7 +126,7 @@ def check_callable(name: str, value: Any, call: str) -> None:
 
 
 def check_is(name: str, value: Any, kind: type, source: str) -> None:
-    """Raises a `TypeError` unless `value` is of a class, and names where to get it.
+    """Raises a `TypeError` unless `value` is of a class, and says where to get one.
 
     Args:
       name: the argument's name.

@@ -156,10 +156,10 @@ def advise(
     The prediction is cautious: a batch that is safe, not the largest that is. On nine
     tasks the examples that runs took to a target imply a b of 1.4 to 17 times that of
     the log until the target, about five in the geometric mean (docs/batch_size.md), so
-    the interval reaches far up; `branch_test` measures. A log that goes on long after
-    the target predicts too much: give `until`. And it should be of a small S: a larger
-    one is at an earlier stage of training after as many examples. On text the same
-    median is 99 at S = 8, and 41 at S = 128.
+    the interval reaches far up; `branch_test` measures it. A log that goes on long
+    after the target predicts too much: give `until`. And it should be of a small S: a
+    larger one is at an earlier stage of training after the same examples. On text the
+    same median is 99 at S = 8, and 41 at S = 128.
 
     Args:
       state_or_history: an optax state with a LENA state at any depth; what

@@ -15,7 +15,7 @@ RESAMPLES = 400
 LEAST_ENTRIES = 8
 # The factors by which even a perfectly known noise scale may miss a measured curve.
 # Upward: on nine tasks the b of the runs was 1.4 to 17 times that of the log until the
-# target (an 80 % interval by Student's t, docs/batch_size.md): it weighs all directions
+# target (an 80 % interval by Student's t, docs/batch_size.md): b weighs all directions
 # alike, but noise in the steep ones limits the rate of a small batch. Downward no task
 # needs a margin; 1.5 is for averages that lag, and logs that end after the target.
 MODEL_ERROR = (1.5, 17.0)

@@ -14,7 +14,7 @@ PHASES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One part of the run, with its scales.
+    """One part of the run, with its noise scale and its critical scale.
 
     Attributes:
       start: the base step after which it starts.

@@ -30,8 +30,8 @@ class BatchRamp:
       theta: $\theta$. The batch doubles only while the gradient of the larger one is
         still this noisy: its standard deviation is at least $\theta$ times the length
         of the true gradient. A larger $\theta$ waits longer.
-      start: the base step before which nothing doubles. Give half of the run's: by the
-        noise scale alone, doublings come too early for the final accuracy
+      start: the base step before which nothing doubles. Give half of the run's steps:
+        by the noise scale alone, doublings come too early for the final accuracy
         (docs/batch_size.md), and a late start costs the fewest examples (Functional
         Scaling Laws, 2602.14208).
 

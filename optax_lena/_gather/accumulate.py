@@ -89,7 +89,7 @@ def accumulate(
       ValueError: if `every_k` is not an integer of at least 1, or another option is
         invalid; from `update`, if `moments` are not those of the gradients, or the
         weight, where it is known, is negative or not finite.
-      TypeError: if `tx` is no optimizer; from `update`, if a gradient is an integer.
+      TypeError: if `tx` is no optimizer; from `update`, if a gradient holds integers.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

@@ -111,7 +111,7 @@ def check_arrays(what: str, tree: PyTree) -> None:
 def check_some_examples(batch: Any, further: Any) -> None:
     """Raises a `ValueError` where nothing differs between microbatches.
 
-    Such as a batch without arrays, if the loss closes over its data: all gains are 1.
+    Such as a batch without arrays, for a loss that closes over it: every gain is 1.
 
     Args:
       batch: the batch.

@@ -63,7 +63,7 @@ def moments_over_axis(
         gradient is not local, or a weight is negative or not finite, or
         `preconditioner` is not like `grads`, or nothing says how parameters are sharded
         over another axis.
-      TypeError: if a gradient is an integer.
+      TypeError: if a gradient is an integer array.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax_lena

@@ -70,7 +70,7 @@ def from_successive_gradients(
 
     Raises:
       TypeError: if `tx` is no optimizer; from `update`, if it gets `moments`, or a
-        gradient is an integer.
+        gradient is an integer array.
       ValueError: if an option is invalid; from `update`, if `tx` has no `batch_scale`.
 
     Example:

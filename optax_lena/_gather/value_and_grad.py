@@ -98,16 +98,16 @@ def value_and_grad(
       summed in float32 or wider, in their own dtypes.
 
     Raises:
-      ValueError: if n < 2, or another option is invalid; when called,
-        if the batch does not divide by n, or n by the number of devices, or no mesh has
-        the axis, or `preconditioner` is not like the parameters, or a weight is
-        negative or not finite, or `key` is no key, or an auxiliary output is unclear,
-        or a further argument is an array with as many rows as the batch, or nothing
-        differs between microbatches, neither examples nor keys;
+      ValueError: if n < 2, or another option is invalid; when called, if the batch does
+        not divide by n, or n by the number of devices, or no mesh has the axis, or
+        `preconditioner` is not like the parameters, or a weight is negative or not
+        finite, or `key` is no key, or an auxiliary output is unclear, or a further
+        argument is an array with as many rows as the batch, or nothing differs between
+        microbatches, neither examples nor keys;
         in `shard_map`, if a parameter is sharded over the axis, or the loss is averaged
         over it already, or varies over an axis that is not named.
-      TypeError: when called, if a parameter is an integer, or the batch or auxiliary
-        data hold anything but arrays.
+      TypeError: when called, if a parameter is an integer array, or the batch or
+        auxiliary data hold anything but arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

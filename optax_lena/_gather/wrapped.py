@@ -57,5 +57,5 @@ def _is_multi_steps(tx: Any) -> bool:
 def multipliers_of(
     preconditioner: Preconditioner, inner_state: optax.OptState, grads: PyTree
 ) -> PyTree | None:
-    """Returns what gradients are multiplied by before their norms are taken."""
+    """Returns what gradients are multiplied by for their norms; None for nothing."""
     return None if preconditioner is None else preconditioner(inner_state, grads)

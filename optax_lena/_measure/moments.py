@@ -114,7 +114,7 @@ def moments_in(
     """Makes the moments of a gradient from squared norms that a metric took.
 
     Args:
-      metric: what took them.
+      metric: the metric that took them.
       micro: the mean of the microbatches' norms, in the accumulation dtype.
       batch: the norms of the mean, likewise.
       count: n.

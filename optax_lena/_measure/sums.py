@@ -215,7 +215,7 @@ def finish(
       mean: the gradients' mean, in the accumulation dtypes.
       micro_sq_norm: the mean of their squared norms, packed.
       count: n, of the microbatches.
-      metric: what takes the norms.
+      metric: the metric that takes the norms.
       like: gradients or parameters.
 
     Returns:

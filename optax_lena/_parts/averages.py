@@ -1,6 +1,6 @@
 r"""Estimator: moving averages of noise and signal over the last base batches.
 
-In: what one update of S base batches measured. Out: their average, an `Estimate`.
+In: what each update, of S base batches, measured. Out: the average, an `Estimate`.
 
 $$\bar x \leftarrow (1 - \alpha) \bar x + \alpha x, \qquad
   \alpha = \min(1, S / \text{horizon})$$
@@ -108,7 +108,7 @@ class Averages:
 
 
 def relative_to_model(estimate: Estimate, batch_scale: jax.Array) -> Estimate:
-    """Divides noise and signal by the squared norm of the model, whose own sum to 1."""
+    """Returns noise and signal as shares of the model's squared norm."""
     noise, signal = (x[-1] for x in estimate)
     # Below S = 1, by that of the batch: noise + signal may be negative there.
     sq_norm = noise / jnp.minimum(batch_scale, 1) + signal

@@ -1,7 +1,8 @@
 r"""Noise and signal of every layer: what all other parts are computed from.
 
-In: two moments of a gradient of n microbatches, S base batches, `[layers]` each. Out:
-an `Estimate`, `[rows]` each, the layers and, last, the model. Elementwise `jax.numpy`.
+In: the two moments of a gradient of n microbatches, S base batches, `[layers]` each.
+Out: an `Estimate`, `[rows]` each, where rows are the layers and, last, the whole model.
+Pure `jax.numpy`, elementwise.
 
 $$\sigma^2 = \frac{S}{n-1} (\text{micro\_sq\_norm} - \text{batch\_sq\_norm}), \qquad
   \lVert\mu\rVert^2 = \text{batch\_sq\_norm} - \sigma^2 / S$$

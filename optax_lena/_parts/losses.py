@@ -60,5 +60,5 @@ class LastLosses(NamedTuple):
         )
 
     def is_finite(self) -> jax.Array:
-        """Whether both are: sums of losses near the largest float32 are not."""
+        """Whether both are finite: sums of losses near the largest float32 are not."""
         return jnp.isfinite(self.mean) & jnp.isfinite(self.scatter)

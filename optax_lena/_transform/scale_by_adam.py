@@ -3,7 +3,7 @@ r"""Adam's direction, whose averages count examples and not updates.
 In: gradients, and S. Out: what `optax.scale_by_adam` returns, to the last bit at
 S = 1, and at another S with averages that forget S times as much. S may change in
 mid-run: the bias of a start at zero is the product of all decays so far,
-$\prod \beta(S_t) = \beta^{\sum r_t}$; the sum of the steps $r_t$ forgotten is kept.
+$\prod \beta(S_t) = \beta^{\sum r_t}$; the sum of the forgotten steps $r_t$ is kept.
 """
 
 import functools

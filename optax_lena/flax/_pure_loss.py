@@ -138,7 +138,7 @@ class PureLoss:
         try:  # as many as a microbatch has, which the loss may rely on
             return trace(jax.tree.map(lambda x: x[: len(x) // count], batch))
         except Exception:
-            # A few rows may not divide over the devices that the loss spreads them on.
+            # A few rows may not divide over the devices that the loss uses.
             pass
         return trace(batch)
 
@@ -217,7 +217,7 @@ def _untransposed(jaxpr: Any, eqn: Any) -> Any:
 
 
 def _given(eqn: Any, place: int) -> Any:
-    """Returns the input that an equation passes on as this output; None if it computes.
+    """Returns the input that an equation passes on as this output; None if none is.
 
     nnx's loops, branches, `nnx.jit` and `nnx.remat` return every variable that they
     get.
