@@ -1,8 +1,8 @@
 """LENA for optax: layer-wise adaptive rates for large-batch training.
 
-Keep the recipe of the small batch, change one number (`batch_scale`). In the order in
-which data flow: what one layer is, the moments of its gradient, how they are gathered,
-the parts that make a rate of them, the transformation, the optimizers, and the reports.
+Keep the recipe of the small batch and change one number (`batch_scale`). In the order
+in which data flow: what one layer is, the moments of its gradient, how they are
+gathered, the parts that make up a rate, the transformation, the optimizers, reports.
 """
 
 import importlib

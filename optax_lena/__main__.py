@@ -14,7 +14,7 @@ from optax_lena._advice.curve import EFFICIENCY
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for a wrong option, without the usage in front."""
+    """Reports a wrong option in one line, without the usage in front."""
 
     def error(self, message: str) -> None:  # pyrefly: ignore
         self.exit(2, f"{self.prog}: {message}\n")
@@ -24,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-      arguments: without the program's name; None: the process's.
+      arguments: without the program's name; None: those of the process.
 
     Returns:
-      The exit code: 0, or 2 if an option or a log is no good, with one line on the
+      The exit code: 0, or 2 if an option or a log is invalid, with one line on the
       standard error that says why. Warnings are such lines too.
     """
     options = _parser().parse_args(arguments)

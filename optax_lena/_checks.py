@@ -1,7 +1,7 @@
 """Checks of what a user gives: one helper for each kind, one wording for all.
 
-A check refuses what is certainly wrong, where it is given if it can, in one line that
-names the argument, what is allowed, what was got and what it is for. Traced values
+A check rejects what is certainly wrong, where it is given if possible, in one line that
+names the argument, what is allowed, what was given and what it is for. Traced values
 pass: they are not known yet, and `optax.inject_hyperparams` changes them from update to
 update.
 """
@@ -84,13 +84,13 @@ def check_loss(value: Any, like: Any) -> None:
 
 
 def known_number(value: Any) -> float | None:
-    """Returns a number as a float; None for what is none, or not known yet."""
+    """Returns a number as a float; None if it is no number, or not known yet."""
     number = _known(value)
     return None if number is _UNKNOWN else number
 
 
 def check_given(name: str, value: Any, by: str) -> None:
-    """Raises a `ValueError` if `value` is None where `by` cannot do without."""
+    """Raises a `ValueError` if `value`, which `by` needs, is None."""
     if value is None:
         raise ValueError(
             f"`{name}` must be given with `{by}`, got None: the global batch over the "
@@ -126,13 +126,13 @@ def check_callable(name: str, value: Any, call: str) -> None:
 
 
 def check_is(name: str, value: Any, kind: type, source: str) -> None:
-    """Raises a `TypeError` unless `value` is of a kind that has only one source.
+    """Raises a `TypeError` unless `value` is of a class, and says where to get one.
 
     Args:
       name: the argument's name.
       value: the argument's value.
       kind: a class.
-      source: where one gets such an object.
+      source: where to get such an object.
 
     Raises:
       TypeError: that names the argument.
@@ -154,7 +154,7 @@ def check_optimizer(name: str, value: Any) -> None:
 
 
 def check_dtype(name: str, value: Any) -> None:
-    """Raises a `ValueError` unless `value` is None or a dtype that has fractions."""
+    """Raises a `ValueError` unless `value` is None or a floating-point dtype."""
     try:
         is_right = value is None or jnp.issubdtype(value, jnp.inexact)
     except TypeError:
@@ -198,7 +198,7 @@ def check_rate(value: Any, name: str = "learning_rate") -> None:
 
 
 def check_batch_scale(value: Any) -> None:
-    """Raises a `ValueError` unless S is above 0; None may stand for n."""
+    """Raises a `ValueError` unless S, the batch scale, is above 0 or None."""
     if value is not None:
         meaning = "the global batch over the base batch"
         check_number("batch_scale", value, meaning, above=0)
@@ -210,7 +210,7 @@ def check_steps(value: Any, name: str = "warmup_steps") -> None:
 
 
 def shown(value: Any) -> str:
-    """Returns how errors name what they got: its type, where all of it is too long."""
+    """Returns the text for a value in an error: its type, if its `repr` is too long."""
     text = repr(value)
     return text if len(text) <= 200 else f"an object of type {type(value).__name__}"
 

@@ -1,4 +1,4 @@
-"""Dtypes: in which sums are taken, and numbers that leave an array's own as it is."""
+"""Dtypes: those in which sums are taken, and casts that keep the dtype of an array."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 def accumulation_dtype(leaf: Any) -> Any:
     """Returns the dtype in which sums over `leaf` are taken: float32 or wider."""
     dtype = jnp.result_type(leaf)
-    if jnp.issubdtype(dtype, jnp.inexact):  # float8 promotes to nothing
+    if jnp.issubdtype(dtype, jnp.inexact):  # JAX does not promote float8
         return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
     return jnp.promote_types(dtype, jnp.float32)
 
@@ -26,11 +26,11 @@ def cast_like(tree: Any, like: Any) -> Any:
 
 
 def without_dtype(number: ArrayLike, like: jax.Array) -> jax.Array:
-    """Returns a real number without a say in the dtype of its product with `like`."""
+    """Converts a real number so that its product with `like` keeps that dtype."""
     return jnp.asarray(number, jnp.finfo(like.dtype).dtype)
 
 
 def add(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Returns the sum in the wider dtype, also where JAX promotes none by itself."""
+    """Returns the sum in the wider dtype, also under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return one + other

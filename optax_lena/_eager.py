@@ -1,4 +1,4 @@
-"""What is known before anything is compiled: values outside of `jax.jit`."""
+"""Concrete values: what can be read, and decided, outside of `jax.jit`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def choose(
     on_false: Callable[[Any], Any],
     operand: Any,
 ) -> Any:
-    """`jax.lax.cond`, which outside of `jax.jit` compiles both at every call."""
+    """Does `jax.lax.cond`, which outside of `jax.jit` would compile at every call."""
     if is_known(condition):
         return (on_true if condition else on_false)(operand)
     return jax.lax.cond(condition, on_true, on_false, operand)

@@ -1,7 +1,7 @@
-"""Masks: which parameters a transformation of Optax is for.
+"""Masks: which parameters an Optax transformation applies to.
 
 In: a pytree of booleans, or a function of the parameters that returns one. Out: the
-transformation of these parameters alone.
+transformation, applied to these parameters only.
 """
 
 import functools
@@ -22,13 +22,13 @@ def masked(
     Args:
       tx: the transformation.
       name: the name of the mask's argument, for errors.
-      mask: which parameters it is for; a pytree may be a prefix of theirs.
+      mask: which parameters it applies to; a pytree may be a prefix of the parameters.
 
     Returns:
       The transformation, which raises a `ValueError` for parameters of another tree.
 
     Raises:
-      ValueError: if `mask` is none.
+      ValueError: if `mask` is not a mask.
     """
     _check_mask(name, mask)
     if mask is None:
@@ -66,7 +66,7 @@ def _mask_of(name: str, mask: Any, tree: Any) -> Any:
 
 
 def _is_function(mask: Any) -> bool:
-    """Says whether it is one; a pytree that can be called, as a module, is none."""
+    """Says whether `mask` is a function; a callable pytree such as a module is not."""
     return callable(mask) and all(map(callable, jax.tree.leaves(mask)))
 
 

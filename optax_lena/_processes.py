@@ -1,7 +1,7 @@
 """Processes: what must be equal on all of them, compared once at the start.
 
-Every process of a job runs its own copy of the program. One that was started with
-another setting trains other "replicated" parameters, and nothing fails.
+Every process of a job runs its own copy of the program. One that was started with other
+settings trains other "replicated" parameters, and nothing fails.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _DIGEST_SIZE = 16
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _LEAF = jax.tree.structure(0)
 _JITTED = type(jax.jit(lambda: None))
-# What `functools.wraps` copies: a wrapper's `__wrapped__` says it all again.
+# What `functools.wraps` copies: it is compared through `__wrapped__` already.
 _SAID_OF_FUNCTIONS = {*functools.WRAPPER_ASSIGNMENTS, "__doc__"}
 
 
@@ -39,8 +39,8 @@ def assert_same_on_processes(**settings: Any) -> None:
         holds as a whole are compared by shape and dtype.
 
     Raises:
-      ValueError: that names the setting which differs, or of which a part says nothing
-        about itself; without settings.
+      ValueError: if a setting, which the error names, differs or has a part that cannot
+        be compared; without settings.
 
     Example:
       >>> import optax_lena
@@ -60,7 +60,7 @@ def assert_same_on_processes(**settings: Any) -> None:
 
 
 def _compare(settings: dict[str, Any]) -> None:
-    """Gathers everybody's digests, so that all processes raise and none waits."""
+    """Compares the digests of all processes, so that all raise and none waits."""
     fingerprints, opaque = [], {}
     for name, setting in settings.items():
         try:
@@ -89,7 +89,7 @@ def _compare(settings: dict[str, Any]) -> None:
 
 
 class _OpaqueError(Exception):
-    """That a part of a setting has neither attributes nor a name."""
+    """Raised for a part of a setting that has neither attributes nor a name."""
 
 
 def fingerprint(setting: Any) -> bytes:
@@ -104,12 +104,12 @@ def _digest_of(x: Any, seen: frozenset[int]) -> bytes:
 
 
 def _feed(digest: Any, x: Any, seen: frozenset[int]) -> None:
-    """Feeds a value: what is compared of it, and then its parts."""
+    """Feeds the content of a value to the digest, and then its parts."""
     if id(x) in seen:
         return
     digest.update(f"{type(x).__qualname__};".encode())
     if isinstance(x, (set, frozenset)):
-        # In an order of their own: strings' differs from process to process.
+        # Sorted: the order of strings in a set differs from process to process.
         digest.update(b"".join(sorted(_digest_of(e, seen | {id(x)}) for e in x)))
         return
     own, parts = _content(x)
@@ -127,7 +127,7 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return b"key", [jax.random.key_data(jnp.asarray(x))]
         head = repr((np.shape(x), x.dtype)).encode()
-        if x.dtype == object:  # whose bytes are addresses
+        if x.dtype == object:  # its bytes are addresses
             return head, list(np.asarray(x).flat)
         return head + np.asarray(x).tobytes(), []
     if isinstance(x, functools.partial):
@@ -137,7 +137,7 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
         name = f"{x.__module__}.{x.__qualname__}".encode()
         return name, [x.__code__, x.__defaults__, x.__kwdefaults__, *cells]
     if isinstance(x, types.CodeType):
-        # The code says which of the names it calls by their places alone.
+        # The byte code refers to names by their index only.
         return x.co_code, [x.co_names, *x.co_consts]
     if isinstance(x, types.MethodType):
         return b"method", [x.__func__, x.__self__]
@@ -155,13 +155,13 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
 def _inside(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # of a name that is not bound yet
+    except ValueError:  # the name is not bound yet
         return None
 
 
 def _content_of_object(x: Any) -> tuple[bytes, list[Any]]:
-    """Returns what tells an object of another type from the others of its type."""
-    if type(x) is object:  # a sentinel, as jax.vmap holds one: only that it is there
+    """Returns the content and the parts of an object of any other type."""
+    if type(x) is object:  # a sentinel, as in jax.vmap: only its presence counts
         return b"", []
     if isinstance(x, types.ModuleType):
         return x.__name__.encode(), []

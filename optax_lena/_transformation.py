@@ -1,4 +1,4 @@
-"""Optax transformations whose updates take keyword arguments that they name."""
+"""Optax transformations whose `update` names its keyword arguments."""
 
 import functools
 from collections.abc import Callable
@@ -14,16 +14,16 @@ def transformation(
     update: Callable[..., Any],
     state_class: type | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes one of `init(params)` and `update(updates, state, params, **extra_args)`.
+    """Makes a transformation of its `init` and its `update`.
 
-    Optax types every update as free of keyword arguments that it names, and every state
-    as any tree; here they are known, and checked where they are defined.
+    In Optax's types an update names no keyword arguments, and a state is any tree. Here
+    both are more specific, and are type-checked where they are defined.
 
     Args:
-      init: makes the state.
-      update: makes the updates, and the next state.
-      state_class: the class of the state. An update refuses a state of another class,
-        such as that of another optimizer. None: it refuses none.
+      init: `init(params)`, which makes the state.
+      update: `update(updates, state, params, **extra_args)`, for updates and state.
+      state_class: the class of the state. An update rejects a state of another class,
+        such as that of another optimizer. None: no check.
 
     Returns:
       The transformation.

@@ -18,14 +18,14 @@ def varying(x: Any) -> frozenset[str]:
 
 
 def shard_axes(tree: Any, whole: Any) -> tuple[tuple[str, ...], ...]:
-    """Says of every leaf of `tree` over which bound axes it is in shards.
+    """Returns, for every leaf of `tree`, the bound axes over which it is sharded.
 
-    Those over which it varies, and nothing in `whole` does. Over an axis over which
-    that varies as well every device has a model of its own.
+    The leaf varies over these axes, and nothing in `whole` does. Over an axis over
+    which `whole` varies too, every device has a model of its own.
 
     Args:
       tree: what a device holds.
-      whole: what is of whole tensors: moments, or a loss, or its type.
+      whole: values of whole tensors: moments, or a loss, or its type.
 
     Returns:
       The names of the axes, sorted; none where the device holds the whole.
@@ -44,10 +44,10 @@ def zeros_of(leaf: Any, dtype: Any) -> jax.Array:
 
 
 def replicated(x: jax.Array) -> jax.Array:
-    """Returns an array that is whole on every device, if its type can say so.
+    """Replicates an array on every device where mesh axes are explicit.
 
-    It can where mesh axes are explicit, and arrays that are sharded in different ways
-    cannot be concatenated there.
+    There the sharding is part of the type, and arrays that are sharded in different
+    ways cannot be concatenated.
     """
     sharding = jax.typeof(x).sharding
     is_typed = AxisType.Explicit in sharding.mesh.axis_types
@@ -58,7 +58,7 @@ def replicated(x: jax.Array) -> jax.Array:
 
 
 def shard_like(tree: Any, like: Any) -> Any:
-    """Gives arrays the sharding that is part of the types of others, if it is.
+    """Gives arrays the shardings of others, where shardings are part of the types.
 
     Args:
       tree: gradients or updates.

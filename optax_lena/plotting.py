@@ -1,7 +1,7 @@
 """Figures of what LENA does with every layer. Needs `pip install 'optax_lena[plot]'`.
 
-In: the history of `optax_lena.metrics`, as `lax.scan` stacks it, or what
-`optax_lena.advise` made of it. Out: Matplotlib axes or a figure, made without pyplot:
+In: the history of `optax_lena.metrics`, as `lax.scan` stacks it, or the result of
+`optax_lena.advise`. Out: Matplotlib axes or a figure, made without pyplot:
 nothing global changes, and no display is needed.
 """
 
@@ -68,13 +68,13 @@ def plot_layers(
       ax: where to draw; None: on a new figure, which is `ax.figure`.
 
     Returns:
-      The axes. Lines are named by their layers; up to seven have a legend in the
-      order in which the lines end, more have a colour bar in the parameters' order.
+      The axes. Lines are labelled with their layers: up to seven in a legend, in the
+      order in which the lines end; more in a colour bar, in the parameters' order.
 
     Raises:
       ValueError: if `field` or `clock` is unknown or `history` does not hold it, or
         holds no time.
-      TypeError: if `ax` is no Axes.
+      TypeError: if `ax` is not an `Axes`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax_lena
@@ -118,7 +118,7 @@ def plot_layers(
 def _curves(
     history: Mapping[str, ArrayLike], field: str, clock: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns x and y of every layer; several LENA states keep their labels."""
+    """Returns x and y of every layer, by its name and the label of its state."""
     check_choice("field", field, LAYER_FIELDS)
     check_choice("clock", clock, tuple(CLOCK_LABELS))
     if not isinstance(history, Mapping):
@@ -180,7 +180,7 @@ def _legend(ax: Axes) -> None:
 
 
 def _colour_bar(ax: Axes, layers: list[str], colours: Any) -> None:
-    """Names the lines by colour: every layer, or some of many."""
+    """Labels the lines by colour: every layer, or 16 of many."""
     count = len(layers)
     mappable = ScalarMappable(Normalize(-0.5, count - 0.5), ListedColormap(colours))
     named = np.unique(np.linspace(0, count - 1, min(count, 16)).round().astype(int))

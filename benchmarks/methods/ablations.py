@@ -1,8 +1,8 @@
 """Ablations: what each part of `lena_amplified` does, and what was tried instead.
 
 `python -m benchmarks.suite text_ablation` and the other ablations measure them, on
-validation data. Each is a rate of `rates.py` with another part, most of them the first
-version's, of which they made the present one.
+validation data. Each is a rate of `rates.py` with another part; most are the first
+version with one change, which led to the present one.
 """
 
 import dataclasses

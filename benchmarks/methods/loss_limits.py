@@ -1,4 +1,4 @@
-"""A loss limit that was taken, and was given up for that of the library."""
+"""A loss limit that was used before that of the library."""
 
 import dataclasses
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The block of the base rate: its grid, and what a neighbouring one says of methods."""
+"""The block of the base rate: its grid, and how methods compare at a rate beside it."""
 
 import statistics
 from collections.abc import Sequence

@@ -3,8 +3,8 @@
 `python -m benchmarks.pod.share`. The program trains the benchmarks' small residual
 network at a batch of 1,024, with everything that it does otherwise: input from grain,
 rows of metrics, evaluations and checkpoints. First some steps are waited for one by
-one, which tells how long a step takes by itself; then the loop runs as it does, and the
-share is what its steps would take by themselves over what it took. What a run does
+one, to time a step by itself; then the loop runs as usual, and the share is the time
+that its steps would take by themselves over the time that it took. What a run does
 once, compiling and drawing, is not counted.
 """
 

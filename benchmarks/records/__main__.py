@@ -1,6 +1,6 @@
 """Checks files of runs, such as `results/text.jsonl`: each line must be a whole record.
 
-`--drop-broken` rewrites a file without the lines that are none.
+`--drop-broken` rewrites a file without the lines that are no records.
 """
 
 from collections.abc import Sequence

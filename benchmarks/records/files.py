@@ -2,7 +2,7 @@
 
 Every change goes to a file beside, which then takes the place of the earlier one, under
 a lock that writers share. A write to the file itself, even a single one, may be cut
-short by a signal or a full disk. What is no whole record is told when it is read.
+short by a signal or a full disk. Broken records are reported when they are read.
 """
 
 import contextlib

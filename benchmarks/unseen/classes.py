@@ -1,4 +1,4 @@
-"""Classes of points, sets, graphs and signs that are made; with and without norms."""
+"""Classes of generated points, sets, graphs and signs; with and without norms."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Losses that are put together: of two parts, or of classes that weigh unequally."""
+"""Combined losses: of two parts, or of classes with unequal weights."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is learned from comparisons: with another kind, with all things, with noise."""
+"""Learning from comparisons: with another class, with unlabelled data, with noise."""
 
 import jax
 import jax.numpy as jnp

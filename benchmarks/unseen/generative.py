@@ -1,4 +1,4 @@
-"""Models that could draw examples: by taking noise away, and by a flow."""
+"""Generative models: denoising, densities, an adversarial pair, and codes."""
 
 import jax
 import jax.numpy as jnp

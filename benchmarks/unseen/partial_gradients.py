@@ -1,4 +1,4 @@
-"""Gradients of a part: the rows that are met, what was rounded, one of two views."""
+"""Partial gradients: of rows that occur, through rounding, of one of two views."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Regressions on functions that are made: of noise, scale and shape of every kind."""
+"""Regressions on generated functions, with noise, scale and shape of every kind."""
 
 from statistics import NormalDist
 from typing import Any

@@ -1,4 +1,4 @@
-"""Sequences that are made: read, attended to, and continued."""
+"""Generated sequences: read, attended to, and continued."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Tasks without labels: what is drawn is described, told from others, or acted on."""
+"""Tasks without labels: a density, contrasts, policies, values and codes."""
 
 import jax
 import jax.numpy as jnp

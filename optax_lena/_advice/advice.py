@@ -1,6 +1,6 @@
 r"""The advice: how large a batch may be, from the noise scale that a run logged.
 
-In: a `History`. Out: the curve of examples over batch scales, with its interval.
+In: a `History`. Out: the curve E of examples over batch scales S, with its interval.
 
 $$b = \operatorname{median}_t
         \frac{\sum_\text{layers} \text{noise}_t}{\sum_\text{layers} \text{signal}_t},
@@ -34,11 +34,11 @@ class Advice:
     Attributes:
       critical_scale: the S at which an example is worth `efficiency` of what it is
         worth in ever smaller batches, see `Curve.critical_scale`.
-      interval: (low, high) of `critical_scale`: 95 % of chance, and factors of 1.5
+      interval: (low, high) of `critical_scale`: 95 % for chance, and factors of 1.5
         downward and 17 upward for what a noise scale does not say (see `advise`);
         (0, inf) if the history is too short to say anything: a single state, or fewer
         than eight entries.
-      chance_interval: the interval of chance within the log alone, by a block
+      chance_interval: the interval for chance within the log alone, by a block
         bootstrap.
       curve: predicted examples over those of the base batch: `curve.examples(1)` is 1,
         and `curve.noise_scale` is b.
@@ -46,9 +46,9 @@ class Advice:
       phases: the run's thirds, if it has at least three entries.
       efficiency: in (0, 1), the default 1/1.2: 20 % more examples.
       base_batch: examples in a base batch; None if not given.
-      step_seconds: seconds per update as a line over S (its `base_examples` is what an
+      step_seconds: seconds per update, linear in S (its `base_examples` is what an
         update costs at any batch); None if not given.
-      branch: a branch test's result, to stand beside the prediction; None without one.
+      branch: a branch test's result, to show beside the prediction; None without one.
       history: what it was computed from.
 
     Example:
@@ -73,7 +73,7 @@ class Advice:
 
     @property
     def noise_scale_interval(self) -> Interval:
-        """`interval`, of `curve.noise_scale`."""
+        """The `interval` of `curve.noise_scale`."""
         per_scale = 1 / self.efficiency - 1
         return self.interval[0] / per_scale, self.interval[1] / per_scale
 
@@ -84,7 +84,7 @@ class Advice:
           batch_scale: S, positive.
 
         Returns:
-          Low and high, times the base batch's examples.
+          Low and high, over the base batch's examples.
         """
         ends = [
             relative_curve(b).examples(batch_scale) for b in self.noise_scale_interval
@@ -147,19 +147,19 @@ def advise(
 ) -> Advice:
     r"""Says how large a batch may be, from the noise and the signal that LENA logged.
 
-    An update with the noise scale b is worth $\text{gain}(S) = (1 + b) / (1 + b/S)$
+    At the noise scale b an update is worth $\text{gain}(S) = (1 + b) / (1 + b/S)$
     base-batch updates, so that a target takes $S / \text{gain}(S) = (b + S) / (b + 1)$
     times the base batch's examples: the curve $E(S) = E_0 (1 + S/b)$. b is the median
     over the run of the model's noise scale, every entry weighted by the base batches
     since the one before.
 
-    A cautious prediction: a batch that is safe, not the largest that is. On nine tasks
-    what runs took to a target spoke of a b of 1.4 to 17 times that of the log until the
-    target, five times in the middle (docs/batch_size.md), so the interval reaches far
-    up; `branch_test` measures. A log that goes on long after the target says too much:
-    give `until`. And it should be of a small S, because a larger one is at an earlier
-    time of training after as many examples: on text the same median is 99 at S = 8, and
-    41 at S = 128.
+    The prediction is cautious: a batch that is safe, not the largest that is. On nine
+    tasks the examples that runs took to a target imply a b of 1.4 to 17 times that of
+    the log until the target, about five in the geometric mean (docs/batch_size.md), so
+    the interval reaches far up; `branch_test` measures it. A log that goes on long
+    after the target predicts too much: give `until`. And it should be of a small S: a
+    larger one is at an earlier stage of training after the same examples. On text the
+    same median is 99 at S = 8, and 41 at S = 128.
 
     Args:
       state_or_history: an optax state with a LENA state at any depth; what
@@ -167,13 +167,13 @@ def advise(
         of such dictionaries, of one time or of a stacked chunk each; or the path of a
         log of them, in JSON lines or, if its name ends in .csv or .tsv, as a table. A
         single state has no interval.
-      base_batch: examples in a base batch, to speak of examples.
-      efficiency: in (0, 1): what an example must be worth still; 1/1.2 asks for the
+      base_batch: examples in a base batch, to report examples.
+      efficiency: in (0, 1): what an example must still be worth; 1/1.2 asks for the
         batch that needs 20 % more examples.
-      seconds: seconds per update by batch scale, at two scales or more, for times.
+      seconds: seconds per update by batch scale, at two or more, to report times.
       branch: what `branch_test` returned, to be shown beside it.
-      until: the base step at which the run had what you wanted of it; later entries
-        are left out. None: the whole history.
+      until: the base step at which the run reached its target; later entries are left
+        out. None: the whole history.
 
     Returns:
       The advice; `print` it, or read its fields.
@@ -184,7 +184,7 @@ def advise(
       TypeError: if `branch` is no `BranchTest`.
 
     Warns:
-      RuntimeWarning: if broken lines of a log were passed over.
+      RuntimeWarning: if broken lines of a log were skipped.
 
     Example:
       >>> import numpy as np, optax_lena

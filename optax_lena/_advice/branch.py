@@ -23,9 +23,9 @@ class BranchTest:
     """What `branch_test` found.
 
     Attributes:
-      losses: at each scale the mean loss over the window's end, or the held-out
-        loss at it; not a number if the branch diverged.
-      updates: at each scale, how many the window took.
+      losses: at each scale, the mean loss over the end of the window, or the held-out
+        loss there; NaN if the branch diverged.
+      updates: at each scale, how many updates the window took.
       window: examples of every branch, in base batches.
       tolerance: on the loss, in the loss's unit.
 
@@ -54,18 +54,17 @@ class BranchTest:
 
     @property
     def scale(self) -> float:
-        """The largest scale up to which no loss exceeds the smallest's by more.
+        """The largest scale up to which all losses are within the tolerance.
 
-        More than the tolerance, that is: one that does better again, above one that
-        failed, does so by chance. Not a number if the smallest diverged: there is
-        nothing to compare with.
+        They are compared with that of the smallest scale; if it diverged, this is NaN.
+        A scale that does better again, above one that failed, does so by chance.
         """
         found, *larger = sorted(self.losses)
         if not math.isfinite(self.losses[found]):
             return math.nan
         most = self.losses[found] + self.tolerance
         for scale in larger:
-            if not self.losses[scale] <= most:  # also where it is not a number
+            if not self.losses[scale] <= most:  # also where it is NaN
                 break
             found = scale
         return found
@@ -111,33 +110,33 @@ def branch_test(
 ) -> BranchTest:
     """Trains on from a checkpoint at several batch scales, for equally many examples.
 
-    The measured check on `advise`: it needs no noise scale, and it answers for the
-    optimizer, the rule and the moment of the run that it is given.
+    The measured check on `advise`: it needs no noise scale, and its answer is for the
+    optimizer, the rule and the point of the run that it is given.
 
     Args:
       step: `step(state, batch, batch_scale) -> (state, loss)`, with a mean loss per
-        example. What depends on S (rates, decay per update, momentum per update) is
-        its business: `optax_lena.lena(..., batch_scale=batch_scale)` does it by ours.
+        example. It has to set what depends on S (rates, decay per update, momentum per
+        update): `optax_lena.lena(..., batch_scale=batch_scale)` does it by our rules.
         Under `jax.jit` make `batch_scale` a static argument, and do not donate
         `state`: every branch starts from it.
       state: any pytree: the checkpoint.
       batches_for: `batches_for(batch_scale)` yields batches of so many base batches;
-        best of the same examples in the same order at every scale, because then the
-        branches differ by the batch alone.
+        best with the same examples in the same order at every scale, because then the
+        branches differ only in the batch.
       scales: each divides `window`; the smallest is the reference.
       window: length of every branch, in base batches: long enough that the rate has
-        taken effect and the momentum has forgotten the checkpoint's.
+        taken effect and the momentum has forgotten that of the checkpoint.
       end: share of the window, at its end, whose losses are averaged. Equal shares
-        hold equal numbers of examples, so every scale's mean is as noisy. A step's
-        loss is that before its update, so a large batch's losses are on average half
-        an update older: keep that small against `tolerance`, or give `evaluate`.
-      tolerance: in the loss's unit: what more it may be and still count as equal.
+        hold equal numbers of examples, so all means are equally noisy. A step's loss is
+        that before its update, so the losses of a large batch are on average half an
+        update older: keep that small against `tolerance`, or give `evaluate`.
+      tolerance: how much larger a loss still counts as equal, in units of the loss.
       evaluate: `evaluate(state) -> loss` on held-out data; if given, its loss at the
         window's end takes the place of the mean over training losses.
 
     Returns:
-      Losses by scale, and the largest scale within the tolerance; not a number if the
-      reference diverged.
+      Losses by scale, and the largest scale within the tolerance; NaN if the reference
+      diverged.
 
     Raises:
       ValueError: if an option is out of its range, or a scale does not divide the

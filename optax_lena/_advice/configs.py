@@ -1,7 +1,8 @@
 r"""The configurations: a batch schedule as MaxText and Levanter read it.
 
 In: a `BatchSchedule`, recorded by a `BatchRamp` or planned. Out: lines of YAML.
-Levanter can follow every schedule, MaxText only a straight line over examples,
+Levanter can follow every schedule, MaxText only a straight line from the first batch
+$B_0$ over examples x, where a schedule changes to S at x(S),
 
 $$B(x) = B_0 \, (1 + \lfloor x / x_1 \rfloor), \qquad
   x_1 = \max_k x(S_0 2^k) / 2^{k-1}$$
@@ -53,8 +54,8 @@ def maxtext_config(schedule: BatchSchedule, base_batch: int, num_devices: int) -
     """Writes a batch schedule as MaxText's linear ramp, which never runs ahead of it.
 
     MaxText adds the same number of examples to the batch after equal numbers of
-    examples. Steps of the first batch, each so long that no batch is larger than the
-    schedule's at that time: of the doublings that come early, the ramp is behind.
+    examples: here the first batch, at steps so long that no batch is larger than the
+    schedule's at that time. The ramp lags behind early doublings.
 
     Args:
       schedule: with at least one change; every scale is a multiple of the first.
@@ -94,7 +95,7 @@ def maxtext_config(schedule: BatchSchedule, base_batch: int, num_devices: int) -
             "`schedule` must grow by multiples of its first batch scale, got scales "
             f"{scales}: MaxText's ramp adds equal steps."
         )
-    # The line passes the scale before a change at (that scale / first) steps.
+    # The ramp leaves the scale before a change after (that scale / first) steps.
     stage = max(
         step * base_batch * first / before
         for (step, _), before in zip(later, scales, strict=False)

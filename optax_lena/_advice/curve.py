@@ -4,7 +4,7 @@ In: measured (batch scale, examples) points. Out: $E_0$ and $b$ of
 
 $$E(S) = E_0 \, (1 + S / b)$$
 
-Straight in $S$: small batches cost $E_0$ examples whatever their number of updates,
+Linear in $S$: small batches cost $E_0$ examples whatever their number of updates,
 large ones $E_0 / b$ updates whatever their number of examples.
 """
 
@@ -64,7 +64,7 @@ class Curve:
 
     @property
     def errors(self) -> tuple[float, ...]:
-        """At each point, curve over measurement minus 1."""
+        """At each point, the curve over the measurement, minus 1."""
         return tuple(float(self.examples(s)) / e - 1 for s, e in self.points)
 
     def examples(self, batch_scale: ArrayLike) -> float | np.ndarray:
@@ -74,7 +74,7 @@ class Curve:
           batch_scale: S, a positive number or an array of them, in the points' unit.
 
         Returns:
-          As many examples, in the points' unit.
+          The examples at each scale, in the points' unit.
 
         Raises:
           ValueError: if a scale is not positive.
@@ -90,7 +90,7 @@ class Curve:
           batch_scale: S, a positive number or an array of them.
 
         Returns:
-          As many efficiencies.
+          The efficiency at each scale.
 
         Raises:
           ValueError: if a scale is not positive.
@@ -121,7 +121,7 @@ class Curve:
 def fit_curve(
     points: Iterable[Sequence[float]] | Mapping[float, float] | ArrayLike,
 ) -> Curve:
-    r"""Puts the curve through measured points of any origin.
+    r"""Fits the curve to measured points of any origin.
 
     $$\min_{E_0, U_0 \ge 0} \sum_i
       \left( \frac{E_0 + U_0 S_i}{E_i} - 1 \right)^2$$
@@ -132,7 +132,7 @@ def fit_curve(
     Args:
       points: (batch scale, examples to the target) pairs in any order, a mapping of the
         one to the other, or an array `[points, 2]`. Both in units of your choice:
-        base batches or examples, examples or epochs. A scale may come several times,
+        base batches or examples, examples or epochs. A scale may occur several times,
         once for each seed.
 
     Returns:
@@ -155,7 +155,7 @@ def fit_curve(
       2.11 and Section 2.3, with $E_0 = E_\min$ and $U_0 = S_\min$.
     """
     scale, examples = _checked(points)
-    # In units of the largest scale, so that both columns are of a size.
+    # In units of the largest scale, so that both columns are of similar size.
     unit = scale.max()
     columns = np.stack([1 / examples, scale / unit / examples], axis=1)
     free, *_ = np.linalg.lstsq(columns, np.ones(len(columns)))
@@ -163,21 +163,21 @@ def fit_curve(
         [free] if (free >= 0).all() else _edges(columns),
         key=lambda x: np.sum((columns @ x - 1) ** 2),
     )
-    # What rounding leaves of a zero would be a curve of its own.
+    # A zero that rounding has changed would be another curve.
     base, rise = (x if x > 1e-12 * max(base, rise) else 0.0 for x in (base, rise))
     pairs = tuple(zip(scale.tolist(), examples.tolist(), strict=True))
     return Curve(float(base), float(rise / unit), pairs)
 
 
 def checked_efficiency(efficiency: float) -> float:
-    """Returns it, if it is in (0, 1)."""
+    """Returns the efficiency, if it is in (0, 1)."""
     meaning = "the share of an example's worth that is left; 20 % more are 1/1.2"
     check_number("efficiency", efficiency, meaning, above=0, below=1)
     return float(efficiency)
 
 
 def _edges(columns: np.ndarray) -> list[np.ndarray]:
-    """The best fits with one of the coefficients 0: the constrained optimum is one."""
+    """Returns the best fits with one coefficient 0: the constrained optimum is one."""
     best = columns.sum(axis=0) / (columns**2).sum(axis=0)
     return [np.array([best[0], 0.0]), np.array([0.0, best[1]])]
 

@@ -40,7 +40,7 @@ PALETTE = (
 _BLUE, _ORANGE, *_ = PALETTE
 _GREY = "#666666"
 _MOST_COLUMNS, _MOST_NAMES = 120, 30
-# A single layer without signal would leave the others one colour: in percent.
+# In percent: a single layer without signal would leave one colour for all others.
 _COLOURED = (1, 97)
 
 
@@ -53,10 +53,10 @@ def plot_advice(advice: Advice, points: Iterable[Sequence[float]] = ()) -> Figur
 
     Returns:
       The figure. The heat map stands beside the curve if the log holds layers; its
-      colours end where all but a few of the values do, and an arrow says so.
+      colours leave out the few most extreme values, and an arrow says so.
 
     Raises:
-      TypeError: if `advice` is no advice.
+      TypeError: if `advice` is no `Advice`.
       ValueError: if a point is not a pair of positive numbers.
 
     Example:
@@ -140,7 +140,7 @@ def _draw_interval(ax: Axes, advice: Advice, scales: np.ndarray) -> None:
 
 
 def _mark_critical(ax: Axes, advice: Advice, most: float) -> None:
-    """A line at the critical scale, with its name and its interval."""
+    """Draws a line at the critical scale, with its name and its interval."""
     critical, (low, high) = advice.critical_scale, advice.interval
     ax.axvline(critical, color=_GREY, linewidth=1, linestyle=(0, (3, 2)))
     more = 100 * (1 / advice.efficiency - 1)
@@ -160,13 +160,13 @@ def _mark_critical(ax: Axes, advice: Advice, most: float) -> None:
 
 
 def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> None:
-    """A heat map: a row per layer, base steps to the right."""
+    """Draws a heat map: a row per layer, base steps to the right."""
     edges, table = _binned(history, layers)
     seen = table[np.isfinite(table) & (table > 0)]
     low, high = np.percentile(seen if len(seen) else np.ones(1), _COLOURED)
     high = high if high > low else 2 * low
     norm = LogNorm(low, high)
-    # Without signal is beyond every number, and has the top's colour.
+    # Without signal the noise scale is infinite, and has the top colour.
     shown = np.ma.masked_invalid(np.where(np.isinf(table), 2 * high, table))
     colours = colormaps["cividis"].with_extremes(bad="#EEEEEE")
     rows = np.arange(len(layers) + 1) - 0.5
@@ -198,7 +198,7 @@ def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> N
 def _binned(
     history: History, layers: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Edges `[columns + 1]` in base steps, and medians `[layers, columns]`."""
+    """Returns edges `[columns + 1]` in base steps, and medians `[layers, columns]`."""
     table, steps = np.stack(list(layers.values())), history.base_steps
     columns = min(len(steps), _MOST_COLUMNS)
     groups = np.array_split(np.arange(len(steps)), columns)
@@ -210,14 +210,14 @@ def _binned(
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """The lower median of each row, of which infinities make no mean."""
+    """The lower median of each row, which takes no mean of infinities."""
     order = np.sort(values, axis=1)
     count = np.sum(~np.isnan(values), axis=1)
     return order[np.arange(len(order)), np.maximum(count - 1, 0) // 2]
 
 
 def _examples_axis(ax: Axes, base_batch: int, most: float) -> None:
-    """The batch in examples, above the plot."""
+    """Draws the batch in examples, above the plot."""
     above = ax.twiny()
     above.set_xscale("log", base=2)
     above.set_xlim(1, most)
@@ -242,5 +242,5 @@ def _tidy(ax: Axes) -> None:
 
 
 def _short(name: str, most: int = 34) -> str:
-    """The end of a long name tells more than its start."""
+    """Shortens a long name to its end, which tells more."""
     return name if len(name) <= most else "…" + name[1 - most :]

@@ -1,7 +1,7 @@
 """The files: the rows of a log in JSON lines, CSV or TSV.
 
-In: a path. Out: its rows, and what is wrong with the lines that hold none. What is
-broken is passed over here: whether the rest is a log, `sources` knows.
+In: a path. Out: its rows, and what is wrong with the lines that hold none. Broken lines
+are skipped here; `sources` decides whether the rest is a log.
 """
 
 import csv
@@ -19,20 +19,20 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
     """Reads a log's rows.
 
     Args:
-      path: of JSON lines or, if its name ends in .csv or .tsv, of a table.
+      path: a file of JSON lines or, if its name ends in .csv or .tsv, a table.
 
     Returns:
-      The rows, and a text on every line that is none. The last line of a log is
-      often cut off while it is written: nothing is said of that.
+      The rows, and a message for every line that is no row. There is none for a last
+      line that is cut off: logs often are while they are written.
 
     Raises:
-      ValueError: if it is a directory, or a log of TensorBoard's.
+      ValueError: if it is a directory, or a TensorBoard log.
       OSError: if it cannot be read.
     """
     _check_no_events(path)
     data, errors = path.read_bytes(), []
     try:
-        text = data.decode("utf-8-sig")  # some tools begin with a mark
+        text = data.decode("utf-8-sig")  # some tools write a BOM
     except UnicodeDecodeError as error:
         text = data.decode("utf-8-sig", "replace")
         errors.append(f"it is no text in UTF-8, is it compressed? ({error})")
@@ -45,7 +45,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def _table_rows(text: str, delimiter: str) -> tuple[list[Row], dict[int, str]]:
-    """Its rows, whose cells are texts, and errors by line."""
+    """Returns the rows, with text cells, and errors by line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     head: list[str] = []
     rows: list[Row] = []
@@ -69,10 +69,10 @@ def _table_rows(text: str, delimiter: str) -> tuple[list[Row], dict[int, str]]:
 
 
 def _json_rows(text: str) -> tuple[list[Row], dict[int, str]]:
-    """Its objects, flattened, and errors by line."""
+    """Returns the objects, flattened, and errors by line."""
     rows: list[Row] = []
     broken: dict[int, str] = {}
-    # Not `splitlines`, which splits at marks that a text in JSON may hold.
+    # Not `splitlines`, which splits at characters that a JSON string may hold.
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         try:
             found = json.loads(line.rstrip("\n")) if line.strip() else {}
@@ -92,9 +92,9 @@ def _flat(row: Row, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _check_no_events(path: Path) -> None:
-    """Raises a `ValueError` for a directory, such as TensorBoard's, or one of its logs.
+    """Raises a `ValueError` for a directory, or a log of TensorBoard.
 
-    Only TensorBoard reads them, and it is no dependency.
+    Only TensorBoard reads its logs, and it is no dependency.
     """
     if path.is_dir() or ".tfevents." in path.name:
         got = "a directory" if path.is_dir() else "events of TensorBoard"

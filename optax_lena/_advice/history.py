@@ -25,7 +25,7 @@ class History:
       base_steps: `[T]`, base batches seen, rising; entry numbers if none were logged.
       weights: `[T]`, the share of the run's base batches that an entry stands for.
       noise_scale: `[T]`, of the whole model, in base batches; infinite without signal.
-      layers: the same of every layer; not a number where it was not logged.
+      layers: the same for every layer; NaN where it was not logged.
     """
 
     base_steps: np.ndarray
@@ -52,12 +52,12 @@ def read_history(source: Any) -> History:
     Args:
       source: an optax state with a LENA state inside; a mapping of the metrics' names
         to numbers or to arrays, read in C order; a list of mappings; or the path of a
-        file, JSON lines or CSV. Lines without the metrics are passed over,
-        dictionaries in a line are flattened with `/`.
+        file, JSON lines or CSV. Lines without the metrics are skipped, dictionaries in
+        a line are flattened with `/`.
 
     Returns:
-      The entries that measured anything, in time. Where a run went back to a
-      checkpoint, what it did again counts instead of what it did first.
+      The entries that measured anything, in order of time. Where a run went back to a
+      checkpoint, the steps that it repeated replace the first ones.
 
     Raises:
       ValueError: if there are no such metrics, or none that measured anything.
@@ -65,7 +65,7 @@ def read_history(source: Any) -> History:
     """
     history, _ = _read(source, "state_or_history")
     steps, measured = history.base_steps, ~np.isnan(history.noise_scale)
-    # Only what no later entry has gone back behind.
+    # Only entries after which all base steps are larger.
     last = np.minimum.accumulate(np.append(steps[1:], np.inf)[::-1])[::-1] > steps
     if not (measured & last).any():
         raise ValueError(
@@ -77,15 +77,15 @@ def read_history(source: Any) -> History:
 
 
 def read_last(source: Any, name: str) -> tuple[float, float, float]:
-    """Reads what a controller needs of the last entry of any source.
+    """Reads what a controller needs from the last entry of any source.
 
     Args:
       source: as for `read_history`.
       name: the argument's name, for errors.
 
     Returns:
-      The noise scale (not a number if nothing was measured), the base steps, and the
-      share of layers that are still warming up (0 if it was not logged).
+      The noise scale (NaN if nothing was measured), the base steps, and the share of
+      layers that are still warming up (0 if it was not logged).
 
     Raises:
       ValueError: if there are no such metrics, or no base steps among them.
@@ -95,9 +95,9 @@ def read_last(source: Any, name: str) -> tuple[float, float, float]:
 
 
 def _read(source: Any, name: str, *, timed: bool = False) -> tuple[History, float]:
-    """Every entry, measured or not, and what share of layers warms up at the end.
+    """Reads every entry, measured or not, and the last share of layers warming up.
 
-    Where it must be `timed`, the entries' numbers do not stand for base steps.
+    If `timed`, base steps must be in it: numbers of entries do not stand for them.
     """
     columns = columns_of(source, name)
     labels = sorted({m[1] for key in columns if (m := label_of(key))})
@@ -137,7 +137,7 @@ def _read(source: Any, name: str, *, timed: bool = False) -> tuple[History, floa
 
 
 def noise_scale(noise: np.ndarray, signal: np.ndarray) -> np.ndarray:
-    """Returns noise over signal; infinite without signal, not a number without both."""
+    """Returns noise over signal; infinite without signal, NaN without both."""
     measured = np.isfinite(noise) & np.isfinite(signal)
     noise, signal = np.maximum(noise, 0), np.maximum(signal, 0)
     measured &= (noise > 0) | (signal > 0)
@@ -146,7 +146,7 @@ def noise_scale(noise: np.ndarray, signal: np.ndarray) -> np.ndarray:
 
 
 def _model(columns: Mapping[str, np.ndarray], label: str, name: str) -> np.ndarray:
-    """Noise and signal of one state's parameters, `[2, T]`, or what has their ratio."""
+    """Returns noise and signal of one state, `[2, T]`, or numbers of the same ratio."""
 
     def get(*fields: str) -> list[np.ndarray]:
         found = [columns.get(f"{label}model/{field}") for field in fields]
@@ -174,7 +174,7 @@ def _model(columns: Mapping[str, np.ndarray], label: str, name: str) -> np.ndarr
 def _layers(
     columns: Mapping[str, np.ndarray], label: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Noise and signal of every layer of one state."""
+    """Returns noise and signal of every layer of one state."""
     start = f"{label}noise/"
     names = [key.removeprefix(start) for key in columns if key.startswith(start)]
     return {
@@ -185,7 +185,7 @@ def _layers(
 
 
 def _weights(steps: np.ndarray) -> np.ndarray:
-    """Base batches since the entry before; the first counts as the second does."""
+    """Returns base batches since the entry before; the first counts as the second."""
     if len(steps) < 2:
         return np.ones(len(steps))
     weights = np.diff(steps)

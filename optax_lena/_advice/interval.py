@@ -13,11 +13,11 @@ Interval = tuple[float, float]
 RESAMPLES = 400
 # An interval from fewer entries says more about the method than about the run.
 LEAST_ENTRIES = 8
-# What a perfectly known noise scale still does not say of a measured curve. Upward: on
-# nine tasks the b of the runs was 1.4 to 17 times that of the log until the target (an
-# 80 % interval of Student's, docs/batch_size.md): it weighs all directions alike, and
-# noise in the steep ones is what limits a small batch's rate. Downward no task asks for
-# anything; 1.5 is for averages that lag, and logs that end after the target.
+# The factors by which even a perfectly known noise scale may miss a measured curve.
+# Upward: on nine tasks the b of the runs was 1.4 to 17 times that of the log until the
+# target (an 80 % interval by Student's t, docs/batch_size.md): b weighs all directions
+# alike, but noise in the steep ones limits the rate of a small batch. Downward no task
+# needs a margin; 1.5 is for averages that lag, and logs that end after the target.
 MODEL_ERROR = (1.5, 17.0)
 _MOST_ENTRIES = 1000
 _BLOCKS = 5
@@ -25,14 +25,14 @@ _TAIL, _NORMAL = 0.025, 1.96
 
 
 def median(values: np.ndarray, weights: np.ndarray) -> float:
-    """Returns the weighted median; not a number without a value that is one.
+    """Returns the weighted median; NaN if every value is NaN.
 
     Args:
-      values: `[T]`, may hold infinities; what is not a number does not count.
+      values: `[T]`, may hold infinities; NaN does not count.
       weights: `[T]`, positive.
 
     Returns:
-      The value with half of the weight on either side, between two if need be.
+      The value with half of the weight on either side, interpolated if need be.
     """
     kept = ~np.isnan(values)
     if not kept.any():
@@ -53,18 +53,18 @@ def median(values: np.ndarray, weights: np.ndarray) -> float:
 def median_interval(values: np.ndarray, weights: np.ndarray) -> tuple[float, Interval]:
     r"""Returns the weighted median and its 95 % interval.
 
-    The logarithms are a straight trend plus a rest. Blocks of the rest, as long as it
-    remembers, are drawn at random and put after one another on the trend; the median
-    of each such series is one draw. A block cannot show what lasts longer than itself,
-    so the draws' spread is widened by what an autoregression of order 1 with the
-    rest's own $\varphi$ says that blocks of this length miss, and by Student's
-    quantile for so few blocks, but never beyond the values that the log holds.
+    The logarithms are taken as a linear trend plus a residual. Blocks of the residual,
+    as long as its memory, are drawn at random and joined on the trend; the median of
+    each such series is one draw. A block cannot show what lasts longer than itself, so
+    the spread of the draws is widened by what blocks of this length miss in an
+    autoregression of order 1 with the residual's $\varphi$, and by Student's quantile
+    for so few blocks, but never beyond the values in the log.
 
-    In simulations it covers in 80 to 98 % of logs, and in 70 to 80 % of those that
-    are hardly longer than their memory.
+    In simulations it covers the truth in 80 to 98 % of logs, and in 70 to 80 % of those
+    that are hardly longer than their memory.
 
     Args:
-      values: `[T]`, not negative, in time; zeros and infinities are allowed.
+      values: `[T]`, not negative, in order of time; zeros and infinities are allowed.
       weights: `[T]`, positive.
 
     Returns:
@@ -80,7 +80,7 @@ def median_interval(values: np.ndarray, weights: np.ndarray) -> tuple[float, Int
     if finite.sum() < LEAST_ENTRIES or not 0 < estimate < math.inf:
         return estimate, (0.0, math.inf)
     values, weights = _grouped(values, weights)
-    # Zeros and infinities come near, where a straight line can be put through them.
+    # Zeros and infinities become finite values, through which a line can be fitted.
     seen = np.log(values[np.isfinite(values) & (values > 0)])
     floor, ceiling = seen.min() - 1, seen.max() + 1
     with np.errstate(divide="ignore"):
@@ -94,7 +94,7 @@ def median_interval(values: np.ndarray, weights: np.ndarray) -> tuple[float, Int
 
 
 def with_model_error(estimate: float, interval: Interval) -> Interval:
-    """Widens an interval of chance by `MODEL_ERROR`, as independent errors add up.
+    """Widens a statistical interval by `MODEL_ERROR`, as independent errors add up.
 
     Args:
       estimate: inside the interval.
@@ -114,12 +114,12 @@ def with_model_error(estimate: float, interval: Interval) -> Interval:
 
 
 def _together(ratio: float, other: float) -> float:
-    """The factor of two independent errors, which are factors too."""
+    """Joins two independent errors, given as factors."""
     return math.exp(math.hypot(math.log(ratio), math.log(other)))
 
 
 def _grouped(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Long logs become medians of neighbours: their draws would fill the memory."""
+    """Replaces long logs by medians of neighbours: draws would fill the memory."""
     if len(values) <= _MOST_ENTRIES:
         return values, weights
     groups = np.array_split(np.arange(len(values)), _MOST_ENTRIES)
@@ -130,11 +130,11 @@ def _grouped(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nd
 def _spread(
     logs: np.ndarray, weights: np.ndarray, middle: float
 ) -> tuple[float, float]:
-    """How far below and above the median the 95 % interval of the logarithms ends."""
+    """Returns how far the 95 % interval of the logarithms is below and above."""
     count = len(logs)
     time = np.linspace(-1, 1, count)
     # The first entries average over few updates: as outliers they would hide how alike
-    # neighbours are. Medians do not ask how far away an outlier is.
+    # neighbours are. To medians the distance of an outlier does not matter.
     reach = 3 * float(np.median(np.abs(logs - middle)))
     tame = np.clip(logs, middle - reach, middle + reach)
     trend = np.polyval(np.polyfit(time, tame, 1), time)
@@ -160,11 +160,11 @@ def _spread(
 
 
 def _autocorrelation(rest: np.ndarray) -> float:
-    """The rest's correlation with its predecessor, corrected for a short series.
+    """Returns the lag-one correlation of the residual, corrected for a short series.
 
     About a fitted line it comes out too small by about (2 + 4 phi) / T (Marriott and
-    Pope, 1954); half as much again is taken off, because what a short series cannot
-    show is the danger: with it the intervals cover in simulations.
+    Pope, 1954); the correction is half as much again, because memory that a short
+    series cannot show is the danger: with it the intervals cover in simulations.
     """
     count, power = len(rest), float(np.sum(rest**2))
     if power <= 1e-20 * count:
@@ -174,14 +174,14 @@ def _autocorrelation(rest: np.ndarray) -> float:
 
 
 def _mean_variance(count: int, phi: float) -> float:
-    """Variance of the mean of `count` values of an AR(1) process of variance 1."""
+    """Returns the variance of the mean of `count` values of an AR(1) of variance 1."""
     memory = (1 + phi) / (1 - phi)
     ends = 2 * phi * (1 - phi**count) / (count * (1 - phi) ** 2)
     return (memory - ends) / count
 
 
 def _student(freedom: float) -> float:
-    """Student's 97.5 % quantile: Cornish and Fisher's series (Fisher, 1925)."""
+    """Returns Student's 97.5 % quantile by the Cornish-Fisher series (Fisher, 1925)."""
     z = _NORMAL
     return (
         z

@@ -1,4 +1,4 @@
-"""The phases: early, middle and late in a run, apart.
+"""The phases: the early, the middle and the late part of a run.
 
 In: a `History`. Out: for each third of its base steps the noise scale, the critical
 scale and its interval.
@@ -14,10 +14,10 @@ PHASES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """The same for one part of the run.
+    """One part of the run, with its noise scale and its critical scale.
 
     Attributes:
-      start: base step after which it starts.
+      start: the base step after which it starts.
       end: its last base step.
       noise_scale: b, in base batches.
       critical_scale: the S at which an example is worth `efficiency`.
@@ -35,11 +35,11 @@ def thirds(history: History, per_scale: float) -> tuple[Phase, ...]:
     """Returns the run's thirds by base steps; none for fewer than three entries.
 
     Args:
-      history: in time.
+      history: of the whole run.
       per_scale: critical scale over noise scale.
 
     Returns:
-      Up to three, in time.
+      Up to three phases, in time.
     """
     if len(history.base_steps) < PHASES:
         return ()

@@ -1,6 +1,6 @@
 r"""The ramp: a controller on the host that says when to double the batch.
 
-In: the metrics of a run, now and then. Out: the batch scale to go on with,
+In: the metrics of a run, now and then. Out: a batch scale, by the noise scale $b_t$,
 
 $$S = \max \{ 2^k \le b_t / \theta^2 \}, \text{ at most twice the last, never less}$$
 """
@@ -19,19 +19,19 @@ from optax_lena._checks import check_number
 class BatchRamp:
     r"""Doubles the batch when the noise scale allows it.
 
-    It never goes back: noise scales rise in training, and each new size costs a
-    compilation. It holds still where the noise scale is infinite or not a number.
-    The object holds options only; `init` returns its state, a small dictionary of
-    Python numbers whose structure never changes, for the checkpoint.
+    It never shrinks the batch: noise scales rise in training, and each new size costs a
+    compilation. It does nothing where the noise scale is infinite or NaN. The object
+    holds options only; `init` returns its state, a small dictionary of Python numbers
+    whose structure never changes, for the checkpoint.
 
     Attributes:
       batch_scale: the S to start with, a power of two.
       max_scale: the S to end with at most, a power of two.
       theta: $\theta$. The batch doubles only while the gradient of the larger one is
         still this noisy: its standard deviation is at least $\theta$ times the length
-        of the true gradient. A larger one waits longer.
-      start: base step before which nothing doubles. Give half of the run's: the noise
-        scale alone allows doublings earlier than the final accuracy bears
+        of the true gradient. A larger $\theta$ waits longer.
+      start: the base step before which nothing doubles. Give half of the run's steps:
+        by the noise scale alone, doublings come too early for the final accuracy
         (docs/batch_size.md), and a late start costs the fewest examples (Functional
         Scaling Laws, 2602.14208).
 
@@ -93,9 +93,9 @@ class BatchRamp:
     def update(self, state: dict[str, Any], metrics: Any) -> dict[str, Any]:
         """Returns the state to go on with; doubles the batch at most once.
 
-        Call it as often as you could bear a new batch size: each doubling compiles the
-        step anew. While a layer is still warming up nothing doubles, nor does anything
-        a second time at one base step, whose noise scale is no news, or before it.
+        Call it as often as a new batch size is acceptable: each doubling compiles the
+        step again. Nothing doubles while a layer is still warming up, nor at or before
+        the base step of the last doubling, where the noise scale is not new.
 
         Args:
           state: from `init`, from the last call, or from a checkpoint.

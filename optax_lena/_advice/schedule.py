@@ -14,7 +14,7 @@ from optax_lena._checks import check_number
 
 @dataclasses.dataclass(frozen=True)
 class BatchSchedule:
-    """Batch scales over base steps; call it for the scale at one.
+    """Batch scales over base steps; call it with a step for the scale there.
 
     Attributes:
       changes: (base step, batch scale) pairs by rising base step, the first at 0; from
@@ -76,5 +76,5 @@ class BatchSchedule:
             count = max(math.ceil((step - before) / old), 0)
             update, before = update + count, before + count * old
             pairs.append((update, new))
-        # Of changes that fall into one update only the last one is left.
+        # Of changes that fall into one update only the last one is kept.
         return tuple(dict(pairs).items())

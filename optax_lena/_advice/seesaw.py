@@ -1,7 +1,7 @@
 r"""Seesaw: a decay of the rate becomes growth of the batch.
 
 In: a schedule of the rate. Out: one of the rate and one of the batch. Where the first
-has fallen to $a$ of its peak,
+has fallen to a share $a$ of its peak,
 
 $$S(t) = \max \{ 2^k \le 1 / a \}, \qquad
   \text{rate}(t) = \text{schedule}(t) \sqrt{S(t)}$$
@@ -29,20 +29,20 @@ def seesaw(
 
     Where the schedule multiplies the rate by $a$, the rate is multiplied by $\sqrt a$
     and the batch by $1 / a$: for updates of fixed length (Adam, sign, normalised SGD)
-    $\text{rate}^2 / \text{batch}$, what noise adds, falls as it did, with fewer
-    updates. Batches are whole powers of two. Between two doublings the rate follows
-    the schedule down, so that rate over square root of batch is the schedule's own at
-    every step, warm-up and the time after `max_scale` included; at the doublings it
+    $\text{rate}^2 / \text{batch}$, which sets what noise adds, falls as before, with
+    fewer updates. Batches are powers of two. Between two doublings the rate follows
+    the schedule down, so that rate over square root of batch is the schedule at every
+    step, including the warm-up and the time after `max_scale`; at the doublings it
     equals the paper's staircase.
 
     For optimizers that do not know their batch. LENA multiplies the rate itself: give
-    it the schedule as it was and take the batches alone.
+    it the schedule as it was and use only the batches.
 
     Args:
       schedule: from base steps (base batches seen) to the rate. The warm-up before its
         peak is left alone.
       steps: length of the run in base steps.
-      max_scale: S at most; a schedule that ends at 0 would ask for infinitely much.
+      max_scale: the largest S; a schedule that ends at 0 would make it infinite.
 
     Returns:
       The rate, a function of base steps that `jit` may trace, and the batch schedule.

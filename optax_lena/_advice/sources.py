@@ -1,8 +1,8 @@
 """The sources: a run's metrics, from wherever they were kept, as columns.
 
 In: an optax state, stacked metrics, a list of metrics, or a log in JSON lines, CSV or
-TSV. Out: an array `[T]` for every metric that an advice reads; not a number where an
-entry lacks it.
+TSV. Out: an array `[T]` for every metric that an advice reads; NaN where an entry lacks
+it.
 """
 
 import itertools
@@ -20,27 +20,27 @@ import numpy as np
 from optax_lena._advice.files import Row, read_rows
 from optax_lena._reports.report import LAYER_FIELDS, metrics
 
-# What comes before it is the label of one of several LENA states, or a logger's prefix.
+# In front of it is the label of one of several LENA states, or a logger's prefix.
 _MODEL = re.compile(r"^(|.+/)model/(?:noise|noise_scale|gain)$")
 Columns = dict[str, np.ndarray]
 
 
 def columns_of(source: Any, name: str) -> Columns:
-    """Brings every source into the form of stacked metrics.
+    """Converts every source to stacked metrics.
 
     Args:
       source: as for `optax_lena.advise`.
       name: the argument's name, for errors.
 
     Returns:
-      By the metric's name, its values over time.
+      The values of each metric over time, by its name.
 
     Raises:
       ValueError: if there are no metrics in it, or arrays of several lengths.
       OSError: if it is a file that cannot be read.
 
     Warns:
-      RuntimeWarning: if lines of a log were passed over, because they are broken.
+      RuntimeWarning: if broken lines of a log were skipped.
     """
     if isinstance(source, str | os.PathLike):
         rows, broken = read_rows(Path(source))
@@ -64,15 +64,15 @@ def columns_of(source: Any, name: str) -> Columns:
 
 
 def label_of(key: object) -> re.Match[str] | None:
-    """The label before a model's metric, but not the field before a layer "model"."""
+    """Matches the label before a model's metric, not a field before a layer "model"."""
     match = _MODEL.match(key) if isinstance(key, str) else None
-    # Behind a logger's prefix and a state's label the field does not stand first.
+    # The field does not come first if there is a logger's prefix or a state's label.
     before = set(match[1].split("/")) if match else set()
     return None if before.intersection(LAYER_FIELDS) else match
 
 
 def _are_rows(source: Any) -> bool:
-    """Whether it is a list of metrics; an optax state may be a tuple of mappings."""
+    """Says whether it is a list of metrics; a state may be a tuple of mappings."""
     if not isinstance(source, list | tuple):
         return False
     if not all(isinstance(row, Mapping) for row in source):
@@ -81,7 +81,7 @@ def _are_rows(source: Any) -> bool:
 
 
 def _tell(broken: Sequence[str], rows: Sequence[Row], path: str | os.PathLike) -> None:
-    """Warns of broken lines in a log; raises where they are no log's.
+    """Warns of broken lines in a log; raises if the file is no log.
 
     A job that is killed leaves half a line, and appends to it after its restart.
     """
@@ -100,7 +100,7 @@ def _tell(broken: Sequence[str], rows: Sequence[Row], path: str | os.PathLike) -
 
 
 def _kept(key: object) -> bool:
-    """Whether a metric is read here: others may be anything, texts too."""
+    """Says whether a metric is read here: others may be anything, also text."""
     is_name = isinstance(key, str)
     return is_name and re.search(r"(^|/)(model|noise|signal)/", key) is not None
 
@@ -121,7 +121,7 @@ def _stacked(rows: Sequence[Row], source: str) -> Columns:
 
 
 def _entries(rows: Sequence[Row], source: str) -> list[Row]:
-    """The rows, and in the place of a stacked chunk of them the rows of the chunk."""
+    """Returns the rows, with stacked chunks split into their rows."""
     names = dict.fromkeys(key for row in rows for key in row if label_of(key))
     entries: list[Row] = []
     for number, row in enumerate(rows, start=1):
@@ -150,7 +150,7 @@ def _number(value: Any) -> float:
 
 
 def _numbers(value: Any) -> np.ndarray:
-    """One number or many, `[T]`; an error for texts."""
+    """Returns one number or many, `[T]`; raises for text."""
     try:
         return np.asarray(value, float).reshape(-1)
     except OverflowError:
@@ -174,5 +174,5 @@ def _check_lengths(columns: Columns, source: str) -> None:
 
 
 def _brief(source: Any) -> str:
-    """A state or a table may print for pages."""
+    """Shortens a `repr`: a state or a table may print for pages."""
     return reprlib.repr(source)

@@ -102,7 +102,7 @@ def _fastest(advice: "Advice") -> list[str]:
 
 
 def _table(advice: "Advice") -> str:
-    """One row per doubling, up to four times the critical scale."""
+    """Returns one row per doubling, up to four times the critical scale."""
     most = 4 * advice.critical_scale
     if not math.isfinite(most):
         most = 64.0
@@ -152,7 +152,7 @@ def _phases(advice: "Advice") -> str:
 
 
 def _layers(advice: "Advice") -> str:
-    """The layers that bear the least and the most."""
+    """Returns the layers with the smallest and the largest critical scale."""
     ranked = sorted(
         (scale, name) for name, scale in advice.per_layer.items() if scale == scale
     )
@@ -176,7 +176,7 @@ def _branch(advice: "Advice") -> str:
             "intervals hold that, and 95 % of chance. optax_lena.branch_test measures "
             "from a checkpoint."
         )
-    if math.isnan(branch.scale):  # says nothing of the prediction, and so itself
+    if math.isnan(branch.scale):  # no verdict on the prediction
         return str(branch)
     ratio = advice.critical_scale / branch.scale if branch.scale else math.inf
     if branch.is_bound and ratio >= 1:
@@ -201,23 +201,23 @@ def _examples(advice: "Advice", scale: float) -> str:
 
 
 def wrapped(sentence: str) -> str:
-    """Returns it in lines of at most 79 columns."""
+    """Wraps a sentence into lines of at most 79 columns."""
     return textwrap.fill(sentence, _WIDTH)
 
 
 def fitted(number: float, form: str, width: int) -> str:
-    """Returns a number in that format, or with two digits where it is too wide."""
+    """Returns a number in the format, or with two digits if that is too wide."""
     text = f"{number:{form}}"
     return text if len(text) <= width else f"{number:.1e}"
 
 
 def _end_of(name: str, most: int = _WIDTH - 14) -> str:
-    """The end of a long name tells more than its start."""
+    """Shortens a long name to its end, which tells more."""
     return name if len(name) <= most else "..." + name[3 - most :]
 
 
 def _number(value: float) -> str:
-    """Three digits, and no exponent where people do not want one."""
+    """Formats a number with three digits, or more to avoid an exponent."""
     if not math.isfinite(value):
         return "inf" if value > 0 else "?"
     if value >= 100:

@@ -1,7 +1,7 @@
 r"""Gatherer for loops that call `update` once per microbatch.
 
-It wraps an optimizer, and gives it the moments that the loop cannot: successive calls
-are taken for the microbatches of one batch.
+It wraps an optimizer and gives it the moments that the loop cannot: successive calls
+are treated as the microbatches of one batch.
 """
 
 import functools
@@ -33,8 +33,8 @@ class AccumulateState(NamedTuple):
       inner_state: the wrapped optimizer's state.
       sums: the sums of the gradients so far, and of their squared norms.
       losses: `()` float32, the sum of the losses so far, weighted likewise.
-      loss_weight: `()` float32, of the calls that had a loss.
-      calls: `()` int32, calls that made the sums.
+      loss_weight: `()` float32, the weight of the calls that had a loss.
+      calls: `()` int32, calls in the sums.
       updates: `()` int32, updates that the wrapped optimizer has made.
       skipped: `()` int32, calls left out because their gradient or weight was not
         finite.
@@ -56,40 +56,40 @@ def accumulate(
     layers: Layers = per_parameter,
     preconditioner: Preconditioner = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Takes k successive calls of `update` for the microbatches of one batch.
+    r"""Treats k successive calls of `update` as the microbatches of one batch.
 
     The training loop stays as it is, with one gradient per call and no moments. The
     first k - 1 calls return updates of zero; the k-th runs `tx` once on the mean, with
     the moments of the k gradients. It is `optax.MultiSteps` for LENA: MultiSteps gives
     its optimizer only the last call's keyword arguments.
 
-    A call whose gradient is not finite is left out, and another one is awaited in its
-    place. One of weight 0 counts as a call, and adds nothing, whatever its gradient is.
-    The state may be saved at any call.
+    A call whose gradient is not finite is left out, and another call takes its place. A
+    call of weight 0 counts, but adds nothing, whatever its gradient is. The state may
+    be saved after any call.
 
     Args:
       tx: the optimizer that gets the moments, such as `optax_lena.lena(...)`. Its
         `batch_scale` is the scale of the whole batch; None: the number of microbatches.
-      every_k: calls per update; or a function of the number of updates made so far. 1
-        measures nothing, unless the calls have `moments`; a warning says so.
+      every_k: calls per update; or a function of the number of updates made so far.
+        With 1 nothing is measured unless calls have `moments`; a warning says so.
       layers: which parameters stack several layers (`optax_lena.stacked`).
-      preconditioner: for Adam, `optax_lena.adam_preconditioner`: what makes, of the
-        state of `tx` and a pytree like the parameters, the multipliers of the gradients
-        of which the norms are taken. None: the gradients' own norms.
+      preconditioner: for Adam, `optax_lena.adam_preconditioner`: a function of the
+        state of `tx` and a pytree like the parameters that returns what gradients are
+        multiplied by before their norms are taken. None: nothing.
 
     Returns:
       The optimizer. Its `update` takes three optional keyword arguments: `moments`, if
       every call's gradient is itself a mean over several devices (k calls times d
-      devices are n microbatches; if there is a preconditioner, made with it); `weight`,
+      devices are n microbatches), taken with the same preconditioner, if any; `weight`,
       `()`, what the call's mean was taken over (tokens); and `value`, `()`, the call's
       loss, of which `tx` gets the mean. Other keyword arguments of the k-th call go to
       `tx`.
 
     Raises:
-      ValueError: if `every_k` is no integer of at least 1, or another option is not
-        what its place takes; from `update`, if `moments` are not those of the
-        gradients, or the weight, where it is known, is negative or not finite.
-      TypeError: if `tx` is no optimizer; from `update`, if a gradient is of integers.
+      ValueError: if `every_k` is not an integer of at least 1, or another option is
+        invalid; from `update`, if `moments` are not those of the gradients, or the
+        weight, where it is known, is negative or not finite.
+      TypeError: if `tx` is no optimizer; from `update`, if a gradient holds integers.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -158,7 +158,7 @@ def _update(
         mean, all_moments = incremental.finish(state.sums, grads)
         given = extra_args | {"moments": all_moments}
         if value is not None:
-            # No loss, where only calls without a weight had one.
+            # NaN, no loss, if all calls that had one have weight 0.
             has_loss = state.loss_weight > 0
             mean_loss = divide(state.losses, state.loss_weight)
             given["value"] = jnp.where(has_loss, mean_loss, jnp.nan)
@@ -185,12 +185,12 @@ def _add(
     weight: jax.typing.ArrayLike,
     value: jax.typing.ArrayLike | None,
 ) -> AccumulateState:
-    """Adds a call's gradient, unless that, its moments or its weight are not finite."""
+    """Adds a call's gradient, unless it, its moments or its weight are not finite."""
     weight = check_weights(weight, (), equal=1, name="weight")
     is_weight = jnp.isfinite(weight) & (weight >= 0)
     weight = jnp.where(is_weight, weight, 0)
-    # What it would add to the sums: nothing with a weight of 0, whatever the gradient.
-    # A squared norm may be infinite, which the guards read; it is so from 2e19 on.
+    # The sums with this call, which adds nothing if its weight is 0. A squared norm may
+    # be infinite (a norm above 2e19), which the guards read.
     added = incremental.add(state.sums, grads, weight=weight, moments=moments)
     finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(added.grads)]
     finite.append(~jnp.any(jnp.isnan(added.micro_sq_norm)))

@@ -1,9 +1,9 @@
 """Mesh axes: over which of them the microbatches are spread, and in which way.
 
 An axis that carries the batch is either *bound*, inside `shard_map`, `pmap` or a `vmap`
-with an axis name: code sees its own device's part and reduces with `psum`. Or it is a
-*mesh* axis under `jax.jit`: code sees the whole batch, and its sharding says where the
-parts lie. What an axis is follows from its name alone; an unknown name is an error.
+with an axis name: code sees the part of its own device and reduces with `psum`. Or it
+is a *mesh* axis under `jax.jit`: code sees the whole batch, and its sharding says where
+the parts lie. Which it is follows from the name alone; an unknown name is an error.
 """
 
 import math
@@ -28,7 +28,7 @@ def names(axis_name: AxisName) -> tuple[str, ...]:
 
 
 def check_axis_name(axis_name: Any) -> None:
-    """Raises a `ValueError` unless it is the name of an axis, or a tuple of some."""
+    """Raises a `ValueError` unless it is the name of an axis, or a tuple of names."""
     given = names(axis_name)
     if not given or not all(isinstance(name, str) for name in given):
         raise ValueError(
@@ -117,7 +117,7 @@ def check_own_loss(loss: Any, params: PyTree, axis_name: AxisName) -> None:
     Args:
       loss: the loss of a microbatch, or its type.
       params: as the gatherer got them.
-      axis_name: over which it averages; () for none.
+      axis_name: the axis that it averages over; () for none.
     """
     if names(axis_name) and not _is_checked(axis_name):
         return
@@ -150,22 +150,22 @@ def metric_of_shards(
 ) -> Metric | ShardedMetric:
     """Returns the metric of gradients that are sharded over other bound axes.
 
-    Tensor-parallel parameters: each device holds a shard, and a norm is a sum over all.
+    With tensor parallelism each device holds a shard, and a norm is a sum over shards.
 
     Args:
       metric: the metric of what one device holds.
       grads: the gradients or parameters that it holds.
       axis_name: the axis of the batch.
       param_specs: which axes shard each parameter; None: what the types say.
-      loss: of a microbatch, or its type. Over the axes that it varies over as well,
-        every device has a model of its own. None: it varies over the batch's alone.
+      loss: the loss of a microbatch, or its type. Over other axes that it varies over,
+        every device has a model of its own. None: it varies over the batch's axis only.
 
     Returns:
       The metric itself, if nothing is sharded.
 
     Raises:
-      ValueError: if neither says it, and there is another axis that may; or if the
-        specs shard a parameter over the batch's axis, or a stack's layers.
+      ValueError: if neither says it, and there is another bound axis; or if the specs
+        shard a parameter over the batch's axis, or along its stacked layers.
     """
     if param_specs is not None:
         specs = jax.tree.broadcast(param_specs, grads, is_leaf=_is_spec)
@@ -242,9 +242,9 @@ def _is_spec(x: Any) -> bool:
 
 
 def spans_devices(tree: PyTree) -> bool:
-    """Says whether arrays in `tree` lie on a mesh of several devices, as a whole.
+    """Says whether arrays in `tree` lie on a mesh of several devices.
 
-    Inside `shard_map` they are one device's own.
+    Inside `shard_map` an array is the part of one device.
     """
     meshes = [jax.sharding.get_abstract_mesh()]
     meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree)]
@@ -274,11 +274,11 @@ def check_spreads(batch: PyTree, num_microbatches: int) -> None:
 
 
 def move_typed(tree: PyTree, source: int, to: int) -> PyTree:
-    """Lets `to` be the axis that is sharded where the type says that `source` is.
+    """Moves the sharding of axis `source`, if it is part of the type, to axis `to`.
 
-    For one device, where no number moves by it: an explicit mesh axis may be part of
-    types there too, and neither `lax.scan` takes a stack that is sharded along its
-    microbatches, nor a reshape one that is sharded along their examples.
+    For one device, where this moves no data: an explicit mesh axis may be part of types
+    there too, but `lax.scan` takes no stack that is sharded along its microbatches, and
+    a reshape takes none that is sharded along their examples.
     """
 
     def move(x: jax.Array) -> jax.Array:
@@ -293,7 +293,7 @@ def move_typed(tree: PyTree, source: int, to: int) -> PyTree:
 
 
 def mesh_with(axis_name: AxisName, tree: PyTree) -> AbstractMesh:
-    """Finds the mesh that has the axis: the context's, or that of arrays in `tree`."""
+    """Finds the mesh that has the axis: that of the context, or of arrays in `tree`."""
     meshes = [jax.sharding.get_abstract_mesh()]
     meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree)]
     for mesh in meshes:
@@ -315,7 +315,7 @@ def axis_size(mesh: AbstractMesh, axis_name: AxisName) -> int:
 def to_devices(tree: PyTree, mesh: AbstractMesh, axis_name: AxisName) -> PyTree:
     """Reshapes every leaf `(n, ...)` to `(devices, n / devices, ...)`, sharded.
 
-    Over other axes it stays sharded as it is: sequences are, under context parallelism.
+    Its sharding over other axes stays, such as that of sequences (context parallelism).
     """
     devices = axis_size(mesh, axis_name)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))

@@ -37,7 +37,7 @@ class Call:
         return check_weights(self.weights, (count,), equal=equal)
 
     def visit(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
-        """Differentiates the loss of one microbatch, and takes its norms."""
+        """Differentiates the loss of one microbatch, and takes the gradient's norms."""
         args, kwargs = fold_in((self.args, self.kwargs), index)
         if self.key is not None:
             kwargs["key"] = jax.random.fold_in(self.key, index)
@@ -49,7 +49,7 @@ class Call:
         return value, grads, pack(self.metric.sq_norms(grads))
 
     def kinds(self, shapes: PyTree, microbatch: PyTree, larger: PyTree) -> list[str]:
-        """Decides what becomes of every leaf that `visit` returns."""
+        """Decides how every leaf that `visit` returns is combined."""
         value, *rest = shapes
         means = [outputs.MEAN] * len(jax.tree.leaves(rest))
         if not self.gatherer.has_aux:
@@ -76,7 +76,7 @@ class Call:
         total: jax.Array | None,
         count: int | jax.Array,
     ) -> tuple[Any, PyTree, GradMoments]:
-        """Turns sums over all microbatches into means, and takes the mean's norms."""
+        """Turns sums over microbatches into means; takes the mean gradient's norms."""
         merged = passes.merge(sums, stacks, kinds, shapes)
         leaves, treedef = jax.tree.flatten(merged)
         leaves = [
@@ -95,7 +95,7 @@ class Call:
 
 
 def check_arrays(what: str, tree: PyTree) -> None:
-    """Raises a `TypeError` that names a leaf of `what` which is no array."""
+    """Raises a `TypeError` that names a leaf of `tree` which is no array."""
     kinds = (np.number, np.bool_, jax.dtypes.extended)
     for path, leaf in tree_leaves_with_path(tree):
         dtype = getattr(leaf, "dtype", type(leaf))
@@ -111,11 +111,11 @@ def check_arrays(what: str, tree: PyTree) -> None:
 def check_some_examples(batch: Any, further: Any) -> None:
     """Raises a `ValueError` where nothing differs between microbatches.
 
-    A batch without arrays, as a loop has that closes over it: every gain would be 1.
+    Such as a batch without arrays, for a loss that closes over it: every gain is 1.
 
     Args:
       batch: the batch.
-      further: all that may hold keys, of which every microbatch gets its own.
+      further: whatever else may hold keys, which differ between microbatches.
     """
     if not jax.tree.leaves(batch) and not any(map(_is_key, jax.tree.leaves(further))):
         raise ValueError(
@@ -127,16 +127,16 @@ def check_some_examples(batch: Any, further: Any) -> None:
 
 
 def check_further(batch: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Tells of what stands beside the batch, and should not: labels, and raw keys.
+    """Checks the arguments beside the batch for labels, and warns of raw keys.
 
     Args:
       batch: the batch.
-      args: the arguments after it, of which every microbatch gets the whole.
+      args: the arguments after it, which every microbatch gets whole.
       kwargs: the keyword arguments, likewise.
 
     Raises:
-      ValueError: for `f(params, x, y)`, where y looks like x's labels. Every microbatch
-        would get all of y, which broadcasts, or is read at wrong rows, in silence.
+      ValueError: for `f(params, x, y)`, where y looks like the labels of x. Every
+        microbatch would get all of y, and broadcast it or read wrong rows, silently.
     """
     if any(map(_may_be_raw_key, jax.tree.leaves((args, kwargs)))):
         warnings.warn(
@@ -167,7 +167,7 @@ def _is_array(x: Any) -> bool:
 
 
 def _may_be_raw_key(x: Any) -> bool:
-    """Says whether an array is as long as keys of the raw kind, whatever the batch."""
+    """Says whether an array has the dtype and the shape of a raw PRNG key."""
     return _is_array(x) and x.dtype == jnp.uint32 and x.shape in ((2,), (4,))
 
 
@@ -185,7 +185,7 @@ def fold_in(tree: PyTree, number: jax.Array) -> PyTree:
     """Gives a microbatch keys of its own: dropout masks differ between examples.
 
     Args:
-      tree: a tree whose typed PRNG keys are folded, also stacks; all else stays.
+      tree: a tree whose typed PRNG keys, or stacks of them, are folded; the rest stays.
       number: the microbatch's number.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Outputs: what becomes of what a loss returns, once it was called n times.
+"""Outputs: how those of n calls of a loss are combined.
 
-In: the loss and auxiliary data of every microbatch. Out: those of the whole batch. What
-is meant follows from shapes alone, or is said by the user:
+In: the loss and auxiliary data of every microbatch. Out: those of the whole batch. The
+kind of each output follows from its shape alone, or is given by the user:
 
 - `"mean"`: averaged like the loss. Floating-point data whose shape does not depend on
   the batch: accuracies, BatchNorm statistics.
@@ -9,7 +9,7 @@ is meant follows from shapes alone, or is said by the user:
 - `"examples"`: joined along axis 0, in the batch's order. Data whose first axis grows
   with the batch: logits, losses of examples.
 - `"stack"`: stacked, `(n, ...)`. Any other data: integers, keys.
-- `"shape"`: what the shape says, the default.
+- `"shape"`: decided by the shape, the default.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ KINDS = (MEAN, SUM, EXAMPLES, STACK, SHAPE)
 
 
 def check_kinds(aux: PyTree | None, has_aux: bool) -> None:
-    """Raises a `ValueError` unless every leaf of `aux` names a kind, of some data."""
+    """Raises a `ValueError` unless all leaves of `aux` are kinds, and there is data."""
     if aux is not None and not has_aux:
         raise ValueError(
             f"`aux` must be None without `has_aux=True`, got {aux!r}: the loss then "
@@ -47,11 +47,11 @@ def kinds_of(
     sizes: set[int],
     larger: Callable[[], PyTree],
 ) -> list[str]:
-    """Decides what becomes of each leaf of the auxiliary data.
+    """Decides how each leaf of the auxiliary data is combined.
 
     Args:
       aux: shapes and dtypes, of one microbatch.
-      asked: what the user said, a prefix of `aux`; None for what the shapes say.
+      asked: the user's kinds, a prefix of `aux`; None: the shapes decide.
       sizes: the microbatch's lengths along axis 0.
       larger: returns the shapes for a batch several times as large.
 
@@ -59,7 +59,7 @@ def kinds_of(
       One kind per leaf.
 
     Raises:
-      ValueError: if shapes do not tell, and the user did not.
+      ValueError: if neither the shapes nor the user decide it.
     """
     leaves, names = jax.tree.leaves(aux), parameter_names(aux)
     said = _broadcast(SHAPE if asked is None else asked, aux)
@@ -122,7 +122,7 @@ def join(stack: jax.Array) -> jax.Array:
 
 
 def join_interleaved(stack: jax.Array, size: int) -> jax.Array:
-    """Joins what microbatches of the examples i, i + n, i + 2n, ... return.
+    """Joins outputs of microbatches with the examples i, i + n, i + 2n, ...
 
     Args:
       stack: `(n, b * k, ...)`, k rows for every example, such as its tokens.
@@ -132,7 +132,7 @@ def join_interleaved(stack: jax.Array, size: int) -> jax.Array:
       `(b * n * k, ...)`, in the order of the batch.
 
     Raises:
-      ValueError: if the rows are not as many for every example.
+      ValueError: if the number of rows is not a multiple of the examples.
     """
     count, rows = stack.shape[:2]
     if rows % size:

@@ -1,4 +1,4 @@
-"""Gatherer: every device's own gradient in, their mean and its moments out."""
+"""Gatherer: every device's own gradient in, the mean and its moments out."""
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,9 @@ def moments_over_axis(
     .. warning::
       The gradients must be local. Inside `jax.shard_map`, `jax.grad` with respect to
       replicated parameters returns gradients that are summed over the axis already;
-      that is an error here. With `check_vma=False` and in `pmap` jax's types do not
-      tell: if you averaged first, every layer reports a gain of exactly 1. With
-      `optax_lena.value_and_grad(loss_fn, n, axis_name=...)` nothing can go wrong.
+      that is an error here. With `check_vma=False` and in `pmap` JAX's types do not
+      show it: if you averaged first, every layer reports a gain of exactly 1. With
+      `optax_lena.value_and_grad(loss_fn, n, axis_name=...)` this cannot happen.
 
     Args:
       grads: the gradients of this device's microbatch.
@@ -51,8 +51,8 @@ def moments_over_axis(
         (`optax_lena.adam_preconditioner`), or a `Metric`; None: their own norms.
       param_specs: how the parameters are sharded over *other* axes of the `shard_map`
         (tensor parallelism): the `PartitionSpec`s of its `in_specs`, a prefix of
-        `grads`. With `check_vma`, the default, jax's types say it, and None is right;
-        jax.P() says that what differs there are models of their own, and no shards.
+        `grads`. With `check_vma`, the default, JAX's types say it, and None is right.
+        jax.P(): the devices there hold different models, and no shards.
 
     Returns:
       The mean gradients, in the dtype of `grads`, and their `GradMoments`; both are
@@ -63,7 +63,7 @@ def moments_over_axis(
         gradient is not local, or a weight is negative or not finite, or
         `preconditioner` is not like `grads`, or nothing says how parameters are sharded
         over another axis.
-      TypeError: if a gradient is of integers.
+      TypeError: if a gradient is an integer array.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax_lena

@@ -61,7 +61,7 @@ def check_divides(batch: PyTree, num_microbatches: int) -> None:
 
 
 def _check_equal_rows(batch: PyTree) -> None:
-    """Raises where leaves have other numbers of rows: they are cut in other places."""
+    """Raises a `ValueError` if leaves differ in their numbers of rows."""
     rows = None
     for path, leaf in tree_leaves_with_path(batch):
         own = jnp.shape(leaf)[0]
@@ -87,8 +87,8 @@ def weighted_scan(
 
     Args:
       visit: `visit(*x) -> tree`, for one entry x of xs.
-      shapes: what `jax.eval_shape` says of that tree.
-      kinds: what becomes of each of its leaves.
+      shapes: that tree, as `jax.eval_shape` returns it.
+      kinds: how each of its leaves is combined.
       each: `[n]`, the weights of what is averaged.
       xs: a tuple of pytrees with leading axis n.
 
@@ -103,18 +103,18 @@ def weighted_scan(
         added = [_added(weight, leaf, kind) for leaf, kind in summed]
         return jax.tree.map(jnp.add, sums, added), [leaf for leaf, _ in stacked]
 
-    # What the types say of mesh axes is kept, which scan insists on.
+    # Zeros keep the mesh axes of the leaves' types, as scan requires of a carry.
     summed, _ = _divided(jax.tree.leaves(shapes), kinds)
     zeros = [zeros_of(leaf, _sum_dtype(leaf, kind)) for leaf, kind in summed]
     if len(each) > 1:
         return jax.lax.scan(body, zeros, (each, xs))
-    # One microbatch a device is usual, and XLA's convolutions are slow inside loops.
+    # One microbatch per device is usual, and XLA's convolutions are slow inside loops.
     sums, stacked = body(zeros, jax.tree.map(lambda x: x[0], (each, xs)))
     return sums, [leaf[None] for leaf in stacked]
 
 
 def _added(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
-    """What one microbatch adds: nothing, whatever its values, with a weight of 0."""
+    """Returns what one microbatch adds: 0 for a weight of 0, whatever its values."""
     if kind == MEAN:
         return weigh(weight, leaf)
     leaf = leaf.astype(_sum_dtype(leaf, kind))
@@ -122,8 +122,7 @@ def _added(weight: jax.Array, leaf: jax.Array, kind: str) -> jax.Array:
 
 
 def _sum_dtype(leaf: Any, kind: str) -> Any:
-    # Integers are counted as integers, as wide as jnp.sum has them, and averaged as
-    # numbers.
+    # Integers are summed as integers, as wide as in jnp.sum, and averaged as floats.
     if kind == SUM and not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return jax.eval_shape(jnp.sum, jax.ShapeDtypeStruct((), leaf.dtype)).dtype
     return accumulation_dtype(leaf)

@@ -48,7 +48,7 @@ def moments_from_stack(
       ValueError: if the leaves disagree on n, or n < 2, or `weights` is not `[n]`, or a
         weight is negative or not finite, or `preconditioner` is not like the mean
         gradients.
-      TypeError: if a gradient is of integers.
+      TypeError: if a gradient is an integer array.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

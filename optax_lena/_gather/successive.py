@@ -44,18 +44,18 @@ def from_successive_gradients(
     r"""Estimates the moments from this gradient and the one before it.
 
     For loops that can give one gradient per update and nothing else. The two batches
-    are taken for two microbatches of a batch twice as large (AdaptDL's differenced
-    estimator); with $d = \frac14 \lVert g_t - g_{t-1} \rVert^2$ and
+    are treated as two microbatches of a batch twice as large (AdaptDL's differenced
+    estimator). With $d = \frac14 \lVert g_t - g_{t-1} \rVert^2$ and
     $m = \frac12 (\lVert g_t \rVert^2 + \lVert g_{t-1} \rVert^2)$
 
     $$\sigma^2 / S = 2 d, \qquad \lVert\mu\rVert^2 = m - 2 d$$
 
     which is what two halves of *this* batch with `batch_sq_norm` $= m$ and
-    `micro_sq_norm` $= m + 2d$ would have shown; those are the moments `tx` gets.
+    `micro_sq_norm` $= m + 2d$ would show; those are the moments that `tx` gets.
 
     It is biased: between the two gradients the parameters move, and the change of the
     true gradient, $\frac12 \lVert \mu_t - \mu_{t-1} \rVert^2$, counts as noise. The
-    gain comes out too high where a step turns the gradient, at high rates or early.
+    gain is too high where a step turns the gradient, at high rates or early in a run.
     Prefer any other gatherer. Memory: one copy of the gradient.
 
     Args:
@@ -65,14 +65,13 @@ def from_successive_gradients(
       preconditioner: for Adam, `optax_lena.adam_preconditioner`; see `accumulate`.
 
     Returns:
-      The optimizer, whose `update` needs no moments. The first update, and one whose
-      gradient is not finite, measure nothing.
+      The optimizer, whose `update` needs no moments. Nothing is measured in the first
+      update, nor in one whose gradient is not finite.
 
     Raises:
       TypeError: if `tx` is no optimizer; from `update`, if it gets `moments`, or a
-        gradient is of integers.
-      ValueError: if an option is not what its place takes; from `update`, if `tx` has
-        no `batch_scale`.
+        gradient is an integer array.
+      ValueError: if an option is invalid; from `update`, if `tx` has no `batch_scale`.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -142,8 +141,8 @@ def _moments(
     micro = jax.tree.map(lambda m, d: m + d / 2, batch, difference)
     is_finite = jnp.all(jnp.isfinite(pack(norms[0])))
     for grad, old in zip(*map(jax.tree.leaves, (grads, state.grads)), strict=True):
-        # The gradient is kept in the parameters' dtype, which may not hold it. In its
-        # own it is finite where its norm is, and need not be read again.
+        # The gradient is kept in the parameters' dtype, where it may overflow. In its
+        # own dtype it is finite if its norm is, and need not be read again.
         if grad.dtype != old.dtype:
             is_finite &= jnp.all(jnp.isfinite(grad.astype(old.dtype)))
     count = jnp.where(state.has_grads & is_finite, 2, 1)

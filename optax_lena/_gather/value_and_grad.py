@@ -40,7 +40,7 @@ def value_and_grad(
     r"""Like `jax.value_and_grad` over a large batch, and returns the moments as well.
 
     The batch is cut into n microbatches, which a `lax.scan` goes through one after
-    the other: one accumulated gradient is in memory, whatever n.
+    the other: one accumulated gradient is in memory, whatever n is.
 
     **Several devices.** Microbatches are spread in *space* (every device goes through
     its own n / devices of them, and one all-reduce sums all) or in *time* (every
@@ -67,10 +67,10 @@ def value_and_grad(
         `key`.
       num_microbatches: n, of the whole batch on all devices; at least 2.
       has_aux: whether `loss_fn` returns auxiliary data.
-      aux: what becomes of them: `"mean"`, `"sum"`, `"examples"` (joined along axis 0
+      aux: how they are combined: `"mean"`, `"sum"`, `"examples"` (joined along axis 0
         in the batch's order), `"stack"` (`(n, ...)`) or `"shape"`, for all or in a
-        pytree that is a prefix of them. None: `"shape"` for all, which is what their
-        shapes say. Data whose first axis grows with the batch are examples (logits),
+        pytree that is a prefix of them. None: `"shape"` for all, so that their shapes
+        decide. Data whose first axis grows with the batch are examples (logits),
         other floating-point data are averaged like the loss (BatchNorm statistics,
         accuracies), and any other data are stacked.
       axis_name: the mesh axis (or a tuple of axes) over which the batch is spread.
@@ -79,7 +79,7 @@ def value_and_grad(
         joined or stacked auxiliary data. The norms ride in the gradient's all-reduce.
       spread: `"space"` or `"time"`. In time, microbatch i has the examples i, i + n,
         i + 2n, ... None: in space if `axis_name` is given and the model can be traced
-        so, else in time if the arrays lie on several devices.
+        that way, else in time if the arrays lie on several devices.
       layers: which parameters stack several layers (`optax_lena.stacked`).
       param_specs: inside `shard_map` without `check_vma`, how the parameters are
         sharded over *other* axes (tensor parallelism): their `in_specs`; jax.P() where
@@ -88,8 +88,8 @@ def value_and_grad(
     Returns:
       A function `f(params, batch, *args, weights=None, key=None, preconditioner=None,
       **kwargs)` that returns `(loss, grads, moments)`, or `((loss, aux), grads,
-      moments)`. What has an example per row is part of `batch`, a pytree. `args` and
-      `kwargs` go to every call of `loss_fn`: unchanged, but for typed PRNG keys
+      moments)`. Data with one example per row are part of `batch`, a pytree. `args` and
+      `kwargs` go to every call of `loss_fn` unchanged, except for typed PRNG keys
       (`jax.random.key`), which differ between microbatches. `weights`: `[n]`. `key`:
       a PRNG key, of which microbatch i gets `jax.random.fold_in(key, i)`.
       `preconditioner`: a pytree like the parameters, by which gradients are multiplied
@@ -98,16 +98,16 @@ def value_and_grad(
       summed in float32 or wider, in their own dtypes.
 
     Raises:
-      ValueError: if n < 2, or another option is not what its place takes; when called,
-        if the batch does not divide by n, or n by the number of devices, or no mesh has
-        the axis, or `preconditioner` is not like the parameters, or a weight is
-        negative or not finite, or `key` is no key, or an auxiliary output is unclear,
-        or a further argument is an array with as many rows as the batch, or nothing
-        differs between microbatches, neither examples nor keys;
+      ValueError: if n < 2, or another option is invalid; when called, if the batch does
+        not divide by n, or n by the number of devices, or no mesh has the axis, or
+        `preconditioner` is not like the parameters, or a weight is negative or not
+        finite, or `key` is no key, or an auxiliary output is unclear, or a further
+        argument is an array with as many rows as the batch, or nothing differs between
+        microbatches, neither examples nor keys;
         in `shard_map`, if a parameter is sharded over the axis, or the loss is averaged
         over it already, or varies over an axis that is not named.
-      TypeError: when called, if a parameter is of integers, or the batch or auxiliary
-        data hold what is no array.
+      TypeError: when called, if a parameter is an integer array, or the batch or
+        auxiliary data hold anything but arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

@@ -59,7 +59,7 @@ def _in_turn(
 
 
 def _of_whole_parameters(call: Call, first: PyTree) -> tuple[Call, PyTree]:
-    """Returns the call with the metric that types ask for, and what a visit returns."""
+    """Returns the call with the metric that types imply, and the shapes of a visit."""
     shapes = jax.eval_shape(call.visit, *first)
     if call.gatherer.param_specs is None:
         loss = jax.tree.leaves(shapes)[0]
@@ -71,9 +71,9 @@ def _of_whole_parameters(call: Call, first: PyTree) -> tuple[Call, PyTree]:
 def _measured_in(
     metric: Metric | ShardedMetric, call: Call, first: PyTree, shapes: Any
 ) -> tuple[Call, Any]:
-    """Returns the call with that metric, and what a visit returns by it.
+    """Returns the call with that metric, and the shapes of a visit.
 
-    The loss is not traced once more where the metric is the call's own.
+    The loss is not traced again if the call has that metric already.
     """
     if metric is call.metric:
         return call, shapes
@@ -114,7 +114,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
 
 
 def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
-    """Under `jax.jit`, in space; in time where the model cannot be traced so."""
+    """Under `jax.jit`: in space, or in time if the model cannot be traced in space."""
     mesh = axes.mesh_with(axis_name, (call.batch, call.params))
     _per_device(call, axes.axis_size(mesh, axis_name), axis_name)
     passes.check_divides(call.batch, call.gatherer.num_microbatches)
@@ -136,7 +136,7 @@ def _in_space(
 ) -> tuple[Any, PyTree, GradMoments]:
     """Every device scans over its own microbatches, then one all-reduce.
 
-    The mapped axis of the `vmap` is the devices': `spmd_axis_name` keeps it sharded
+    The mapped axis of the `vmap` is the device axis: `spmd_axis_name` keeps it sharded
     through whatever `visit` does, so that gradients stay local until they are summed,
     whether the parameters are replicated or sharded, over this axis or another.
     """
@@ -169,14 +169,14 @@ def _in_space(
 
 
 def _check_loss(call: Call) -> None:
-    """Raises the error of a loss that fails by itself, wherever it is spread."""
+    """Raises the error of a loss that fails however its batch is spread."""
     n = call.gatherer.num_microbatches
     first = jax.tree.map(_entry, passes.split(call.batch, n))
     jax.eval_shape(call.visit, first, jnp.int32(0))
 
 
 def _totals(call: Call, each: jax.Array) -> tuple[jax.Array | None, int | jax.Array]:
-    """Returns the sum of the weights, and how many count."""
+    """Returns the sum of the weights, and how many are not 0."""
     if call.weights is None:  # equal weights sum to 1, over n microbatches
         return None, call.gatherer.num_microbatches
     return jnp.sum(each), jnp.sum(each != 0, dtype=jnp.int32)

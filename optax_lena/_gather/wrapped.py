@@ -1,7 +1,7 @@
-"""The wrapped optimizer: what gatherers around one ask of it, and of its state.
+"""The wrapped optimizer: its checks and its preconditioner, for gatherers around it.
 
-They hold the optimizer's state, and take a function of it that makes the multipliers of
-gradients. The other gatherers take the multipliers themselves.
+They hold the state of the optimizer, so they take a function of it that makes the
+multipliers of gradients. The other gatherers take the multipliers themselves.
 """
 
 from collections.abc import Callable
@@ -20,19 +20,19 @@ Preconditioner = Callable[[optax.OptState, PyTree], PyTree] | None
 def wrapped(
     tx: Any, layers: Layers, preconditioner: Preconditioner
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer, once the arguments of its gatherer are checked.
+    """Checks the arguments of a gatherer, and returns the optimizer that it wraps.
 
     Args:
       tx: the optimizer that gets the moments.
       layers: which parameters stack several layers.
-      preconditioner: what makes multipliers, or None.
+      preconditioner: makes multipliers, or None.
 
     Returns:
       The optimizer, whose update takes any keyword argument.
 
     Raises:
-      TypeError: if `tx` is no optimizer, or hands no moments on.
-      ValueError: if another argument is not what its place takes.
+      TypeError: if `tx` is no optimizer, or does not pass moments on.
+      ValueError: if another argument is invalid.
     """
     check_optimizer("tx", tx)
     if _is_multi_steps(tx):
@@ -42,14 +42,14 @@ def wrapped(
             "optax_lena.accumulate take its place."
         )
     check_layers(layers)
-    if preconditioner is not None:  # and no multipliers in its place
+    if preconditioner is not None:  # a function, not multipliers
         call = "preconditioner(opt_state, params)"
         check_callable("preconditioner", preconditioner, call)
     return optax.with_extra_args_support(tx)
 
 
 def _is_multi_steps(tx: Any) -> bool:
-    """Says whether it is one, or the transformation that one makes of itself."""
+    """Says whether `tx` is a `MultiSteps`, or the transformation made from one."""
     candidates = tx, getattr(tx.update, "__self__", None)
     return any(isinstance(x, optax.MultiSteps) for x in candidates)
 
@@ -57,5 +57,5 @@ def _is_multi_steps(tx: Any) -> bool:
 def multipliers_of(
     preconditioner: Preconditioner, inner_state: optax.OptState, grads: PyTree
 ) -> PyTree | None:
-    """Returns what the gradients are multiplied by; None for their own norms."""
+    """Returns what gradients are multiplied by for their norms; None for nothing."""
     return None if preconditioner is None else preconditioner(inner_state, grads)

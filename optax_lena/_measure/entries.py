@@ -1,4 +1,4 @@
-"""Entries: those of single layers, out of vectors over all of them.
+"""Entries: values of single layers, read from vectors over all layers.
 
 In: vectors `(..., layers)`, and which entries to read. Out: one pytree for each.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
-# One layer, or several of which the entries stay together.
+# One layer, or several whose entries stay together.
 Row = int | tuple[int, ...]
 
 
@@ -21,7 +21,7 @@ def entries_of(vectors: Any, rows: Sequence[Row]) -> list[Any]:
 
     Args:
       vectors: a pytree of arrays `(..., layers)`.
-      rows: which entries; for a tuple of them the result has a last axis.
+      rows: which entries; a tuple of them gives the result a last axis.
 
     Returns:
       For each of `rows` a pytree of arrays, `(...)` or `(..., slices)`.
@@ -36,7 +36,7 @@ def entries_of(vectors: Any, rows: Sequence[Row]) -> list[Any]:
 
 
 def _slices(vectors: Any, rows: Sequence[Row]) -> list[Any]:
-    """Reads entries by static slices, which cost a GPU no launch."""
+    """Reads entries by static slices, which cost no kernel launch on a GPU."""
 
     def entry(vector: jax.Array, row: int) -> jax.Array:
         return jax.lax.index_in_dim(vector, row, -1, keepdims=False)
@@ -50,12 +50,12 @@ def _slices(vectors: Any, rows: Sequence[Row]) -> list[Any]:
 
 
 def _at_places(vectors: Any, rows: Sequence[Row]) -> list[Any]:
-    """Reads entries so that more of them are no more kernels for XLA:CPU to compile.
+    """Reads entries so that XLA:CPU compiles no more kernels for more entries.
 
-    It compiles kernels of equal code once, but takes 20 ms for every kernel whose slice
-    is at a place of its own. So the kernels read the place from memory: XLA sees no
-    constants in what a call returns that it may not inline. If it inlines nevertheless,
-    only compile time is lost.
+    It compiles kernels of equal code once, but takes 20 ms for every kernel with a
+    static slice at another index. So the kernels read the index from memory: it comes
+    from a call that XLA may not inline, and is no constant to it. If XLA inlines the
+    call nevertheless, only compile time is lost.
     """
     single = sorted({row for row in rows if isinstance(row, int)})
     number = jax.jit(lambda vectors: (vectors, [jnp.int32(row) for row in single]))

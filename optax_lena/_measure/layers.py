@@ -36,7 +36,7 @@ class Layers:
           parameter: the parameter's path, such as `"conv1/kernel"`.
 
         Returns:
-          The layer's name: parameters with the same one form one layer.
+          The layer's name: parameters with the same layer name form one layer.
         """
         raise NotImplementedError
 
@@ -111,7 +111,7 @@ whole_model: Layers = _WholeModel()
 
 
 def by_regex(*patterns: str) -> Layers:
-    r"""Parameters in whose names the same text is found share a layer.
+    r"""Makes one layer of the parameters in whose names the same text is found.
 
     The first pattern that matches (`re.search`) decides. The layer is named by what
     matched: by the text of the pattern's groups where it has any, else by the whole
@@ -143,7 +143,7 @@ def by_regex(*patterns: str) -> Layers:
 
 
 def stacked(regex: str, axis: int = 0, *, others: Layers = per_parameter) -> Layers:
-    """Each slice of a matching parameter is a layer: for `nn.scan` and `nnx.vmap`.
+    """Makes each slice of a matching parameter a layer: for `nn.scan` and `nnx.vmap`.
 
     A scanned network keeps one array for all its blocks. With this rule each block
     has its own statistics, warm-up and rate, as it would in the unrolled network.

@@ -1,7 +1,7 @@
-r"""Metrics: in which norm noise is measured, and which slices are layers of their own.
+r"""Metrics: the norm in which noise is measured, and which slices are layers.
 
-In: a gradient. Out: one squared norm per parameter, or per slice of a stacked one. An
-optimizer that divides every entry of the gradient by a scale of its own (Adam) is
+In: a gradient. Out: one squared norm per parameter, or per slice of a stacked one. For
+an optimizer that divides every entry of the gradient by a scale (Adam), noise is
 measured in the norm of the divided gradient.
 """
 
@@ -23,18 +23,18 @@ from optax_lena._types import bound_axes, replicated, shard_axes, varying
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Metric:
-    r"""Euclidean squared norms, of the gradient or of multiples of its entries.
+    r"""Squared Euclidean norms of the gradient, or of multiples of its entries.
 
     $$\lVert g \rVert_p^2 = \sum_j (p_j g_j)^2$$
 
     A metric of your own is a subclass with another `sq_norm`, given to a gatherer as
-    `preconditioner`, which puts its own `layers` into it. It must be a quadratic form,
-    summed over entries: of another norm, such as the largest entry, the parts that
-    noise and signal have do not add up, and sums over shards are not that of the whole.
+    `preconditioner`; the gatherer sets its `layers`. It must be a quadratic form,
+    summed over entries: with another norm, such as the largest entry, the parts of
+    noise and signal do not add up, and a sum over shards is not the norm of the whole.
 
     Attributes:
-      layers: which parameters stack several layers; of a metric that goes to a
-        gatherer, those of the gatherer, or none.
+      layers: which parameters stack several layers; in a metric for a gatherer, those
+        of the gatherer, or the default.
       multipliers: p, a pytree like the gradient; None: 1.
 
     Example:
@@ -77,7 +77,7 @@ class Metric:
     def sq_norms(self, grads: PyTree) -> PyTree:
         """Returns the squared norm of every leaf, per slice where it stacks layers.
 
-        The result keeps the accumulation dtype, so that it can be summed on.
+        The result keeps the accumulation dtype, so that it can be summed further.
         """
         if self.multipliers is not None:
             grads = jax.tree.map(_multiply, grads, self.multipliers)
@@ -100,7 +100,7 @@ class Metric:
 
 
 def _with(metric: Metric, **attributes: Any) -> Metric:
-    """Returns a metric with other attributes, whatever its `__init__` takes."""
+    """Returns a copy of a metric with other attributes, without its `__init__`."""
     changed = copy.copy(metric)
     for name, value in attributes.items():
         object.__setattr__(changed, name, value)  # the class is frozen
@@ -113,13 +113,13 @@ def metric_of(
     like: PyTree,
     name: str = "grads",
 ) -> Metric:
-    """Returns the metric of a gatherer's arguments.
+    """Returns the metric that a gatherer's arguments describe.
 
     Args:
       layers: which parameters stack several layers.
       preconditioner: multipliers, or a metric, or None.
       like: the gradients or parameters. Leaves are matched by name: the gradients of an
-        nnx model stand in other variables than the optimizer's state does.
+        nnx model are in other variables than the state of the optimizer.
       name: the name of `like`, for errors.
 
     Returns:
@@ -128,7 +128,7 @@ def metric_of(
     Raises:
       ValueError: if the multipliers are not like the parameters, or the metric has
         other layers than the gatherer.
-      TypeError: if `like` has integers in it.
+      TypeError: if `like` has integer leaves.
     """
     check_layers(layers)
     check_inexact(name, like)
@@ -225,11 +225,11 @@ def sq_norm_of_whole(tree: PyTree, moments: Any) -> jax.Array:
 
     Args:
       tree: tensors, or the shards that this device has of them inside `shard_map`.
-      moments: of whole tensors. What varies over an axis over which they vary as well
-        belongs to a model of the device's own.
+      moments: those of whole tensors. Over an axis over which they vary too, every
+        device has a model of its own.
 
     Returns:
-      A scalar `()`; not a number where nothing says whether they are shards: without
+      A scalar `()`; NaN where nothing says whether they are shards: without
       `check_vma`, where devices differ in more than their part of the batch.
     """
     untracked = [x for x in bound_axes() if not varying(jax.lax.axis_index(x))]

@@ -5,7 +5,7 @@ The gradients $g_i$ of n microbatches have a mean and, per parameter, two moment
 $$\text{micro\_sq\_norm} = \sum_i p_i \lVert g_i \rVert^2, \qquad
   \text{batch\_sq\_norm} = \Bigl\lVert \sum_i p_i g_i \Bigr\rVert^2$$
 
-with $p_i = 1/n$, or the microbatch's share of the weight.
+with $p_i = 1/n$, or the microbatch's share of the total weight.
 """
 
 import functools
@@ -43,8 +43,8 @@ class GradMoments(NamedTuple):
     def rescale(self, factor: jax.typing.ArrayLike) -> "GradMoments":
         """Returns the moments of `factor` times the gradients.
 
-        A loss that was multiplied by a loss scale has gradients that are too long by
-        it. They are divided by the scale, and so must their moments be.
+        The gradients of a loss that was multiplied by a loss scale are too long by that
+        factor. They are divided by the scale, and their moments must follow.
 
         Args:
           factor: what the gradients are multiplied by, such as `1 / loss_scale`; a
@@ -52,10 +52,10 @@ class GradMoments(NamedTuple):
 
         Returns:
           Moments whose norms are multiplied by the factor's square, and whose count is
-          as it was.
+          unchanged.
 
         Raises:
-          ValueError: if the factor is no finite number.
+          ValueError: if the factor is not a finite number.
 
         Example:
           >>> import jax.numpy as jnp, optax_lena
@@ -66,17 +66,17 @@ class GradMoments(NamedTuple):
           17.0 2
         """
         check_number("factor", factor, "what the gradients are multiplied by")
-        # Twice, not its square: 1 / 2**80 is a float32, and its square is not.
+        # Twice, not by its square: float32 holds 1 / 2**80, but not its square.
         scale = lambda x: x * factor * factor  # noqa: E731
         micro, batch = jax.tree.map(scale, (self.micro_sq_norm, self.batch_sq_norm))
         return self._replace(micro_sq_norm=micro, batch_sq_norm=batch)
 
 
 class PreconditionedMoments(GradMoments):
-    """Moments in another metric than the gradient's own: Adam's, most of the time.
+    """Moments in a metric other than the gradient's own norm, usually Adam's metric.
 
-    Only the type differs. Numbers cannot show which metric they were taken in, and by
-    the type an optimizer can tell when it is traced.
+    Only the type differs: numbers do not show which metric they were taken in, but an
+    optimizer can read the type when it is traced.
     """
 
     __slots__ = ()
@@ -111,12 +111,12 @@ for _kind in (GradMoments, PreconditionedMoments):
 def moments_in(
     metric: Metric | ShardedMetric, micro: PyTree, batch: PyTree, count: Any
 ) -> GradMoments:
-    """Returns squared norms that a metric took as the moments of a gradient.
+    """Makes the moments of a gradient from squared norms that a metric took.
 
     Args:
-      metric: in which they were taken.
-      micro: of the microbatches, in the accumulation dtype; their mean.
-      batch: of the mean, likewise.
+      metric: the metric that took them.
+      micro: the mean of the microbatches' norms, in the accumulation dtype.
+      batch: the norms of the mean, likewise.
       count: n.
 
     Returns:
@@ -129,7 +129,7 @@ def moments_in(
 
 
 def check_moments(moments: Any) -> None:
-    """Raises a `TypeError` unless `moments` are moments."""
+    """Raises a `TypeError` unless `moments` are `GradMoments`."""
     if not isinstance(moments, GradMoments):
         got = "none" if moments is None else type(moments).__name__
         raise TypeError(
@@ -179,16 +179,16 @@ def check_weights(
     equal: float,
     name: str = "weights",
 ) -> jax.Array:
-    """Returns weights of the given shape; `equal` ones where there are none.
+    """Returns weights of the given shape; each is `equal` if none are given.
 
     Args:
       weights: what the user gave.
-      shape: that they must have.
-      equal: what each weight is without them.
+      shape: the shape that they must have.
+      equal: each weight if none are given.
       name: the argument's name.
 
     Returns:
-      The weights, in JAX's default dtype: with x64 a third is more than float32 says.
+      The weights, in JAX's default dtype: with x64, float32 would round a third.
 
     Raises:
       ValueError: for another shape, or a weight that is negative or not finite.
@@ -216,12 +216,12 @@ def _as_weights(weights: Any, name: str) -> jax.Array:
     if any(isinstance(x, jax.Array) for x in jax.tree.leaves(weights)):
         given = jnp.asarray(weights)
     else:
-        given = np.asarray(weights)  # jax's would not take 2**40 tokens
+        given = np.asarray(weights)  # jnp.asarray overflows at 2**40 tokens
     if given.dtype.kind in "cmMOSU":
         raise ValueError(
             f"`{name}` must be finite numbers of at least 0, got {weights!r}."
         )
-    with np.errstate(over="ignore"):  # it is infinite then, which is told of
+    with np.errstate(over="ignore"):  # to infinity, which is rejected
         return jnp.asarray(given.astype(weight_dtype()))
 
 

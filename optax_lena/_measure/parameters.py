@@ -46,7 +46,7 @@ def tree_of_names(tree: Any) -> Any:
 
 
 def check_inexact(name: str, tree: Any) -> None:
-    """Raises a `TypeError` that names a parameter whose numbers have no fractions."""
+    """Raises a `TypeError` that names a parameter which is not floating-point."""
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         dtype = getattr(leaf, "dtype", type(leaf))
         is_inexact = dtype in (float, complex) or jnp.issubdtype(dtype, jnp.inexact)
@@ -64,10 +64,10 @@ def check_no_shards(optimizer: str, tree: Any, moments: Any) -> None:
     """Raises a `ValueError` for a shard, where `optimizer` needs the whole tensor.
 
     Args:
-      optimizer: its name.
-      tree: what it needs whole.
-      moments: the gradient's, of whole tensors. What varies over an axis over which
-        they vary as well belongs to a model of the device's own.
+      optimizer: the name of the optimizer.
+      tree: the tensors that it needs whole.
+      moments: those of the gradient, of whole tensors. Over an axis over which they
+        vary too, every device has a model of its own.
     """
     for parameter, sharded in zip(
         parameter_names(tree), shard_axes(tree, moments), strict=True

@@ -1,8 +1,8 @@
 r"""Sums over microbatches: gradients and their squared norms, one after the other.
 
 In: the gradient of each microbatch, and its weight. Out: the mean gradient and its
-`GradMoments`. Every gatherer is built on these sums, and so can be a loop that has its
-own scan: see `IncrementalMoments`.
+`GradMoments`. Every gatherer is built on these sums; a loop that has its own scan can
+use them through `IncrementalMoments`.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ from optax_lena._types import zeros_of
 
 
 class MomentSums(NamedTuple):
-    """Weighted sums over the microbatches so far; sums of sums are sums.
+    """Weighted sums over the microbatches so far, which can be added up further.
 
     Attributes:
       grads: the sums of the gradients, a pytree like them in float32 or wider.
-      micro_sq_norm: those of their squared norms, one vector for all parameters (and
+      micro_sq_norm: the sums of their squared norms, one vector for all parameters (and
         slices of stacked ones), in float32 or wider.
-      weight: `()`, of the weights, in float32, or in float64 with x64.
+      weight: `()`, the sum of the weights, in float32, or in float64 with x64.
       num_microbatches: `()` int32, how many have a weight.
     """
 
@@ -60,8 +60,8 @@ class IncrementalMoments:
 
     Attributes:
       layers: which parameters stack several layers (`optax_lena.stacked`).
-      preconditioner: multipliers of the gradients of which the norms are taken
-        (`optax_lena.adam_preconditioner`), or a `Metric`; None: the gradients' own.
+      preconditioner: what gradients are multiplied by before their norms are taken
+        (`optax_lena.adam_preconditioner`), or a `Metric`; None: nothing.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax_lena
@@ -83,7 +83,7 @@ class IncrementalMoments:
         check_layers(self.layers)
 
     def init(self, params: PyTree) -> MomentSums:
-        """Returns sums of nothing.
+        """Returns the sums before the first microbatch.
 
         Args:
           params: the parameters, or their shapes and dtypes. Inside `jax.shard_map` the
@@ -115,8 +115,8 @@ class IncrementalMoments:
         Args:
           sums: what the previous call returned, or `init`.
           grads: the microbatch's gradients.
-          weight: `()`, what its mean was taken over (tokens, unpadded examples). With a
-            weight of 0 a microbatch is left out, whatever its gradient is.
+          weight: `()`, what its mean was taken over (tokens, unpadded examples). A
+            microbatch with a weight of 0 is left out, whatever its gradient is.
           moments: if `grads` is itself a mean over several microbatches (devices), its
             moments.
 
@@ -126,7 +126,7 @@ class IncrementalMoments:
         Raises:
           ValueError: if the moments are not those of `grads`, or the gradients not
             like those of `sums`, or the weight is negative or not finite.
-          TypeError: if `sums` are none, or the gradients are integers.
+          TypeError: if `sums` are no `MomentSums`, or the gradients are integers.
         """
         check_is("sums", sums, MomentSums, "IncrementalMoments.init(params)")
         weight = check_weights(weight, (), equal=1, name="weight")
@@ -162,7 +162,7 @@ class IncrementalMoments:
 
         Raises:
           ValueError: if `like` is not like the gradients of `sums`.
-          TypeError: if `sums` are none.
+          TypeError: if `sums` are no `MomentSums`.
         """
         check_is("sums", sums, MomentSums, "IncrementalMoments.init(params)")
         like = sums.grads if like is None else like
@@ -209,13 +209,13 @@ def finish(
     metric: Metric | ShardedMetric,
     like: PyTree,
 ) -> tuple[PyTree, GradMoments]:
-    """Takes the norms of the mean, then rounds: gradients to the dtypes of `like`.
+    """Takes the norms of the mean, then casts the mean to the dtypes of `like`.
 
     Args:
       mean: the gradients' mean, in the accumulation dtypes.
       micro_sq_norm: the mean of their squared norms, packed.
-      count: n.
-      metric: in which the norms are taken.
+      count: n, of the microbatches.
+      metric: the metric that takes the norms.
       like: gradients or parameters.
 
     Returns:
@@ -233,10 +233,10 @@ def divide(tree: PyTree, total: jax.Array) -> PyTree:
 
 
 def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns `weight * value`, summable: in float32 or wider.
+    """Returns `weight * value` in float32 or wider, ready to be summed.
 
-    A weight of 0 gives 0 whatever the value: a microbatch of padding only has weight 0
-    and usually a loss of 0 / 0.
+    A weight of 0 gives 0 whatever the value: a microbatch that is all padding has a
+    weight of 0 and usually a loss of 0 / 0.
     """
     value = value.astype(accumulation_dtype(value))
     weighted = without_dtype(weight, value) * value

@@ -1,6 +1,6 @@
 """What optimizers share: weight decay, a momentum buffer, the sign, Adam's rate.
 
-The order is torch SGD's, which the paper and its code use: weight decay joins the
+The order is that of torch SGD, which the paper and its code use: weight decay joins the
 gradient, both enter the momentum buffer, and the layer's rate multiplies what leaves
 the buffer. Only in `lena_amplified` the rate enters the buffer too, as in `optax.lars`.
 """
@@ -36,7 +36,7 @@ descent = optax.scale(-1.0)
 
 
 def normalised_rate(learning_rate: Any, warmup_steps: Any, guard: Any) -> LayerRate:
-    """The rate of updates of normalised length, Adam's and Muon's.
+    """The rate of updates of normalised length (Adam, Muon).
 
     Args:
       learning_rate: η, of the base batch, or its schedule over base batches.

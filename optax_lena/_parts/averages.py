@@ -1,6 +1,6 @@
 r"""Estimator: moving averages of noise and signal over the last base batches.
 
-In: what one update measured. Out: an `Estimate` of what is steady in it.
+In: what each update, of S base batches, measured. Out: the average, an `Estimate`.
 
 $$\bar x \leftarrow (1 - \alpha) \bar x + \alpha x, \qquad
   \alpha = \min(1, S / \text{horizon})$$
@@ -18,7 +18,7 @@ from optax_lena._parts.estimate import Estimate, Measured
 
 
 class AveragesState(NamedTuple):
-    """Moving averages from zero, with the weight they have gathered so far.
+    """Moving averages that start at zero, with the weight gathered so far.
 
     Attributes:
       noise: float32 `[rows]`.
@@ -51,7 +51,7 @@ class AveragesState(NamedTuple):
         )
 
     def unbiased(self) -> Estimate:
-        """Returns the averages over their weight: no bias from the start at zero."""
+        """Returns the averages over their weight, without the bias of their start."""
         weight = jnp.where(self.weight > 0, self.weight, 1)
         return Estimate(self.noise / weight, self.signal / weight)
 
@@ -67,7 +67,7 @@ class Averages:
       horizon: how many base batches the averages look back on, at least 1.
       relative: whether noise and signal are averaged as shares of the model's squared
         norm at each update, so that every update counts alike. Averages of the plain
-        values, which the paper takes, forget late what early or spiky gradients were,
+        values, which the paper takes, are slow to forget early or spiking gradients,
         because those are the largest.
 
     Raises:
@@ -92,8 +92,8 @@ class Averages:
         return AveragesState.zeros(num_rows)
 
     def update(self, state: AveragesState, measured: Measured) -> AveragesState:
-        """Returns the state after an update that measured this."""
-        # In float32: an integer of 2**31 is none of JAX's.
+        """Returns the state after one update."""
+        # In float32: 2**31 overflows JAX's default integer.
         horizon = jnp.asarray(self.horizon, jnp.float32)
         step = jnp.minimum(measured.batch_scale / horizon, 1)
         estimate, is_usable = measured.estimate, measured.is_usable
@@ -108,11 +108,11 @@ class Averages:
 
 
 def relative_to_model(estimate: Estimate, batch_scale: jax.Array) -> Estimate:
-    """Divides noise and signal by the model's squared norm, so that those sum to 1."""
+    """Returns noise and signal as shares of the model's squared norm."""
     noise, signal = (x[-1] for x in estimate)
-    # Below S = 1 by the batch's: noise + signal may be negative there.
+    # Below S = 1, by that of the batch: noise + signal may be negative there.
     sq_norm = noise / jnp.minimum(batch_scale, 1) + signal
-    # A subnormal one, which GPUs do not take for 0, has no reciprocal in float32.
+    # A subnormal norm, which GPUs do not flush to 0, has no reciprocal in float32.
     has_reciprocal = sq_norm >= jnp.finfo(jnp.float32).tiny
     over = 1 / jnp.where(has_reciprocal, sq_norm, 1)
     return Estimate(estimate.noise * over, estimate.signal * over)

@@ -123,7 +123,7 @@ def _compare(
     loss = jnp.asarray(loss, jnp.float32)
     usual = losses.start(loss)
     is_higher = jnp.isfinite(loss) & (loss > usual.mean + SCATTERS * usual.scatter)
-    # After a loss that is not finite, neither are they.
+    # A loss that is not finite would stay in the averages.
     new = usual.add(loss)
     keep = functools.partial(jnp.where, new.is_finite())
     return is_higher, jax.tree.map(keep, new, losses)

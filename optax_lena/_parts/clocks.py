@@ -1,7 +1,7 @@
 r"""Clocks: exact sums of steps, which schedules and warm-ups read.
 
-In: what one update is worth, in base-batch steps. Out: sums that are right to a
-millionth after a billion steps, if an update is worth a hundredth of one or more.
+In: what one update is worth, in base-batch steps. Out: sums that are accurate to a
+millionth after a billion steps, if an update is worth a hundredth of a step or more.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from optax_lena._checks import check_choice
 class Count(NamedTuple):
     """A sum of steps as a whole number and a fraction, which float32 alone cannot hold.
 
-    A float32 sum of ones stops at 16,777,216, and one of 1.3 is 2 % off after two
-    million updates: each addition rounds to what is left of 24 bits.
+    A float32 sum of ones stops at 16,777,216, and one of steps of 1.3 is 2 % off after
+    two million updates: each addition is rounded to 24 bits.
 
     Attributes:
       whole: int32.
@@ -34,11 +34,11 @@ class Count(NamedTuple):
     def add(self, steps: jax.Array) -> "Count":
         """Adds float32 steps; stays at the largest int32 once there.
 
-        Those that are negative or not a number, such as an injected S that is none, add
-        nothing: a clock could not be read again.
+        Steps that are negative or NaN, as from an invalid injected S, add nothing: the
+        clock could not be read any more.
         """
         steps = jnp.where(steps > 0, steps, 0)
-        # 2^30 is exact in float32; larger floats do not convert.
+        # 2^30 is exact in float32; larger floats may not fit int32.
         total = jnp.minimum(self.fraction + steps, 2.0**30)
         whole = jnp.floor(total)
         room = jnp.iinfo(jnp.int32).max - self.whole
@@ -46,7 +46,7 @@ class Count(NamedTuple):
         return Count(self.whole + added, total - whole)
 
     def read(self) -> jax.Array:
-        """Returns the sum as one float32 number, right to a ten-millionth."""
+        """Returns the sum as one float32 number, accurate to a ten-millionth."""
         return self.whole.astype(jnp.float32) + self.fraction
 
     def __float__(self) -> float:
@@ -78,5 +78,5 @@ class Clocks(NamedTuple):
 
 
 def check_clock(clock: str) -> None:
-    """Raises a `ValueError` unless `clock` is the name of one."""
+    """Raises a `ValueError` unless `clock` is the name of a clock."""
     check_choice("clock", clock, Clocks._fields)

@@ -1,7 +1,8 @@
 r"""Noise and signal of every layer: what all other parts are computed from.
 
-In: the two moments of a gradient, `[layers]` each. Out: an `Estimate`, `[rows]` each,
-where rows are the layers and, last, the whole model. Pure `jax.numpy`, elementwise.
+In: the two moments of a gradient of n microbatches, S base batches, `[layers]` each.
+Out: an `Estimate`, `[rows]` each, where rows are the layers and, last, the whole model.
+Pure `jax.numpy`, elementwise.
 
 $$\sigma^2 = \frac{S}{n-1} (\text{micro\_sq\_norm} - \text{batch\_sq\_norm}), \qquad
   \lVert\mu\rVert^2 = \text{batch\_sq\_norm} - \sigma^2 / S$$
@@ -84,14 +85,14 @@ class Estimate(NamedTuple):
         return jnp.where(was_seen, jnp.clip(ratio, low, high), 1)
 
     def amplified(self, factor: float) -> Self:
-        """Returns one with more noise, up to a multiple that no gain depends on.
+        """Returns an estimate with more noise, up to a scale that no gain depends on.
 
         Args:
           factor: how many times the noise.
 
         Returns:
-          One with `factor * noise` and the same signal, or both over the factor where
-          they are so large that their sum would overflow.
+          `factor * noise` and the same signal, or both divided by the factor where they
+          are so large that their sum would overflow.
         """
         scale = jnp.where(self.sq_norm(1) > _LARGE, 1 / factor, 1)
         noise, signal = factor * (scale * self.noise), scale * self.signal
@@ -102,7 +103,7 @@ class Estimate(NamedTuple):
 
         McCandlish et al. (2018) call it the simple noise scale, in examples; here it
         counts base batches. Where no signal was seen it is the largest float32, so
-        that logs stay finite, and 0 where nothing was.
+        that logs stay finite, and 0 where neither was seen.
         """
         largest = jnp.finfo(jnp.float32).max
         has_signal = self.signal > 0
@@ -112,7 +113,7 @@ class Estimate(NamedTuple):
 
 
 def _scale(batch_scale: ArrayLike) -> jax.Array:
-    """Returns S as an array, also an integer of 2**31, which is none of JAX's."""
+    """Returns S as an array, also an integer that overflows JAX's default dtype."""
     if isinstance(batch_scale, jax.Array):
         return batch_scale
     check_number("batch_scale", batch_scale, "a batch in base batches", above=0)
@@ -120,7 +121,7 @@ def _scale(batch_scale: ArrayLike) -> jax.Array:
 
 
 class Measured(NamedTuple):
-    """What one update's moments say, with the rows that they may be believed on.
+    """What the moments of one update say, and in which rows they are valid.
 
     Attributes:
       estimate: noise and signal of this update alone, `[rows]` each.
@@ -128,11 +129,11 @@ class Measured(NamedTuple):
         if the whole batch is padding. The whole model is the sum of the layers that
         are finite, and finite if there is one.
       is_usable: bool `[rows]`; finite, and taken from at least two microbatches.
-      overflows: bool `()`; whether a squared norm, or the noise that it says there is,
-        is too large for float32.
+      overflows: bool `()`; whether a squared norm, or the noise computed from it, is
+        too large for float32.
       batch_scale: float32 `()`, S.
       loss: `()`, of the batch; None where the loop does not give it.
-      coherence: `()`, of the last steps; 1 where no momentum buffer says it.
+      coherence: `()`, of the last steps; 1 without a momentum buffer.
     """
 
     estimate: Estimate
@@ -157,7 +158,7 @@ def measure(
     """Estimates noise and signal of a base-batch gradient, both without bias.
 
     A microbatch is S/n base batches, so its gradient has n/S times the noise; n/(n-1)
-    is the sample variance's correction (AdaScale, App. B.3, for n = S).
+    is the correction of a sample variance (AdaScale, App. B.3, for n = S).
 
     Args:
       micro_sq_norm: `[layers]`, mean squared norm of the microbatches' gradients.
@@ -190,14 +191,14 @@ def measure(
 
 
 def not_measured(num_layers: int, batch_scale: jax.Array) -> Measured:
-    """Returns what an update without moments says: nothing, of no layer.
+    """Returns what an update without moments says: no row is usable.
 
     Args:
-      num_layers: rows, but for the whole model.
+      num_layers: rows, without that of the whole model.
       batch_scale: float32 `()`, S.
 
     Returns:
-      No row is usable; all are finite, so that what counts S goes on.
+      Zeros. All rows are finite, so that whatever counts S goes on.
     """
     zeros = jnp.zeros(num_layers + 1)
     return Measured(

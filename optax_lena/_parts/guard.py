@@ -33,11 +33,11 @@ from jax.typing import ArrayLike
 from optax_lena._checks import FLOAT32_MAX, check_number
 from optax_lena._parts.estimate import Estimate, Measured
 
-# Per update, not per base batch: instability takes updates, whatever their batch. As
-# long a memory as a momentum of 0.9 has.
+# Per update, not per base batch: instability takes updates, whatever their batch. The
+# memory is as long as that of a momentum of 0.9.
 STEP = 0.1
-# The least that a squared norm counts for, of the usual one. A batch without anything
-# to learn has a gradient of nearly zero, and says nothing of the next one.
+# A squared norm counts as at least this share of the usual one. A batch with nothing to
+# learn has a gradient of nearly zero, and says nothing about the next one.
 _LEAST = 0.01
 
 
@@ -48,7 +48,7 @@ class SpikeLimitState(NamedTuple):
       noise: float32 `()`.
       signal: float32 `()`, never negative; noise / S + signal is the geometric mean of
         the squared norms, if all had this S.
-      weight: float32 `()`, in [0, 1], that the mean has gathered.
+      weight: float32 `()`, in [0, 1], the weight of the mean so far.
     """
 
     noise: jax.Array
@@ -88,7 +88,7 @@ class SpikeLimit:
         check_number("limit", self.limit, meaning, at_least=1)
 
     def init(self, num_rows: int) -> SpikeLimitState:
-        """Returns the state before the first update: the whole model's, `()` each."""
+        """Returns the state before the first update, of the whole model, `()` each."""
         del num_rows
         # Each is an array of its own: JAX does not donate one buffer twice.
         return SpikeLimitState(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
@@ -122,30 +122,30 @@ class SpikeLimit:
         allowed = limit * self.usual(state, measured)
         sq_norm = measured.sq_norms()[-1]
         is_spike = (allowed > 0) & (sq_norm > allowed)
-        # No root of 0: its derivative, of S or of a rate, would not be finite.
+        # No root of 0: its derivative by S, or by a rate, would not be finite.
         share = jnp.where(is_spike, allowed / jnp.where(is_spike, sq_norm, 1), 1)
         return jnp.where(measured.overflows, 0, jnp.sqrt(share))
 
     def remember(
         self, state: SpikeLimitState, factor: jax.Array, measured: Measured
     ) -> SpikeLimitState:
-        """Moves toward this update's values, a spike's as far as it was cut."""
+        """Moves toward this update's values; a spike counts as it was cut."""
         usual, sq_norm = self.usual(state, measured), measured.sq_norms()[-1]
         noise, scale = measured.estimate.noise[-1], measured.batch_scale
         is_seen = measured.is_usable[-1] & ~measured.overflows & (sq_norm > 0)
         is_first = usual <= 0
         weight = (1 - STEP) * state.weight + STEP
-        # Over the weight: no bias from the start at zero.
+        # Divided by the weight: no bias from the start at zero.
         step = jnp.where(is_first, 1, STEP / weight)
         usual, seen = jnp.where(is_first, 1, usual), jnp.where(is_seen, sq_norm, 1)
         times = jnp.maximum(factor**2 * seen / usual, _LEAST)
         level = jnp.where(is_first, seen, usual * times**step)
-        # Noise is averaged as its share of the squared norm. In single updates it may
-        # be more than all, with a signal below zero; kept so, the next mean would start
-        # from more than this one is.
+        # Noise is averaged as its share of the squared norm. In single updates this may
+        # exceed 1, with a signal below zero; if it were kept, the next mean would start
+        # from more than this one.
         portion = (1 - step) * state.noise / usual + step * noise / seen
         portion = jnp.minimum(portion / scale, 1)
-        # Of one base batch it may have no float32, where that of S of them has one.
+        # The noise of one base batch may overflow where that of S of them does not.
         noise = jnp.minimum(level * portion * scale, FLOAT32_MAX)
         return SpikeLimitState(
             jnp.where(is_seen, noise, state.noise),
@@ -172,7 +172,7 @@ class GrowthState(NamedTuple):
     """State of `GrowthLimit`.
 
     Attributes:
-      ratio: float32 `[rows]`, from which the ratios may grow.
+      ratio: float32 `[rows]`, the ratios to grow from.
       last_scale: float32 `()`, S of the last update that was finite; 0 before.
     """
 
@@ -236,7 +236,7 @@ class GrowthLimit:
           The ratios to train at, the new state, and 1: no spike.
         """
         last, scale = state.ratio, measured.batch_scale
-        # From a ratio of 0 none would grow again, nor from one that is not a number.
+        # A remembered ratio of 0, or one that is NaN, could not grow again.
         is_seen = measured.is_finite & (trust_ratio > 0)
         most = jnp.where(measured.is_finite, self.growth * last, last)
         ratio = jnp.minimum(trust_ratio, most)

@@ -215,7 +215,7 @@ class LayerRate:
 def _step_sq_norm(layer_rate: jax.Array, measured: Measured) -> jax.Array:
     """Returns the squared length of the gradient at the layers' rates, `()`."""
     layers = measured.is_finite[:-1]
-    # By the rate twice: its square may be no float32 where the product is.
+    # By the rate twice: its square may overflow where the product does not.
     sq_norms = layer_rate[:-1] * (layer_rate[:-1] * measured.sq_norms()[:-1])
     return jnp.sum(sq_norms, where=layers)
 
@@ -228,7 +228,7 @@ def evaluate(learning_rate: Any, clock: Count) -> Any:
         rate = learning_rate(clock.read())
     except (TypeError, ValueError, IndexError):
         # A schedule that indexes a table takes whole steps only, as optax counts them:
-        # brackets, jnp.take and NumPy each refuse others by an error of their own.
+        # brackets, jnp.take and NumPy each raise another error.
         rate = learning_rate(clock.whole)
     meaning = "what the schedule returned"
     check_number("learning_rate", rate, meaning)

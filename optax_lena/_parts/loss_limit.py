@@ -16,12 +16,12 @@ from jax.typing import ArrayLike
 from optax_lena._checks import check_number
 from optax_lena._parts.losses import SCATTERS, LastLosses
 
-# What a loss above the limit leaves of the share, how every loss that is not above it
-# lets the share grow back, and the least of it, with which four times the noise is a
-# quarter of it. Chosen on small tasks, as all that follows (docs/choices.md).
+# The factor on the share for a loss above the limit, the factor for any other loss, and
+# the least share, which makes four times the noise a quarter of the noise. Chosen on
+# small tasks, as is all that follows (docs/choices.md).
 _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
-# What losses differ by without a meaning, but for their scatter: this share of the
-# highest average.
+# Losses that differ by less than this share of the highest average count as equal, even
+# without scatter.
 _MARGIN = 0.02
 
 
@@ -121,7 +121,7 @@ class LossLimit:
         least_scatter = jnp.where(is_first, losses.scatter, state.least_scatter)
         size = jnp.abs(highest)
         margin = jnp.maximum(_MARGIN * size, SCATTERS * least_scatter)
-        # At most that: a network that is thrown out would hold the average up for long.
+        # Capped: the losses of a run that diverges would hold up the average for long.
         losses = losses.add(jnp.minimum(loss, highest + margin))
         most = lowest + self.rise * (highest - lowest) + margin
         at_once = highest + jnp.maximum(margin, (self.limit - 1) * size)
@@ -133,7 +133,7 @@ class LossLimit:
             jnp.minimum(least_scatter, losses.scatter),
             moved_share(state.noise_share, is_above),
         )
-        # What is not finite would stay so.
+        # A state that is not finite would stay so.
         is_finite &= losses.is_finite()
         return jax.tree.map(functools.partial(jnp.where, is_finite), new, state)
 
@@ -143,7 +143,7 @@ class LossLimit:
 
 
 def moved_share(noise_share: jax.Array, is_above: jax.Array) -> jax.Array:
-    """Returns what a loss leaves of the share: half above the limit, else more."""
+    """Returns the share after a loss: half of it above the limit, otherwise more."""
     return jnp.where(
         is_above,
         jnp.maximum(_SHRINK * noise_share, _LEAST),

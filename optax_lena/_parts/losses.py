@@ -1,6 +1,6 @@
 """The last losses: their average, and how far single ones are from it.
 
-In: the loss of every update. Out: both, of the last ten or so.
+In: the loss of every update. Out: both, over the last ten losses or so.
 """
 
 from typing import NamedTuple, Self
@@ -8,20 +8,20 @@ from typing import NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
-# How far both move toward each new loss.
+# The weight of each new loss in both averages.
 STEP = 0.1
-# A loss may be so many times as far from the average as others are, without a meaning.
+# A loss up to so many mean distances from the average says nothing.
 SCATTERS = 2.0
-# What losses differ by before any was seen to: this share of the first.
+# The mean distance at the first loss, as a share of it.
 _FIRST_SCATTER = 0.1
 
 
 class LastLosses(NamedTuple):
-    """What is remembered of the losses.
+    """Two averages over the last losses.
 
     Attributes:
       mean: float32 `()`, the average of the last ten losses or so; 0 before any.
-      scatter: float32 `()`, how far they were from it, on average.
+      scatter: float32 `()`, their mean distance from it.
       has_started: int32 `()`, 1 if there was a loss.
     """
 
@@ -31,18 +31,18 @@ class LastLosses(NamedTuple):
 
     @classmethod
     def zeros(cls) -> Self:
-        """Returns what stands before the first loss."""
+        """Returns the averages before the first loss."""
         # Each is an array of its own: JAX does not donate one buffer twice.
         return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
     def start(self, loss: jax.Array) -> Self:
-        """Returns what to compare a loss with: with itself, if it is the first.
+        """Returns what to compare a loss with: itself, if it is the first.
 
         Args:
           loss: float32 `()`, finite.
 
         Returns:
-          The losses before it, or what it starts.
+          The averages before it, or those that it starts.
         """
         is_first = self.has_started == 0
         return type(self)(
@@ -52,7 +52,7 @@ class LastLosses(NamedTuple):
         )
 
     def add(self, loss: jax.Array) -> Self:
-        """Returns them, once started, after one more loss."""
+        """Returns the averages, once started, after one more loss."""
         distance = jnp.abs(loss - self.mean)
         return self._replace(
             mean=self.mean + STEP * (loss - self.mean),
@@ -60,5 +60,5 @@ class LastLosses(NamedTuple):
         )
 
     def is_finite(self) -> jax.Array:
-        """Whether all is: sums of losses near the largest float32 are not."""
+        """Whether both are finite: sums of losses near the largest float32 are not."""
         return jnp.isfinite(self.mean) & jnp.isfinite(self.scatter)

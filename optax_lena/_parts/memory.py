@@ -1,8 +1,8 @@
-r"""Memories: how much an update's moving averages forget, so that examples count.
+r"""Memories: how much moving averages forget per update, so that they count examples.
 
 In: the decay of an average that was tuned at the base batch, and S. Out: its decay at
-S. An average that keeps β of itself at each base batch remembers $1 / (1 - \beta)$ of
-them. An update of S base batches has to forget as much as S steps did:
+S. An average that keeps β of itself at each base batch remembers $1 / (1 - \beta)$ base
+batches. An update of S base batches has to forget as much as S steps of one:
 
 $$\beta(S) = \beta^{r}, \qquad
   r = \min\bigl(S, \max(1, \log(\text{floor}) / \log\beta)\bigr)$$
@@ -21,21 +21,21 @@ from jax.typing import ArrayLike
 from optax_lena._checks import check_beta, check_number
 
 FIRST_FLOOR = 0.8
-"""Of Adam's first moment, and of the momentum of SGD."""
+"""The floor of Adam's first moment, and of the momentum of SGD."""
 MOMENTUM_FLOOR = 0.9
-"""Of Muon's momentum."""
+"""The floor of Muon's momentum."""
 SECOND_FLOOR = 0.9
-"""Of Adam's second moment, which without one lets single updates spike."""
+"""The floor of Adam's second moment, which without one lets single updates spike."""
 
 
 def decay_at(
     decay: ArrayLike, batch_scale: ArrayLike, floor: ArrayLike = 0.0
 ) -> jax.Array:
-    r"""The decay with which a moving average remembers as many examples at S.
+    r"""Returns the decay by which an average remembers the same number of examples.
 
-    $\beta^S$, though no less than the floor unless β is. The optimizers of this library
-    need no help with their own averages; this is for one of yours, such as that of
-    the parameters.
+    It is $\beta^S$, but at least the floor, or β where that is lower. The optimizers of
+    this library do this themselves; the function is for an average of your own, such as
+    that of the parameters.
 
     Args:
       decay: β, the share of the average that a step with the base batch keeps, in
@@ -74,7 +74,7 @@ class Forgotten(NamedTuple):
     Attributes:
       kept: `()`, the decay.
       added: `()`, the weight of what is new, `1 - kept`.
-      steps: `()`, the base-batch steps that are forgotten.
+      steps: `()`, how many base-batch steps it forgets.
     """
 
     kept: ArrayLike
@@ -101,21 +101,21 @@ class Memory(NamedTuple):
 
         Returns:
           Decay and weight: numbers if all that they depend on are, else float32 arrays.
-          At S = 1 they are the base batch's, to the last bit.
+          At S = 1 they are those of the base batch, to the last bit.
         """
         numbers = (*self, batch_scale)
         xp: Any = np if all(isinstance(x, (int, float)) for x in numbers) else jnp
         with np.errstate(divide="ignore", invalid="ignore"):
             log_decay = xp.log(self.decay)
             limit = xp.log(self.floor) / log_decay
-            # No memory, a decay of 0, has no floor, and 0 over 0 for a limit.
+            # A decay of 0, no memory, has no floor; its limit may be 0 over 0.
             has_floor = xp.greater(self.decay, self.floor)
             steps = xp.minimum(batch_scale, xp.where(has_floor, limit, 1))
             log_kept = steps * log_decay
         is_base = steps == 1
         return Forgotten(
             kept=xp.where(is_base, self.decay, xp.exp(log_kept)),
-            # 1 - β, which float32 would round, whatever β is.
+            # By expm1: 1 - kept would lose digits in float32.
             added=xp.where(is_base, xp.subtract(1, self.decay), -xp.expm1(log_kept)),
             steps=steps,
         )

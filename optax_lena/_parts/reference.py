@@ -1,9 +1,9 @@
-"""The authors' code, where it differs from their paper: everything `reference=True` is.
+"""The authors' code, where it differs from their paper: all that `reference=True` does.
 
 In: a `LayerRate` that follows the paper. Out: one that follows lr_scaling.py of
-yy-ko/lena-www22 (commit a4c121c): progress counts after it is used, a layer at its cap
-progresses by the whole model's gain, and 1e-6 is added to both moving averages, which
-then depend on the scale of the loss.
+yy-ko/lena-www22 (commit a4c121c): progress is counted after it is used, a layer at its
+cap progresses by the whole model's gain, and 1e-6 is added to both moving averages,
+which then depend on the scale of the loss.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ def follow_authors(rate: "LayerRate", batch_scale: Any) -> "LayerRate":
     """Returns the same rate with the authors' estimator and warm-up.
 
     Args:
-      rate: that follows the paper.
-      batch_scale: S, to refuse what their code cannot do.
+      rate: the rate that follows the paper.
+      batch_scale: S, to reject what their code cannot handle.
 
     Returns:
       The rate that follows their code.
@@ -56,7 +56,7 @@ def follow_authors(rate: "LayerRate", batch_scale: Any) -> "LayerRate":
 class AuthorsEstimate(Estimate):
     """Noise and signal whose gain has an absolute epsilon, and no cap.
 
-    Its two moving averages start from zero, and no bias is corrected.
+    Its two moving averages start at zero, and are not corrected for that bias.
     """
 
     def sq_norm(self, batch_scale: ArrayLike) -> jax.Array:
@@ -78,7 +78,7 @@ class AuthorsAverages:
         return AveragesState.zeros(num_rows)
 
     def update(self, state: AveragesState, measured: Measured) -> AveragesState:
-        """Returns the state after an update that measured this."""
+        """Returns the state after one update."""
         step = jnp.minimum(measured.batch_scale / _HORIZON, 1)
         return state.move(measured.estimate, step, measured.is_usable)
 
@@ -88,7 +88,7 @@ class AuthorsAverages:
 
 
 class _ModelGainAtTheCap(StateAwareWarmup):
-    """Counts the whole model's gain where a layer's own has reached the cap."""
+    """Counts the whole model's gain where a layer's trust ratio has reached the cap."""
 
     def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
         is_capped = worth.trust_ratio >= worth.batch_scale
@@ -98,7 +98,7 @@ class _ModelGainAtTheCap(StateAwareWarmup):
 
 @dataclasses.dataclass(frozen=True)
 class _UsedBeforeCounted:
-    """A warm-up whose factor does not know of the update that it multiplies."""
+    """A warm-up whose factor does not count the update that it multiplies."""
 
     warmup: Any
 

@@ -1,8 +1,8 @@
 """What the parts of a `LayerRate` return, checked where it is used.
 
-A part of one's own that returns a vector of another shape would train, by broadcasting,
+A user's own part that returns a vector of another shape would train by broadcasting,
 and fail only where a report or a scan reads the state. In: what a part has returned.
-Out: the same, or an error that names the part. Values pass whatever they are.
+Out: the same, or an error that names the part. The values themselves are not checked.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ from optax_lena._parts.estimate import Estimate
 
 
 def vector(name: str, what: str, value: Any, num_rows: int) -> jax.Array:
-    """Returns what must be real numbers, one for each row.
+    """Returns `value`, which must be real numbers, one for each row.
 
     Args:
       name: the part's name.
-      what: each of the numbers is, such as `"one trust ratio"`.
-      value: that the part returned.
+      what: what each of the numbers is, such as `"one trust ratio"`.
+      value: what the part returned.
       num_rows: the layers, and one for the whole model.
 
     Returns:
@@ -40,7 +40,7 @@ def vector(name: str, what: str, value: Any, num_rows: int) -> jax.Array:
 
 
 def scalar(name: str, what: str, value: Any) -> jax.Array:
-    """Returns what must be a real number of shape `()`; see `vector`."""
+    """Returns `value`, which must be a real number of shape `()`; see `vector`."""
     got = _shape(value)
     if got != ():
         raise ValueError(f"`{name}` must return {what}, shape (), got {got}.")
@@ -48,7 +48,7 @@ def scalar(name: str, what: str, value: Any) -> jax.Array:
 
 
 def members(name: str, returned: tuple[str, ...], value: Any) -> tuple[Any, ...]:
-    """Returns the members of what must be a tuple with these."""
+    """Returns `value`, which must be a tuple with these members."""
     if not isinstance(value, tuple) or len(value) != len(returned):
         raise ValueError(
             f"`{name}` must return ({', '.join(returned)}) from its `update`, got "
@@ -58,7 +58,7 @@ def members(name: str, returned: tuple[str, ...], value: Any) -> tuple[Any, ...]
 
 
 def estimate(value: Any, num_rows: int) -> Estimate:
-    """Returns the estimate that an estimator has read."""
+    """Returns `value`, which must be an `Estimate`."""
     if not isinstance(value, Estimate):
         raise ValueError(
             "`estimator` must return an optax_lena.Estimate, or one of a class derived "
@@ -70,7 +70,7 @@ def estimate(value: Any, num_rows: int) -> Estimate:
 
 
 def progress(value: Any, num_rows: int) -> Count:
-    """Returns the progress that a warm-up has counted."""
+    """Returns `value`, which must be a warm-up's progress."""
     if not isinstance(value, Count):
         raise ValueError(
             "`warmup` must return the progress that it was given, once `add` has "
@@ -82,7 +82,7 @@ def progress(value: Any, num_rows: int) -> Count:
 
 
 def _shape(value: Any) -> Any:
-    """Returns the shape of real numbers; of anything else what it is."""
+    """Returns the shape of real numbers, and the `repr` of anything else."""
     is_array = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array))
     is_real = is_array and jnp.result_type(value).kind not in "cmMOSU"
     return jnp.shape(value) if is_real else repr(value)

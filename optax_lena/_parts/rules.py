@@ -25,7 +25,7 @@ AMPLIFICATION = 4.0
 class Rule:
     """How an estimate becomes a trust ratio: what multiplies the base learning rate.
 
-    Not callable, for the reason that `Layers` is not.
+    Not callable, for the same reason as `Layers`.
 
     Attributes:
       trust_ratio: a function of an `Estimate` with vectors `[rows]`, and of S `()`,
@@ -85,8 +85,8 @@ capped_gain = Rule(_gain)
 """The gain itself, at most S: LENA's and AdaScale's rule."""
 
 square_root_gain = Rule(_square_root)
-"""The square root of the gain, for updates whose length does not grow with the
-gradient's (Adam): their noise adds up as the square root (AdaptDL's AdamScale)."""
+"""The square root of the gain, for updates whose length does not grow with that of the
+gradient (Adam): their noise adds up as the square root (AdaptDL's AdamScale)."""
 
 amplified_gain = Rule(_amplified)
 """The gain for four times the noise: at most four times the gain, and at most S; 1

@@ -1,6 +1,6 @@
-"""The state: what one update of LENA leaves for the next, and for people.
+"""The state: what one update of LENA leaves for the next, and for reports.
 
-A few numbers per layer in vectors `[rows]`, a row for each layer and the last for the
+A few numbers per layer in vectors `[rows]`, one row for each layer and the last for the
 whole model; float32, and replicated, whatever the parameters' dtypes and shardings are.
 """
 
@@ -13,7 +13,7 @@ from optax_lena._parts.clocks import Clocks, Count
 
 
 class Applied(NamedTuple):
-    """What the last update did, for people and reports; no update reads it.
+    """What the last update did, for reports; no update reads it.
 
     No field has the name of a hyperparameter: `optax.tree.get` and `optax.tree.set`
     look for `learning_rate` and `batch_scale` in the whole state, and have to find
@@ -24,12 +24,12 @@ class Applied(NamedTuple):
       signal: float32 `[rows]`, likewise.
       noise_share: float32 `()`, in (0, 1], how much of the noise the rule saw.
       gain: float32 `[rows]`, in base-batch steps.
-      trust_ratio: float32 `[rows]`, what the rule made of the estimate, once guarded.
+      trust_ratio: float32 `[rows]`, what the rule returned, as cut by the guard.
       warmup_factor: float32 `[rows]`, in [0, 1].
       layer_rate: float32 `[rows]`, the product of the schedule and the two above.
       schedule: float32 `()`, the learning rate at its own clock.
       step_sq_norm: float32 `()`, squared length of the gradient at these rates.
-      coherence: float32 `()`, of the steps before; 1 where nothing says it.
+      coherence: float32 `()`, of the steps before; 1 where it is not measured.
       spike_factor: float32 `()`, in [0, 1], by which a spike cut the trust ratios.
       base_batches: float32 `()`, S.
     """
@@ -49,7 +49,7 @@ class Applied(NamedTuple):
 
     @classmethod
     def nothing(cls, num_rows: int, warmup_factor: jax.Array) -> "Applied":
-        """Returns what stands before the first update."""
+        """Returns the values before the first update."""
         # Every entry is an array of its own: JAX does not donate one buffer twice.
         return cls(
             noise=jnp.zeros(num_rows),

@@ -134,12 +134,12 @@ class FixedWarmup:
 
 def ramp(progress: jax.Array, steps: ArrayLike) -> jax.Array:
     """Returns min(1, progress / steps); 1 without a warm-up."""
-    steps = jnp.asarray(steps, jnp.float32)  # an integer of 2**31 is none of JAX's
+    steps = jnp.asarray(steps, jnp.float32)  # 2**31 overflows int32
     warms_up = steps > 0
     factor = progress / jnp.where(warms_up, steps, 1)
     return jnp.where(warms_up, jnp.minimum(factor, 1), jnp.ones_like(progress))
 
 
 def is_zero(steps: ArrayLike) -> bool:
-    """Says whether `steps` is a plain 0, which stays one."""
+    """Says whether `steps` is a Python 0, which cannot change."""
     return isinstance(steps, (int, float)) and steps == 0

@@ -71,7 +71,7 @@ def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:
 
 
 def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]]:
-    r"""Says of every layer what LENA does with it, and why.
+    r"""Reports what LENA does with every layer, and why.
 
     Args:
       opt_state: an optax state with a LENA state at any depth.
@@ -82,8 +82,8 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
 
       - `gain`: base-batch steps that one update is worth to it, between 1 and S (where
         S is below 1, between S and 1);
-      - `trust_ratio`: what the rule made of it, the factor on the learning rate;
-      - `learning_rate`: what multiplied its update: schedule, ratio and warm-up;
+      - `trust_ratio`: the factor on the learning rate, by the rule and the guard;
+      - `learning_rate`: the product of schedule, trust ratio and warm-up factor;
       - `progress`: how far its warm-up has come, in base-batch steps;
       - `warmup_factor`: its warm-up's factor on the learning rate, in [0, 1];
       - `warmup_end`: the base-batch step at which its warm-up ended; None before;
@@ -93,12 +93,12 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
         the gradient's squared norm is noise.
 
     Raises:
-      ValueError: if `opt_state` holds no LENA state.
+      ValueError: if `opt_state` holds no LENA state, or a stack of them.
 
     Warns:
-      RuntimeWarning: if no layer ever showed noise. Then the microbatches' gradients
-        were most likely averaged before their norms were taken. And if the schedule is
-        negative: then it was built for another number of steps.
+      RuntimeWarning: if no layer shows noise: most likely gradients were averaged
+        before their norms were taken; if the schedule is negative: it was built for
+        another number of steps; or if rows are out of order.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -115,7 +115,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     report: dict[str, dict[str, Any]] = {}
     for label, state in lena_states(opt_state).items():
         _check_is_one(state)
-        # In one program, whose constants are no transfers to the device.
+        # In one program, whose constants need no transfers to the device.
         columns = jax.device_get(jax.jit(_columns)(state))
         scale, schedule = jax.device_get(
             (state.applied.base_batches, state.applied.schedule)
@@ -127,7 +127,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
             if row["warmup_end"] < 0:
                 row["warmup_end"] = None
-            # For people; logs need finite numbers, and get the largest float32.
+            # Infinite for people; logs need finite numbers: the largest float32.
             if row["noise"] > 0 >= row["signal"]:
                 row["noise_scale"] = math.inf
             report[f"{label}/{name}" if label else name] = row
@@ -176,7 +176,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _entries(columns: dict[str, Any], count: int) -> list[dict[str, jax.Array]]:
-    """Returns the entries of each layer, without the last row, the model's."""
+    """Returns the entries of each layer, without the last row, that of the model."""
     return entries_of(columns, range(count))
 
 
@@ -185,7 +185,7 @@ def _is_lena(node: Any) -> bool:
 
 
 def _plain(state: ScaleByLenaState) -> ScaleByLenaState:
-    """Takes leaves out of nnx.Optimizer's variables, and out of the host's memory."""
+    """Takes leaves out of nnx.Optimizer's variables, and out of host memory."""
 
     def unwrap(node: Any) -> Any:
         leaves = jax.tree.leaves(node)
@@ -196,7 +196,7 @@ def _plain(state: ScaleByLenaState) -> ScaleByLenaState:
 
 
 def _on_device(leaf: Any) -> Any:
-    """Returns an array that can be computed with, which an offloaded one cannot."""
+    """Returns the array in device memory: computations take no offloaded arrays."""
     if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
         return leaf
     usual = next(iter(leaf.sharding.device_set)).default_memory().kind
@@ -206,7 +206,7 @@ def _on_device(leaf: Any) -> Any:
 
 
 def _check_is_one(state: ScaleByLenaState) -> None:
-    """Tells of states that are stacked: replicated for pmap, or of an ensemble."""
+    """Raises for a stack of states, as of pmap or an ensemble; warns of moved rows."""
     axes = jnp.shape(state.applied.base_batches)
     if axes:
         raise ValueError(
@@ -227,7 +227,7 @@ def _check_is_one(state: ScaleByLenaState) -> None:
 
 
 def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> None:
-    """Tells of a trap that types cannot show in pmap, or without `check_vma`."""
+    """Warns of a trap that types do not show in pmap, or without `check_vma`."""
     noise, signal = columns["noise"], columns["signal"]
     # Rounding leaves a millionth; a real gradient without noise has no use for LENA.
     silent = (signal > 0) & (noise <= 1e-5 * batch_scale * signal)
@@ -244,7 +244,7 @@ def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> No
 
 
 def _warn_of_schedule(schedule: float) -> None:
-    """Tells of one that counts updates with the large batch, and fell on."""
+    """Warns of a schedule that ended too early, as if it counted updates."""
     if schedule < 0:
         warnings.warn(
             f"The schedule gave a learning rate of {schedule:.3g}: most likely it has "

@@ -1,9 +1,9 @@
 r"""Adam's metric: the norm in which the noise of its gradients is measured.
 
-Adam divides every entry of the gradient by $\sqrt{\hat\nu}$ of its own, so a layer's
-noise is that of the divided gradient; that of the raw gradient is the noise of a few
-large entries. In: an optax state with Adam's. Out: one multiplier per entry, for the
-gatherers of the next update.
+Adam divides every entry of the gradient by its root mean square $\sqrt{\hat\nu}$, so a
+layer's noise is that of the divided gradient; that of the raw gradient is the noise of
+a few large entries. In: an optax state with Adam's state in it. Out: one multiplier per
+entry, for the gatherers of the next update.
 """
 
 import numbers
@@ -32,21 +32,21 @@ def adam_preconditioner(
     b2: jax.typing.ArrayLike = 0.999,
     eps: jax.typing.ArrayLike = 1e-8,
 ) -> PyTree:
-    r"""What Adam multiplies every entry of the gradient by: for the gatherers.
+    r"""Returns what Adam multiplies every entry of the gradient by, for the gatherers.
 
     $$p = \frac{1}{\sqrt{\hat\nu} + \epsilon}, \qquad
       \hat\nu = \frac{\nu}{1 - \beta_2^t}$$
 
-    $\nu$ is that of the updates before this one: a $\nu$ that holds this very gradient
+    $\nu$ is that of the updates before this one: a $\nu$ that includes this gradient
     would bias its moments. Two cases have no usable $\nu$ and get p = 0, which measures
     nothing. In the first 5 updates the variance of $1 / \hat\nu$ is infinite; all gains
-    are then 1, the base batch's rate. (A p of 1 would put the raw gradient's norms, in
-    other units, into the moving averages.) And to an entry that has had no gradient
-    yet, such as a rare word's embedding, $\nu = 0$ would give a p of $1 / \epsilon$.
+    are then 1, for the base batch's rate. (A p of 1 would put the raw gradient's norms,
+    in other units, into the moving averages.) And for an entry without a gradient so
+    far, such as a rare word's embedding, $\nu = 0$ would give a p of $1 / \epsilon$.
 
-    The $\nu$ of a large batch is smaller than the base batch's: per entry it is
+    The $\nu$ of a large batch is smaller than that of the base batch: per entry it is
     $\mu^2 + \sigma^2 / S$. That is the metric in which this run's updates are made, and
-    in it a layer's gain is the mean of its entries' own gains,
+    in it the gain of a layer is the mean of the gains of its entries,
 
     $$\frac{\sum p^2 (\sigma^2 + \mu^2)}{\sum p^2 (\sigma^2 / S + \mu^2)}
       = \operatorname{mean}
@@ -55,11 +55,11 @@ def adam_preconditioner(
     Args:
       opt_state: an optax state with that of `optax_lena.scale_by_adam`, as
         `lena_adamw` has it, or of `optax.scale_by_adam`, at any depth. The `eps_root`
-        of the latter is not read. Not of `optax.adamax`: its state has the same type,
-        but a maximum in place of the square, and the factors would be wrong.
-      params: the parameters that it was made for, or their shapes and dtypes.
-      b2: of `optax.scale_by_adam`, whose state does not hold it. The library's does,
-        and takes no other.
+        of the latter is not read. Not that of `optax.adamax`: it has the same type, but
+        a maximum in place of the square, and the factors would be wrong.
+      params: the parameters that the state was made for, or their shapes and dtypes.
+      b2: that of `optax.scale_by_adam`, whose state does not hold it. This library's
+        state does, so b2 is not read.
       eps: likewise.
 
     Returns:
@@ -69,7 +69,7 @@ def adam_preconditioner(
     Raises:
       ValueError: if `opt_state` holds no state of Adam, or that of other parameters,
         or a number is out of its range.
-      TypeError: if `params` hold what is no array.
+      TypeError: if `params` hold anything but arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena

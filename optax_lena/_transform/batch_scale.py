@@ -1,4 +1,4 @@
-"""S, of what counts examples: given, or as many base batches as microbatches."""
+"""S, for transformations that count examples: given, or the number of microbatches."""
 
 import numbers
 from typing import Any
@@ -17,19 +17,19 @@ def scale_of(
     is_half: bool = False,
     **extra_args: Any,
 ) -> ArrayLike:
-    """Returns S, of which all transformations of a chain have one opinion.
+    """Returns S, in the same way for all transformations of a chain.
 
     Args:
       batch_scale: S, as the user gave it; None: the number of microbatches.
       moments: the update's moments, or None.
       is_half: whether the moments are those of two batches, and not of this one.
-      **extra_args: what else the update was given, which says nothing about S.
+      **extra_args: other arguments of the update, which are not read.
 
     Returns:
       A Python number, or a float32 scalar array; above 0.
 
     Raises:
-      ValueError: if S is not given where the microbatches do not say it.
+      ValueError: if S is not given where the microbatches do not imply it.
       TypeError: if it is not given and there are no moments.
     """
     del extra_args
@@ -37,12 +37,12 @@ def scale_of(
         check_given("batch_scale", batch_scale, "from_successive_gradients")
     if batch_scale is not None:
         is_plain = isinstance(batch_scale, (int, float))
-        # An integer of 2**31 or more is none of JAX's.
+        # In float32: 2**31 overflows JAX's default integer.
         return float(batch_scale) if is_plain else jnp.asarray(batch_scale, jnp.float32)
     check_moments(moments)
     check_count(moments.num_microbatches)
     count = moments.num_microbatches
     if isinstance(count, numbers.Integral):
         return int(count)
-    # A batch of padding alone has none with a weight, and no rule is defined at S = 0.
+    # A batch that is all padding has a count of 0, and no rule is defined at S = 0.
     return jnp.maximum(count, 1).astype(jnp.float32)

@@ -26,14 +26,14 @@ def scale_by_lars_ratio(
     layers: Layers,
     mask: Any,
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_trust_ratio`, once for each slice of a stacked parameter.
+    """Does `optax.scale_by_trust_ratio`, for each slice of a stacked parameter.
 
-    And in one pass over parameters and updates, without copies of either: optax takes
+    It takes one pass over parameters and updates, without copies of either: optax takes
     each norm twice, for the sake of its derivative.
 
     Args:
       coefficient: c, on the ratio.
-      eps: ε, in its denominator.
+      eps: ε, in the ratio's denominator.
       layers: which parameters stack several layers.
       mask: which parameters have the ratio; None: all.
 

@@ -1,8 +1,8 @@
 """Layers' rates and the momentum buffer behind them, which says whether steps agree.
 
-In: gradients with their moments. Out: the buffer. `optax.chain` has no channel from a
-link back to an earlier one, and this is one: what the buffer has become is what the
-next update's guard reads.
+In: gradients with their moments. Out: the buffer. In `optax.chain` no link can pass
+anything back to an earlier one. Here the guard of the next update reads what has become
+of the buffer.
 """
 
 import functools
@@ -45,18 +45,18 @@ def layer_rate_with_momentum(
     nesterov: bool,
     accumulator_dtype: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """`scale_by_layer_rate`, then `trace_of_examples`, whose coherence the guard reads.
+    """Chains `scale_by_layer_rate` and `trace_of_examples`; the guard reads coherence.
 
     Args:
       rate: the parts.
       batch_scale: S; None: the number of microbatches.
       layers: which parameters are one layer.
-      momentum: β at the base batch, in [0, 1); None: no buffer, which says nothing.
-      nesterov: whether to look ahead.
+      momentum: β at the base batch, in [0, 1); None: no buffer, and no coherence.
+      nesterov: whether to use Nesterov momentum.
       accumulator_dtype: the dtype of the buffer; None: that of the parameters.
 
     Returns:
-      The transformation. Its updates are the buffer; the sign is the gradient's.
+      The transformation. Its updates are the buffer, with the sign of the gradient.
     """
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
     if momentum is None:
@@ -69,7 +69,7 @@ def layer_rate_with_momentum(
     )
 
 
-# The links are of any type: optax's has states that are any tree, and these are known.
+# The links have the type Any: in optax's types a state is any tree; these are known.
 def _init(scale: Any, buffer: Any, params: PyTree) -> LayerRateWithMomentumState:
     return LayerRateWithMomentumState(
         scale.init(params), buffer.init(params), Coherence.zeros()

@@ -1,7 +1,7 @@
 r"""Heavy-ball momentum that counts examples and not updates.
 
-In: updates at the layers' rates, and S. Out: the buffer, as of `optax.trace`, which
-remembers as many examples at every S, down to a floor, and whose steps stay as long.
+In: updates at the layers' rates, and S. Out: the buffer of `optax.trace`, which
+remembers the same number of examples at every S, down to a floor, at equal step length.
 """
 
 import functools
@@ -41,7 +41,7 @@ def trace_of_examples(
     Args:
       batch_scale: S; None: the number of microbatches.
       momentum: β at the base batch, in [0, 1).
-      nesterov: whether to look ahead.
+      nesterov: whether to use Nesterov momentum.
       accumulator_dtype: the dtype of the buffer; None: that of the parameters.
 
     Returns:
@@ -77,6 +77,6 @@ def _update(
 
     trace = jax.tree.map(move, updates, state.trace)
     updates = jax.tree.map(move, updates, trace) if nesterov else trace
-    # Also where the gradients are wider: a buffer that changes its dtype is compiled
-    # for again, and no carry of a scan.
+    # Also where the gradients are wider: a buffer that changes its dtype compiles
+    # again, and cannot be the carry of a scan.
     return updates, optax.TraceState(cast_like(trace, state.trace))

@@ -1,4 +1,4 @@
-"""Monitor: LENA's statistics behind any optax optimizer, which stays as it is."""
+"""Monitor: LENA's statistics for any optax optimizer, which stays as it is."""
 
 import functools
 import inspect
@@ -23,8 +23,8 @@ class MonitorState(NamedTuple):
     """State of `monitor`.
 
     Attributes:
-      inner_state: the watched optimizer's.
-      lena: LENA's, for `optax_lena.metrics` and `optax_lena.layer_report`.
+      inner_state: the state of the watched optimizer.
+      lena: LENA's state, for `optax_lena.metrics` and `optax_lena.layer_report`.
     """
 
     inner_state: optax.OptState
@@ -41,18 +41,18 @@ def monitor(
     """Watches the noise of every layer's gradient, and changes nothing.
 
     The updates are those of `tx`, bit for bit. `optax_lena.metrics` and
-    `optax_lena.layer_report` say of the state what they say of LENA's: noise, signal,
-    noise scale, and the gain that LENA would have. `optax_lena.advise` makes of a run's
+    `optax_lena.layer_report` read the state as that of LENA: noise, signal, noise
+    scale, and the gain that LENA would have. `optax_lena.advise` says from a run's
     metrics how large the batch could be. It costs a few numbers per layer.
 
     Args:
-      tx: an optimizer of the parameters that are differentiated. `optax.lookahead`,
-        which holds them twice, is none; and a line search hands `moments` to the loss.
+      tx: an optimizer of the parameters that are differentiated. Not `optax.lookahead`,
+        which holds them twice, nor a line search, which passes `moments` to the loss.
       layers: which parameters are one layer: `whole_model` for one number.
       batch_scale: S, the batch in base batches, which are the unit of noise scales;
         None: the number of microbatches, so that the unit is one microbatch.
-      only: a regular expression over parameters' names: only those where it is found
-        are watched. The noise of the norm layers, `"norm|scale"`, predicts that of the
+      only: a regular expression: only parameters in whose names it is found are
+        watched. The noise of the norm layers, `"norm|scale"`, predicts that of the
         model (Gray et al., 2024), and takes no pass over the large tensors.
 
     Returns:
@@ -60,7 +60,7 @@ def monitor(
       passes it on if that of `tx` takes it.
 
     Raises:
-      ValueError: where an argument is out of its range, or `only` is found nowhere.
+      ValueError: where an argument is out of its range, or `only` matches no parameter.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena
@@ -113,7 +113,7 @@ def _update(
     moments: GradMoments | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, MonitorState]:
-    # What wrappers say of the moments is for both; a loss is for the optimizer alone.
+    # What wrappers say about the moments is for both; a loss is for the optimizer only.
     is_half = extra_args.get("is_half", False)
     watched = _watched(grads, only)
     _, seen = lena.update(watched, state.lena, moments=moments, is_half=is_half)
@@ -125,7 +125,7 @@ def _update(
 
 
 def _takes_moments(tx: optax.GradientTransformationExtraArgs) -> bool:
-    """Some of optax's take keyword arguments of their own, and no others."""
+    """Says whether `tx` takes `moments`: some optimizers name all that they take."""
     parameters = inspect.signature(tx.update).parameters.values()
     return any(p.kind is p.VAR_KEYWORD or p.name == "moments" for p in parameters)
 

@@ -1,9 +1,9 @@
 r"""Muon's direction, whose momentum counts examples and not updates.
 
-In: gradients of matrices, and S; for the second half, what the first has made of them.
-Out: the averaged gradient, and the orthogonal matrix that is nearest to it. The
-orthogonalisation is `optax.contrib.muon`'s own, of gradients that have been averaged
-here, so that S may change in mid-run.
+In: gradients of matrices, and S. Out: the averaged gradient and, from a second
+transformation, the orthogonal matrix that is nearest to it. The orthogonalisation is
+that of `optax.contrib.muon`, of gradients that have been averaged here, so that S may
+change in mid-run.
 """
 
 import functools
@@ -50,12 +50,12 @@ class _Options(NamedTuple):
 def momentum_of_examples(
     batch_scale: ArrayLike | None, beta: ArrayLike, nesterov: bool, mu_dtype: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """The momentum of Muon, which remembers as many examples at every S.
+    """Returns Muon's momentum, over the same number of examples at every S.
 
     Args:
       batch_scale: S; None: the number of microbatches.
       beta: β at the base batch.
-      nesterov: whether the average looks ahead.
+      nesterov: whether to use Nesterov momentum.
       mu_dtype: the dtype of the average; None: that of the parameters.
 
     Returns:
@@ -93,8 +93,8 @@ def _update(
     return mean, MomentumState(cast_like(mu, state.mu), steps)
 
 
-# Every other one is of its momentum or of its Adam, of which nothing is used here. What
-# the optax that is there does not have yet is not offered.
+# Muon's other options are for its momentum or its Adam, which are not used here. Those
+# that the installed optax does not have are not offered.
 _SHAPING = (
     "ns_coeffs",
     "ns_steps",
@@ -103,19 +103,19 @@ _SHAPING = (
     "consistent_rms",
     "muon_weight_dimension_numbers",
 )
-# What `lena_muon` calls what Muon's own arguments say.
+# The arguments of `lena_muon` that have another name in Muon.
 _OWN_NAMES = {"adam_learning_rate": "learning_rate", "adam_eps_root": "eps"}
 
 
 def check_options(options: Any, own: tuple[str, ...]) -> None:
-    """Raises a `ValueError` for options that shape no orthogonalisation.
+    """Raises a `ValueError` for options that do not shape the orthogonalisation.
 
     Args:
       options: names and values, or None.
       own: the names of the arguments of `lena_muon`.
 
     Raises:
-      ValueError: that names `options`, and the argument that says the same, if any.
+      ValueError: that names `options`, and the argument to give instead, if any.
     """
     known = inspect.signature(optax.contrib.muon).parameters
     allowed = tuple(name for name in _SHAPING if name in known)
@@ -140,14 +140,14 @@ def check_options(options: Any, own: tuple[str, ...]) -> None:
 
 
 def orthogonaliser(**options: Any) -> optax.GradientTransformation:
-    """`optax.contrib.muon` without its momentum: it orthogonalises what it gets.
+    """Returns `optax.contrib.muon` without its momentum: it only orthogonalises.
 
     Args:
       **options: `eps`, and those of `optax.contrib.muon` that shape the
         orthogonalisation.
 
     Returns:
-      A transformation. Its Adam gets what is no matrix, and nothing of that is used.
+      A transformation. What its Adam makes of other parameters is not used.
     """
     return optax.contrib.muon(
         -1.0, beta=0.0, nesterov=False, adam_b1=0.0, adam_b2=0.0, **options
@@ -177,11 +177,11 @@ def _orthogonalise(
     is_matrix = are_matrices(orthogonal, averaged)
     matrices = jax.tree.map(lambda own, x: x if own else None, is_matrix, averaged)
     check_no_shards("lena_muon", matrices, moments)
-    # Where mesh axes are explicit, products of shards have no type of their own.
+    # Where mesh axes are explicit, a product of shards has no definite type.
     whole = jax.tree.map(
         lambda own, x: replicated(x) if own else x, is_matrix, averaged
     )
-    # Muon divides by the sides of a matrix, which may have no entries.
+    # Muon divides by the sides of a matrix, which may be 0.
     some = optax.masked(orthogonal, _have_entries)
     directions, _ = some.update(whole, some.init(whole), whole)
     updates = jax.tree.map(

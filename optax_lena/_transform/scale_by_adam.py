@@ -2,8 +2,8 @@ r"""Adam's direction, whose averages count examples and not updates.
 
 In: gradients, and S. Out: what `optax.scale_by_adam` returns, to the last bit at
 S = 1, and at another S with averages that forget S times as much. S may change in
-mid-run: the bias of a start at zero is that of the product of all decays so far,
-$\prod \beta(S_t) = \beta^{\sum r_t}$, of which $\sum r_t$ is kept.
+mid-run: the bias of a start at zero is the product of all decays so far,
+$\prod \beta(S_t) = \beta^{\sum r_t}$; the sum of the forgotten steps $r_t$ is kept.
 """
 
 import functools
@@ -33,7 +33,7 @@ class AdamState(NamedTuple):
     """State of `scale_by_adam`.
 
     Attributes:
-      count: int32 `()`, updates.
+      count: int32 `()`, the number of updates.
       mu: the average of the gradients.
       nu: the average of their squares.
       mu_steps: how many base-batch steps `mu` has forgotten.
@@ -71,26 +71,26 @@ def scale_by_adam(
     b1_floor: ArrayLike = FIRST_FLOOR,
     b2_floor: ArrayLike = SECOND_FLOOR,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""`optax.scale_by_adam`, whose averages remember as many examples at every S.
+    r"""Does `optax.scale_by_adam` over the same number of examples at every S.
 
     $$m \leftarrow \beta_1(S)\, m + (1 - \beta_1(S))\, g, \qquad
       \nu \leftarrow \beta_2(S)\, \nu + (1 - \beta_2(S))\, g^2, \qquad
       u = \frac{\hat m}{\sqrt{\hat\nu} + \epsilon / \sqrt S}$$
 
-    with $\beta(S) = \beta^S$, though no less than the floor (`optax_lena.decay_at`).
+    with $\beta(S) = \beta^S$, but at least the floor (`optax_lena.decay_at`).
     With a `batch_scale` of 1 it is `optax.scale_by_adam`.
 
     Args:
       batch_scale: S, the batch in base batches, above 0; None: the number of
-        microbatches, of the update's `moments`.
+        microbatches, in the update's `moments`.
       b1: β1 at the base batch.
       b2: β2 at the base batch.
-      eps: ε at the base batch. It shrinks as $\sqrt{\hat\nu}$ does where noise
+      eps: ε at the base batch. With S it shrinks as $\sqrt{\hat\nu}$ does where noise
         dominates.
       mu_dtype: the dtype of the first average, as in `optax.adam`.
-      nesterov: whether the first average is Nesterov's.
-      b1_floor: the least β1 that a larger batch leads to; `b1` itself: β1 counts
-        updates at every S.
+      nesterov: whether to use Nesterov momentum.
+      b1_floor: the least β1 that a larger batch leads to; `b1` itself: β1 is the same
+        at every S above 1.
       b2_floor: likewise, of β2.
 
     Returns:
@@ -197,8 +197,8 @@ def average(
       nesterov: whether to return what the average will be after one more such gradient.
 
     Returns:
-      The average without the bias of its start, the one with it, and the steps that it
-      has forgotten by now.
+      The average corrected for the bias of its start, the average itself, and the steps
+      that it has forgotten by now.
     """
     moved = memory.forget(batch_scale)
     mu = jax.tree.map(functools.partial(_move, moved), mu, grads)
@@ -214,7 +214,7 @@ def _over_weight(average: PyTree, memory: Memory, steps: Count) -> PyTree:
     return optax.tree.bias_correction(average, memory.decay, steps.read())
 
 
-# The order of the terms, and the dtypes of the numbers, are optax's: so are the bits.
+# The order of the terms and the dtypes of the numbers are those of optax, for its bits.
 def _move(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
     added, kept = without_dtype(moved.added, new), without_dtype(moved.kept, old)
     return add(added * new, kept * old)

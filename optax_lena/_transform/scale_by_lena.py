@@ -55,9 +55,9 @@ def scale_by_lena(
     $$u_k \leftarrow \text{rule}(\text{gain}_k(S), S) \cdot
       \min(1, \text{progress}_k / \theta) \cdot u_k$$
 
-    The paper has it after the momentum buffer and before the learning rate, where the
-    buffer holds gradients, and a change of the rate is felt at once. Before the buffer
-    (as in `lena_amplified`) every gradient keeps the rate that it was taken at.
+    In the paper it follows the momentum buffer and precedes the learning rate: the
+    buffer holds gradients, and a change of the rate takes effect at once. In front of
+    the buffer (as in `lena_amplified`) every gradient keeps the rate of its own update.
 
     The update needs the moments of the gradient, as a keyword argument:
     `update(updates, state, params, moments=moments)`. `optax_lena.value_and_grad`
@@ -80,13 +80,13 @@ def scale_by_lena(
         for the small batch needs no change. It is evaluated before the update is
         counted. None: no factor.
       reference: follow the authors' code where it differs from their paper: progress
-        counts after it is used, a layer at its cap progresses by the whole model's
+        is counted after it is used, a layer at its cap progresses by the whole model's
         gain, and 1e-6 is added to both moving averages, which then are not scale-free.
 
     Returns:
       The transformation, whose `update` takes the keyword argument `moments`. A layer
       whose moments are not finite keeps its averages and its progress, and so do all
-      layers in an update with a batch of padding alone.
+      layers in an update with a batch that is all padding.
 
     Raises:
       ValueError: where an argument is out of its range.
@@ -132,7 +132,7 @@ def scale_by_layer_rate(
       \text{warmup\_factor}_k \cdot u_k$$
 
     One level below the optimizers of this library, each of which is a `LayerRate` in an
-    `optax.chain`. The sign is the update's: put `optax.scale(-1.0)` into the chain.
+    `optax.chain`. The sign does not change: put `optax.scale(-1.0)` into the chain.
 
     Args:
       rate: the parts: learning rate, clock, estimator, rule, warm-up, guard and loss
@@ -214,7 +214,7 @@ def update(
 
 
 def _loss(value: jax.typing.ArrayLike, moments: GradMoments | None) -> jax.Array:
-    """Returns the loss of a batch, which is no number if all of it was padding."""
+    """Returns the loss of a batch, which is NaN if all of it was padding."""
     count = 1 if moments is None else moments.num_microbatches
     return jnp.where(count == 0, jnp.nan, jnp.asarray(value, jnp.float32))
 

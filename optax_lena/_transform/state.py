@@ -21,18 +21,18 @@ from optax_lena._parts.clocks import Clocks, Count
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.state import Applied, LayerRateState
 
-# The class below says their types.
+# The class below declares their types.
 _Leaves: Any = namedtuple("_Leaves", [*LayerRateState._fields, "row_ids"])
 
 
 class NamesAsData(np.ndarray):
-    """The layers' names as bytes, each with a zero behind it: in a state dict."""
+    """The layers' names in a state dict: as bytes, each with a zero behind it."""
 
     def __call__(self, x: Any) -> Any:
-        """Returns what it is given.
+        """Returns its argument.
 
         Loops with one function for each leaf (EasyLM's checkpointer) walk through state
-        and functions as flax does, and find the names in the place of a function.
+        and functions as flax does, and find the names where a function should be.
         """
         return x
 
@@ -40,9 +40,9 @@ class NamesAsData(np.ndarray):
 class SavedNames(NamesAsData):
     """The layers' names inside a state.
 
-    `optax.tree.set` and flax walk through the `_fields` of a named tuple by hand. To
-    optax strings would be leaves. Flax saves an array and no other type of ours, and
-    puts what it loaded in its place, also where a model has other names.
+    `optax.tree.set` and flax walk through the `_fields` of a named tuple themselves. To
+    optax, strings would be leaves. Flax saves an array but no type of our own, and puts
+    what it loaded in its place, even if a model has other names.
     """
 
     def __new__(cls, names: Iterable[str]) -> Self:
@@ -50,11 +50,11 @@ class SavedNames(NamesAsData):
         return np.frombuffer(_encode(tuple(names)), np.uint8).view(cls)
 
     def read(self) -> tuple[str, ...]:
-        """Decodes them."""
+        """Decodes the names."""
         return _decode(self.tobytes())
 
 
-# JAX takes a state apart and puts it together at every call of a compiled function.
+# Cached: JAX flattens and unflattens a state at every call of a compiled function.
 @functools.lru_cache
 def _encode(names: tuple[str, ...]) -> bytes:
     return "".join(f"{name}\0" for name in names).encode()
@@ -77,8 +77,8 @@ class ScaleByLenaState(_Leaves):
     """State of `scale_by_lena`: a few numbers per layer.
 
     A named tuple of arrays, and beside it the layers' names, which are structure: no
-    leaf for JAX, nor for programs that walk through tuples by hand. Vectors have a row
-    for each layer and, last, one for the whole model.
+    leaf for JAX, nor for programs that walk through tuples themselves. Vectors have a
+    row for each layer and, last, one for the whole model.
 
     Attributes:
       averages: the estimator's state: noise, signal and their weight, `[rows]` each.
@@ -116,7 +116,7 @@ class ScaleByLenaState(_Leaves):
         row_ids: jax.Array,
         names: tuple[str, ...] | np.ndarray = (),
     ) -> Self:
-        """Makes the state of its fields."""
+        """Makes the state from its fields."""
         rows = averages, loss_limit, guard, progress, warmup_end, clocks, applied
         state = super().__new__(cls, *rows, row_ids)
         is_saved = isinstance(names, np.ndarray)
@@ -125,7 +125,7 @@ class ScaleByLenaState(_Leaves):
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:
-        """Makes the state of its arrays, with the names behind them or without."""
+        """Makes the state from its arrays, with the names behind them or without."""
         return cls(*iterable)
 
     def _asdict(self) -> dict[str, Any]:
@@ -197,8 +197,8 @@ def named(rows: LayerRateState, names: tuple[str, ...]) -> ScaleByLenaState:
 
 
 def _to_float32(x: jax.Array) -> jax.Array:
-    # Also under jax_enable_x64, and whatever hyperparameters were injected. A copy:
-    # what two fields share outside of jit, or the user holds, JAX would donate twice.
+    # Also under jax_enable_x64, and whatever hyperparameters were injected. A copy: JAX
+    # would donate twice what two fields share outside of jit, or what the user holds.
     return jnp.array(x, jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else None)
 
 
@@ -209,9 +209,9 @@ def row_ids(names: tuple[str, ...]) -> np.ndarray:
 
 
 def _array_of_ids(names: tuple[str, ...]) -> jax.Array:
-    # In jax 0.8 what is made from a NumPy array has no mesh; a sum has the one set.
-    # And under `jax.vmap` over an explicit mesh axis a NumPy constant has no place in
-    # the branch of a condition.
+    # In jax 0.8 an array made from a NumPy array has no mesh; a sum has the current
+    # one. And under `jax.vmap` over an explicit mesh axis a NumPy constant cannot stand
+    # in the branch of a condition.
     return jnp.zeros(2 * len(names), jnp.uint32) + row_ids(names)
 
 
@@ -220,15 +220,15 @@ def follow_names(
 ) -> LayerRateState:
     """Returns the rows in the order of `names`, wherever a checkpoint has put them.
 
-    A layer of a name that the state does not know starts afresh.
+    A layer whose name the state does not know starts afresh.
 
     Args:
-      rate: which initialises such rows.
-      state: as it was before the update.
+      rate: initialises such rows.
+      state: the state before the update.
       names: the names of the layers to update.
 
     Returns:
-      What the rate remembers, row by row of `names` and the whole model.
+      What the rate remembers, in rows for `names` and, last, the whole model.
 
     Raises:
       ValueError: if the state has other layers, or its vectors another length.

@@ -2,8 +2,8 @@
 
 linen's `TrainState.apply_gradients` never passes keyword arguments on to the optimizer,
 so it needs a subclass. `nnx.Optimizer.update(model, grads, moments=moments)` does; for
-nnx this module differentiates a loss of a *model*. And flax is told how the names of a
-state's layers are saved.
+nnx this module differentiates a loss of a *model*. It also registers with flax how the
+names of a state's layers are saved.
 """
 
 import importlib.util

@@ -86,7 +86,7 @@ class PureLoss:
         loss, aux = out if self.has_aux else (out, None)
         _, after, rngs, rest = nnx.split(model, self.wrt, nnx.RngState, ...)
         _, node_rngs, node_rest = nnx.split(nodes, nnx.RngState, ...)
-        # Not the keys: they are each microbatch's own.
+        # Not the keys: they differ between microbatches.
         counts = [nnx.filter_state(x, nnx.RngCount) for x in (rngs, node_rngs)]
         self.state_def = jax.tree.structure((rest, node_rest, *counts))
         return loss, aux, (rest, node_rest, *counts), after
@@ -96,7 +96,7 @@ class PureLoss:
         return self.rngs, self.nodes_state[0]
 
     def same_in_every_microbatch(self, batch: PyTree, count: int) -> list[Any]:
-        """Finds out what becomes of the variables that do not depend on examples.
+        """Computes the variables that do not depend on examples.
 
         Which those are is read from the traced program: a value is the same in every
         microbatch if neither examples nor keys enter its computation.
@@ -106,15 +106,15 @@ class PureLoss:
           count: how many microbatches the batch is.
 
         Returns:
-          The new value of each such variable, and None for each other one.
+          The new value of each such variable, and None for every other one.
         """
         traced, batch = self._traced(batch, count)
         inputs = (self.params, batch, jax.random.key(0))
         leaves, starts = jax.tree.leaves(inputs), len(jax.tree.leaves(self.params))
-        # What only prints, or calls back, would keep all that it reads in use.
+        # Equations that only print or call back would keep their inputs in use.
         pure = [eqn for eqn in traced.jaxpr.eqns if eqn.outvars or not eqn.effects]
         jaxpr = traced.jaxpr.replace(eqns=pure, effects=set())
-        # The values of other variables, and behind them the parameters.
+        # The outputs are the values of other variables, then the parameters.
         num_all, num_values = len(jaxpr.outvars), self.state_def.num_leaves
         self._check_params(jaxpr, num_values)
         is_same = []
@@ -138,16 +138,16 @@ class PureLoss:
         try:  # as many as a microbatch has, which the loss may rely on
             return trace(jax.tree.map(lambda x: x[: len(x) // count], batch))
         except Exception:
-            # A few rows may not divide over the devices that the loss shares them to.
+            # A few rows may not divide over the devices that the loss uses.
             pass
         return trace(batch)
 
     def _check_params(self, jaxpr: Any, first: int) -> None:
-        """Raises a `ValueError` for a parameter that does not come out as it went in.
+        """Raises a `ValueError` for a parameter that the loss changes.
 
         Args:
           jaxpr: the traced program.
-          first: where the parameters begin among what it returns.
+          first: the index of the first parameter among its outputs.
         """
         after, names = jaxpr.outvars[first:], parameter_names(self.params)
         for name, before, now in zip(names, jaxpr.invars, after, strict=False):
@@ -187,7 +187,7 @@ class PureLoss:
 
 
 def _source(jaxpr: Any, var: Any) -> Any:
-    """Returns the variable of a program that `var` is, where it is only passed on."""
+    """Follows a variable back to its source, through equations that pass it on."""
     eqn = _maker(jaxpr, var)
     if eqn is None:
         return var
@@ -199,12 +199,12 @@ def _source(jaxpr: Any, var: Any) -> Any:
 
 
 def _maker(jaxpr: Any, var: Any) -> Any:
-    """Returns the equation that computes a variable; None of an input."""
+    """Returns the equation that computes a variable; None for an input."""
     return next((e for e in jaxpr.eqns if any(out is var for out in e.outvars)), None)
 
 
 def _untransposed(jaxpr: Any, eqn: Any) -> Any:
-    """Returns what a transposition puts back as it was; None if it does not.
+    """Returns what a transposition restores, if it undoes another; None if not.
 
     A loop over another axis than the first moves the axis there and back.
     """
@@ -217,7 +217,7 @@ def _untransposed(jaxpr: Any, eqn: Any) -> Any:
 
 
 def _given(eqn: Any, place: int) -> Any:
-    """Returns the input that an equation passes on in this place; None if it does not.
+    """Returns the input that an equation passes on as this output; None if none is.
 
     nnx's loops, branches, `nnx.jit` and `nnx.remat` return every variable that they
     get.
@@ -231,7 +231,7 @@ def _given(eqn: Any, place: int) -> Any:
     if name == "scan":
         num_consts, num_carry = _counts(params)
         given = _passed_on(params["jaxpr"], range(len(eqn.invars)), place)
-        # A carry in its own place, or a stack of what the iterations took of a stack.
+        # A carry in its own place, or a stack of what iterations took from a stack.
         is_same = given is not None and (
             given >= num_consts + num_carry
             if place >= num_carry
@@ -255,7 +255,7 @@ def _counts(params: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _passed_on(inner: Any, inputs: Sequence[Any], place: int) -> Any:
-    """Returns which of the inputs comes out of an inner program in this place."""
+    """Returns which of the inputs an inner program passes on as this output."""
     inner = getattr(inner, "jaxpr", inner)
     source = _source(inner, inner.outvars[place])
     pairs = zip(inputs, inner.invars, strict=False)
@@ -267,10 +267,10 @@ def _is_node(x: Any) -> bool:
 
 
 def _check_no_part_of(model: Any, nodes: list[Any]) -> None:
-    """Raises a `ValueError` for an argument whose variables are the model's too.
+    """Raises a `ValueError` for an argument that shares variables with the model.
 
-    The loss would get copies, and the model's variables no gradient of what it does
-    with them. Random streams may be shared: every microbatch has keys of its own.
+    The loss would get copies of them, and what it does with these would be missing in
+    the gradient. Random streams may be shared: every microbatch has keys of its own.
     """
     own, others = (_variables(x) for x in (model, nodes))
     if own & others:

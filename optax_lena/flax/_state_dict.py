@@ -1,7 +1,7 @@
 """State dicts of flax, in which the names of a state's layers are an array.
 
 Inside a state they are no leaf, and orbax, to which loops give the state dict, saves
-leaves alone: it would note that there is something, and not find it again.
+only leaves: it would note that there is something, and not restore it.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from optax_lena._transform.state import NamesAsData, SavedNames
 
 
 def register() -> None:
-    """Says to flax what the names are in a state dict."""
+    """Registers with flax what the names are in a state dict."""
     serialization.register_serialization_state(
         SavedNames, _to_array, _from_array, override=True
     )

@@ -34,13 +34,13 @@ def value_and_grad(
     """`optax_lena.value_and_grad` for losses of an `nnx.Module`.
 
     Variables outside `wrt` that the loss does not change stay as they are, bit for bit,
-    and are summed nowhere. What it changes alike in every microbatch (counters) is
-    changed once. What depends on the examples is averaged over the microbatches
-    (BatchNorm statistics), as data parallelism would, or joined along axis 0
+    and are not summed. What it changes in the same way in every microbatch (counters)
+    is changed once. What depends on the examples is averaged over the microbatches
+    (BatchNorm statistics), as in data parallelism, or joined along axis 0
     (intermediates of every example).
 
     Every microbatch draws its own numbers from the `nnx.Rngs` of the model and of the
-    arguments (dropout), whose counters go on as after one call.
+    arguments (dropout), whose counters advance as after one call.
 
     Args:
       loss_fn: `loss_fn(model, microbatch, *args, **kwargs) -> loss`, or `(loss, aux)`.
@@ -48,9 +48,9 @@ def value_and_grad(
       num_microbatches: n, of the whole batch on all devices; at least 2.
       wrt: the filter that selects the parameters, as in `nnx.Optimizer`.
       has_aux: whether `loss_fn` returns auxiliary data.
-      aux: what becomes of them, as in `optax_lena.value_and_grad`.
+      aux: how they are combined, as in `optax_lena.value_and_grad`.
       axis_name: the mesh axis that carries the batch, likewise.
-      spread: in which way over devices, likewise.
+      spread: how devices share microbatches, likewise.
       layers: which parameters stack several layers (`optax_lena.stacked`).
       param_specs: how parameters are sharded inside `shard_map`, likewise.
 
@@ -58,7 +58,7 @@ def value_and_grad(
       A function `f(model, batch, *args, weights=None, key=None, preconditioner=None,
       **kwargs)` that returns `(loss, grads, moments)` or `((loss, aux), grads,
       moments)`, to be passed on as `optimizer.update(model, grads, moments=moments)`.
-      With `key`, the loss gets a keyword `key`, another for each microbatch. For Adam,
+      With `key`, the loss gets a keyword `key`, one for each microbatch. For Adam,
       `preconditioner` is `optax_lena.adam_preconditioner(optimizer.opt_state,
       nnx.state(model, wrt))`.
 
@@ -122,7 +122,7 @@ def value_and_grad(
 
 
 def _own(num_microbatches: int, axis_name: AxisName | None) -> int:
-    """Returns how many of them are this device's."""
+    """Returns how many microbatches are on this device."""
     is_mapped = axis_name is not None and is_bound(axis_name)
     devices = jax.lax.axis_size(axis_name) if is_mapped else 1
     return num_microbatches // devices

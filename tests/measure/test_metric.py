@@ -1,4 +1,4 @@
-"""Metrics: in which norm noise is measured."""
+"""Metrics: the norm in which noise is measured."""
 
 import jax
 import jax.numpy as jnp

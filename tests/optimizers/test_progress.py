@@ -1,4 +1,4 @@
-"""What multiplies updates that are divided by a length, so that each is worth r."""
+"""The factor on updates of normalised length, with which each is worth r."""
 
 import functools
 

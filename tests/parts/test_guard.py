@@ -1,4 +1,4 @@
-"""A spike cuts the rate by what the last updates' gradients say, and no further."""
+"""A spike cuts the rate to the limit that the last gradients set, and no further."""
 
 import jax
 import jax.numpy as jnp
