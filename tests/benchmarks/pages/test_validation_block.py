@@ -19,7 +19,7 @@ def test_a_row_for_each_method_and_a_column_for_each_rate():
     assert "1 seed." in said
     assert "| S | method | 0.01 | 0.02 |" in table
     assert "| 16 | AdamW, re-tuned | 50.0 | **60.0** |" in table
-    assert "| 16 | AdamW, re-tuned, memories by examples |  | 55.0 |" in table
+    assert "| 16 | AdamW, re-tuned, averages count examples |  | 55.0 |" in table
 
 
 def test_an_ablation_has_a_column_for_each_scale():
