@@ -32,7 +32,7 @@ def test_an_ablation_has_a_column_for_each_scale():
     assert "means of 1 to 2 seeds." in said
     first, _, low, own = table.splitlines()
     assert first == "| method | S = 16 | S = 64 |"
-    assert low.endswith("momentum at least 0.8 | 50.5 |  |")
+    assert low.endswith("momentum ≥ 0.8 | 50.5 |  |")
     assert own.endswith("|  | 40.0 |")
 
 
