@@ -176,15 +176,15 @@ ABLATIONS = {
         _with_recipe(_longer_warmup, _PRESENT),
     ),
     "present_counting_momentum": Method(
-        "amplified LENA, momentum by examples",
+        "amplified LENA, momentum counts examples",
         _with_recipe(_counting_momentum, _PRESENT),
     ),
     "lena_counting_momentum": Method(
-        "LENA, momentum by examples",
+        "LENA, momentum counts examples",
         _with_recipe(_counting_momentum, at_scale(optax_lena.lena)),
     ),
     "adascale_counting_momentum": Method(
-        "AdaScale, momentum by examples",
+        "AdaScale, momentum counts examples",
         _with_recipe(_counting_momentum, at_scale(optax_lena.adascale, warms_up=False)),
         own_clock=True,
     ),

@@ -182,7 +182,7 @@ ADAMW_METHODS = {
         needs_moments=False,
     ),
     "adamw_transferred": Method(
-        "AdamW, square-root scaling, memories by examples",
+        "AdamW, square-root scaling, averages count examples",
         _transferred(math.sqrt),
         needs_moments=False,
     ),
@@ -212,7 +212,7 @@ ADAMW_METHODS = {
         preconditioned=True,
     ),
     "lena_adamw_first": Method(
-        "first LENA + AdamW, ratios not limited", _first, preconditioned=True
+        "LENA + AdamW, first version, no ratio limits", _first, preconditioned=True
     ),
     "adamw_tuned": Method(
         "AdamW, re-tuned",
@@ -221,19 +221,19 @@ ADAMW_METHODS = {
         rates=(0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     ),
     "adamw_transferred_tuned": Method(
-        "AdamW, re-tuned, memories by examples",
+        "AdamW, re-tuned, averages count examples",
         _transferred(lambda scale: 1.0),
         needs_moments=False,
         rates=(0.004, 0.008, 0.016, 0.032, 0.064),
     ),
     "adamw_b2_tuned": Method(
-        "AdamW, re-tuned, β2 by examples",
+        "AdamW, re-tuned, β2 counts examples",
         _transferred(lambda scale: 1.0, b1_floor=None),
         needs_moments=False,
         rates=(0.004, 0.008, 0.016, 0.032, 0.064),
     ),
     "adamw_low_b1_tuned": Method(
-        "AdamW, re-tuned, memories by examples, β1 down to 0.6",
+        "AdamW, re-tuned, averages count examples, β1 down to 0.6",
         _transferred(lambda scale: 1.0, b1_floor=0.6),
         needs_moments=False,
         rates=(0.004, 0.008, 0.016, 0.032, 0.064),
@@ -248,7 +248,7 @@ def _ablation_name(**by_examples: bool) -> str:
 def _ablation_label(**by_examples: bool) -> str:
     what = {"b1": "β1", "b2": "β2", "decay": "decay"}
     counting = [what[k] for k, v in by_examples.items() if v]
-    return f"by examples: {', '.join(counting) or 'nothing'}"
+    return f"count examples: {', '.join(counting) or 'nothing'}"
 
 
 # On the rule of `lena_adamw`: what counts examples, and what updates.

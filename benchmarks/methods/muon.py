@@ -76,7 +76,7 @@ MUON_METHODS = {
     ),
     "muon_linear": Method("Muon, linear scaling", _at_rate(float), needs_moments=False),
     "muon_transferred": Method(
-        "Muon, square-root scaling, memories by examples",
+        "Muon, square-root scaling, averages count examples",
         _at_rate(math.sqrt, FLOOR),
         needs_moments=False,
     ),
@@ -102,7 +102,7 @@ MUON_METHODS = {
         rates=(0.004, 0.008, 0.016, 0.032),
     ),
     "muon_transferred_tuned": Method(
-        "Muon, re-tuned, memories by examples",
+        "Muon, re-tuned, averages count examples",
         _at_rate(lambda scale: 1.0, FLOOR),
         needs_moments=False,
         rates=(0.004, 0.008, 0.016, 0.032),
@@ -111,7 +111,7 @@ MUON_METHODS = {
 # With other floors under the momentum. The recipes' own is 0.95.
 MUON_ABLATIONS = {
     f"muon_transferred_{100 * floor:.0f}": Method(
-        f"Muon, square-root scaling, memories by examples, momentum at least {floor}",
+        f"Muon, square-root scaling, averages count examples, momentum ≥ {floor}",
         _at_rate(math.sqrt, floor),
         needs_moments=False,
     )

@@ -110,17 +110,16 @@ _HEAD = [
 ]
 _CAPTION = (
     f"Predicted from the log of one run at S = {LOGGED} (lowest to highest of the "
-    "seeds, and the middle one's interval); largest logged: the maximum of the noise "
-    "scale in that log. Measured by what runs with the first version of amplified LENA "
-    "at S = 8 to 128 took to the target: the curve through the means over seeds, where "
-    "a run that never "
-    "gets there counts with all it was allowed; on the tasks below the first four, "
-    "where many fail, through the medians, without the S where most fail. In "
-    "parentheses its ends when each seed is left out once. Times: measured over "
-    "predicted. Covered: seeds whose interval of b holds the measured one. Failed: "
-    "large-batch runs that never reach the target. The first four tasks are those of "
-    "docs/benchmarks.md. On the others, and on byte code, nothing was tuned but the "
-    "base rate."
+    "seeds, and the interval of the median seed); largest logged: the maximum of the "
+    "noise scale in that log. Measured from the examples that runs with the first "
+    "version of amplified LENA at S = 8 to 128 took to the target: the curve through "
+    "the means over seeds, where a run that never reaches it counts with all it was "
+    "allowed; on the tasks below the first four, where many fail, through the medians, "
+    "without the S where most fail. In parentheses: its range when each seed is left "
+    "out once. Times: measured over predicted. Covered: seeds whose interval of b "
+    "contains the measured one. Failed: large-batch runs that never reach the target. "
+    "The first four tasks are those of docs/benchmarks.md. On the others, and on byte "
+    "code, only the base rate was tuned."
 )
 
 
@@ -186,11 +185,11 @@ def _bars(log: str, found: Found) -> str:
 def _coverage(found: Sequence[Checked]) -> str:
     covered = sum(one.covered for one in found)
     logs = sum(len(one.intervals) for one in found)
-    return f"the interval holds the measured b for {_share(covered, logs)}"
+    return f"the interval contains the measured b in {_share(covered, logs)}"
 
 
 def _share(covered: int, logs: int) -> str:
-    verdict = "holds" if covered >= COVERED * logs else "does not hold"
+    verdict = "is met" if covered >= COVERED * logs else "is not met"
     return f"{covered} of {logs} logs (the bar of {100 * COVERED:.0f} % {verdict})"
 
 
@@ -214,10 +213,10 @@ def _reasons(until: Found) -> Iterator[str]:
     )
     yield (
         f"On {len(beyond)} of {len(until)} tasks no other average of the log would "
-        "have done: until the target the noise scale never reached the measured b "
-        f"(largest logged and measured: {cases}). The noise scale weighs all "
-        "directions alike; what limits a small batch's rate is the noise in the steep "
-        "ones (McCandlish et al., 2018), which was not measured here."
+        "be right either: until the target the noise scale never reached the measured "
+        f"b (largest logged and measured: {cases}). The noise scale weights all "
+        "directions equally; the rate of a small batch is limited by the noise in the "
+        "steep ones (McCandlish et al., 2018), which was not measured here."
     )
     one = until["digits"]
     first = float(np.mean([each[LOGGED] for each in one.subject.reached.values()]))
@@ -225,9 +224,9 @@ def _reasons(until: Found) -> Iterator[str]:
     yield (
         f"On digits the target comes after {first:,.0f} of "
         f"{log['model/base_steps'][-1]:,.0f} base batches, of which "
-        f"{one.subject.warmup:,.0f} are the warm-up, and the averages remember 1,000: "
-        "the log until then is that of a start, and the log after it that of a run "
-        "which has nothing left to learn. `until` cuts it there."
+        f"{one.subject.warmup:,.0f} are the warm-up, and the averages are over 1,000: "
+        "the log until then shows only the start, and the log after it a run with "
+        "nothing left to learn. `until` cuts it there."
     )
 
 
@@ -239,11 +238,12 @@ def _interval(until: Found, new: Sequence[Checked]) -> Iterator[str]:
     factors = [one.factor for one in until.values()]
     middle = math.exp(float(np.mean(np.log(factors))))
     yield (
-        f"On all {len(until)} tasks the measured b is above the predicted, "
-        f"{_range(factors, 2)} times and {middle:.2g} in the geometric mean. Student's "
-        "interval for one more task (80 %, of the logarithm) goes from "
-        f"{low:.2g} to {high:.2g}. The upper end is the factor upward in every "
-        "interval, beside chance; downward it is 1.5, for which no task asks."
+        f"On all {len(until)} tasks the measured b is above the predicted one, by a "
+        f"factor of {_range(factors, 2)}, with a geometric mean of {middle:.2g}. The "
+        "interval of Student's t for one more task (80 %, of the logarithm) is "
+        f"{low:.2g} to {high:.2g}. Its upper end is the upward factor in every "
+        "interval, in addition to chance; the downward factor is 1.5, which no task "
+        "needs."
     )
     low, high = EARLIER
     covered, logs = left_out_coverage(until)
@@ -251,9 +251,9 @@ def _interval(until: Found, new: Sequence[Checked]) -> Iterator[str]:
     total = sum(len(one.intervals) for one in new)
     yield (
         f"Computed from the first four tasks alone the factor was {low:g} to {high:g}. "
-        f"On the {len(new)} others it holds for {_share(before, total)}, so it was "
-        "chosen again, from all. With that of the other tasks alone, each task left "
-        f"out once, it holds for {_share(covered, logs)}."
+        f"On the {len(new)} others it covers {_share(before, total)}, so it was "
+        "computed again, from all. With the factor of the other tasks alone, each task "
+        f"left out once, the interval covers {_share(covered, logs)}."
     )
 
 

@@ -79,11 +79,11 @@ def _verdict(runs: Sequence[Branches]) -> str:
     more = " or more" if test.is_bound else ""
     verdict = "agree" if agree else "do not agree"
     return (
-        f"S = 1 loses {test.tolerance:.4f} in the last sixth of the window, which is "
-        f"what 20 % more examples are worth. The largest S within that is "
-        f"{test.scale:g}{more}; `advise` says {predicted:.3g} from the log up to the "
-        f"checkpoint. The two {verdict} within a factor of {AGREES:g} "
-        f"({max(ratio, 1 / ratio):.1f})."
+        f"At S = 1 the loss falls by {test.tolerance:.4f} in the last sixth of the "
+        f"window, which is what 20 % more examples are worth. The largest S that ends "
+        f"within that of S = 1 is {test.scale:g}{more}; `advise` predicts "
+        f"{predicted:.3g} from the log up to the checkpoint. The two {verdict} within "
+        f"a factor of {AGREES:g} ({max(ratio, 1 / ratio):.1f})."
     )
 
 
@@ -105,6 +105,6 @@ def _reason(runs: Sequence[Branches], grown: Sequence[Run]) -> Iterator[str]:
     yield (
         f"What each measures: the advice is the median over the log so far, b = "
         f"{so_far:.3g}. The noise scale was {at_checkpoint:.3g} at the checkpoint, and "
-        f"{at_end:.3g} at the end of the window that the branches trained. The S that "
-        f"they bear, {test.scale:g}, is that of b = {test.scale / per_scale:.3g}."
+        f"{at_end:.3g} at the end of the window that the branches trained. Their "
+        f"largest S, {test.scale:g}, is that of b = {test.scale / per_scale:.3g}."
     )

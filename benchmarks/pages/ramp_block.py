@@ -102,10 +102,10 @@ def _verdict(workload: str, split: str, group: Group) -> str:
     parts = [_against(group, way) for way in CHOSEN if way in group]
     others = [way for way in group if way not in (*CHOSEN, REFERENCE)]
     level = [WAYS[way].label for way in others if _holds(group, way)]
-    also = f" It also holds for {'; '.join(level)}." if level else ""
+    also = f" It is also met by {'; '.join(level)}." if level else ""
     return (
-        f"{workload}, {split}: {'; '.join(parts)}. The bar is {BAR} % fewer at an "
-        f"accuracy within a standard error of the difference.{also}"
+        f"{workload}, {split}: {'; '.join(parts)}. The bar is {BAR} % fewer updates at "
+        f"an accuracy within a standard error of the difference.{also}"
     )
 
 
@@ -119,9 +119,9 @@ def _against(group: Group, way: str) -> str:
     own, reference = final(group[way]), final(group[REFERENCE])
     below, error = 100 * gap(own, reference), 100 * gap_error(own, reference)
     side = "below" if below >= 0 else "above"
-    holds = "holds" if _holds(group, way) else "does not hold"
+    verdict = "is met" if _holds(group, way) else "is missed"
     return (
         f"{WAYS[way].label} makes {_fewer(group, way):.0f} % fewer updates than "
         f"constant S = 8 and ends {abs(below):.3f} ± {error:.3f} points {side} it: the "
-        f"bar {holds}"
+        f"bar {verdict}"
     )

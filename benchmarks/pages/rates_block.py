@@ -31,7 +31,7 @@ def block(name: str, table: Sequence[Record], others: Sequence[Record]) -> str:
     ]
     if tested:
         title = "Test accuracy (%) after equal examples, at the table's rate and at "
-        parts += [title + "the other:", layout.markdown(_beside(table, tested))]
+        parts += [title + "another:", layout.markdown(_beside(table, tested))]
     where = layout.recorded_on(
         others[0].environment,
         ", ".join(sorted({run.environment["commit"] for run in others})),

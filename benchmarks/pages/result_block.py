@@ -34,11 +34,11 @@ FIGURES = "benchmarks"
 SCHEDULES = {EXPONENTIAL: "exponential decay", CONSTANT: "constant"}
 MEMORIES = {SGD: "momentum", ADAMW: "β1", MUON: "momentum"}
 LEGEND = (
-    "Bold: the best method without re-tuning, and those level with it. (2/3): so "
-    "many seeds reach the target in the updates that they were given; any other seed "
-    "is entered with all of those. The first row is what "
-    "updates that are each worth S of the base run's would take. Re-tuned methods: "
-    "the rate is tuned again at every S, on validation data."
+    "Bold: the best method without re-tuning, and those level with it. (2/3): two of "
+    "three seeds reach the target in the updates that they were given; the others "
+    "count with all of these. The first row is what it would take if each update were "
+    "worth S updates of the base run. Re-tuned methods: the rate is tuned again at "
+    "every S, on validation data."
 )
 
 

@@ -58,9 +58,9 @@ def block(
     caption = (
         "Test accuracy in percent when a run has seen the base run's examples, mean ± "
         "standard error over seeds. Bold: the best of all methods without re-tuning, "
-        "also those that only docs/benchmarks.md shows, and those level with it. "
-        "Empty: not run. [docs/benchmarks.md](docs/benchmarks.md) has the others, "
-        "the updates to a target, and the protocol."
+        "with those that only docs/benchmarks.md shows, and those level with it. "
+        "Empty: not run. [docs/benchmarks.md](docs/benchmarks.md) has the other "
+        "methods, the updates to a target, and the protocol."
     )
     text = " ".join([caption, *_headline(found[HEADLINE])])
     small = unseen_block.sentence(unseen, tasks=f"[small tasks]({SMALL})")
@@ -92,12 +92,12 @@ def _headline(found: Found) -> list[str]:
         text = f" Linear scaling takes {linear}."
     perfect = _listed(f"{steps / scale:,.0f}" for scale in COUNTED)
     return [
-        f"In as many base steps as the paper trains (*{TASKS[HEADLINE][0]}*), "
+        f"With as many base steps as in the paper (*{TASKS[HEADLINE][0]}*), "
         f"`{OURS}` is within half a point of the base run after {ours} updates at S = "
-        f"{_listed(COUNTED)}. Updates that are each worth S of the base "
-        f"run's would take {perfect}. AdaScale with LENA's warm-up, as LENA's paper "
-        f"runs it, takes {peer}.{text} Seeds that miss it are not in these means "
-        "(docs/benchmarks.md enters such seeds with all their updates)."
+        f"{_listed(COUNTED)}. If each update were worth S updates of the base run, it "
+        f"would take {perfect}. AdaScale with LENA's warm-up, as in the LENA paper, "
+        f"takes {peer}.{text} Seeds that miss the target are not in these means "
+        "(docs/benchmarks.md counts such seeds with all their updates)."
     ]
 
 
@@ -121,8 +121,8 @@ def _adamw(runs: Sequence[Record]) -> list[str]:
         return []
     little = f", and by {max(rest):.1f} at most elsewhere" if rest else ""
     return [
-        "With AdamW, most of the benefit is that β1 and β2 count examples. Beside √S "
-        "scaling with such β1 and β2, `lena_adamw` changes accuracy by "
+        "With AdamW, most of the benefit is that β1 and β2 count examples. Compared "
+        "with √S scaling with such β1 and β2, `lena_adamw` changes accuracy by "
         f"{_listed(added)}{little}, on [a small GPT](docs/adamw_results.md)."
     ]
 

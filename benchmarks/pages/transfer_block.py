@@ -57,8 +57,8 @@ MUON = Kind(
 )
 LEGEND = (
     "Bold: the best without re-tuning, and those level with it. Empty: not recorded. "
-    "–: not within the base run's examples; (1/3): so many seeds reach it, and any "
-    "other is entered with all of its updates."
+    "–: not within the base run's examples; (1/3): one of three seeds reaches the "
+    "target, and the others count with all of their updates."
 )
 
 
@@ -126,7 +126,7 @@ def _won_back(found: Found, kind: Kind) -> list[str]:
             text += f", {other.label} {_points(other, base)} it"
             if lost > left > 0:
                 share = 100 * (1 - left / lost)
-                text += f": {share:.0f} % of what that loses is won back"
+                text += f": {share:.0f} % of these points are won back"
         sentences.append(f"{text}.{_beside_the_best_tuned(found, own)}")
     return sentences
 

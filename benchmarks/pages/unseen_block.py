@@ -29,17 +29,17 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     parts = [
         layout.markdown(_table(family, scores), left=2),
         LEGEND,
-        f"**{family.methods[family.recommended].label} beside the best of the others**",
+        f"**{family.methods[family.recommended].label} against the best other method**",
         layout.markdown(beside, left=3),
         f"{BAR} {_held(beside)}",
     ]
     if len(tried := _tried(family, scores)) > 1:
-        title = f"**What {family.methods[family.recommended].label} was or could be**"
+        title = f"**Variants of {family.methods[family.recommended].label}**"
         parts += [title, layout.markdown(tried, left=2), PAIRED]
     if two := _two_microbatches(family, scores):
         parts.append(two)
     if len(layers := _layers(family, scores)) > 1:
-        title = "**One gain for each layer, less one for the whole model**"
+        title = "**One gain for each layer minus one for the whole model**"
         parts += [title, layout.markdown(layers), "Paired by seeds."]
     return layout.block([*parts, where])
 
@@ -64,8 +64,8 @@ def sentence(
     return (
         f"On {every} {tasks}, at three S each, `{family.recommended}` loses runs in "
         f"{lost or 'none'} of {len(rows)} rows. In {held[0]} it is within a standard "
-        f"error, or within {share} of the base run's score, of the best without "
-        f"re-tuning; on the {new} tasks that no rule was chosen on, in {held[1]} of "
+        f"error of the best without re-tuning, or within {share} of the base run's "
+        f"score; on the {new} tasks on which no rule was chosen, in {held[1]} of "
         f"{len(unseen)}."
     )
 
@@ -139,9 +139,9 @@ def of_tables(recorded: Sequence[Score]) -> list[Score]:
 LEGEND = (
     "Score in percent (accuracy, or explained variance) when a run has seen the base "
     "run's examples: mean ± standard error of three seeds. Bold: the best without "
-    "re-tuning, and those within a standard error of the difference. Lost: so many "
-    "seeds are not finite, or score below half of the base run's middle seed. Empty: "
-    "not recorded. Star: a rule may be chosen on this task too, with other seeds."
+    "re-tuning, and those within a standard error of the difference. Lost: the number "
+    "of seeds that are not finite or score below half of the base run's median seed. "
+    "Empty: not recorded. Star: rules may be chosen on this task, with other seeds."
 )
 BAR = (
     "Differences are paired by seeds. The bar: no seed is lost, and the mean is within "
@@ -149,7 +149,7 @@ BAR = (
     "score of it."
 )
 NONE = "none trains all seeds"
-PAIRED = "Its score less that of the recommended one, paired by seeds."
+PAIRED = "Scores minus those of the recommended method, paired by seeds."
 
 
 def name(family: Family, task: str) -> str:
@@ -205,10 +205,10 @@ def _two_microbatches(family: Family, scores: Scores) -> str:
         return ""
     named = [f"{name(family, task)}, S = {s} ({what})" for task, s, what in behind]
     return (
-        "Two microbatches in place of S, wherever examples do not meet in the loss: "
+        "Two microbatches instead of S, where the loss does not mix examples: "
         f"{_signed(gained) if gained else 'no'} points over {len(gained)} of {rows} "
-        "rows, in which no run is lost. Where more or fewer are lost, or the score is "
-        f"behind by more than the bar allows: {'; '.join(named) or 'nowhere'}."
+        "rows, in which no run is lost. Where more or fewer are lost, or the "
+        f"score is lower than the bar allows: {'; '.join(named) or 'nowhere'}."
     )
 
 

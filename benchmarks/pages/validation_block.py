@@ -28,7 +28,7 @@ def parts(runs: Iterable[Record], ablations: Sequence[str]) -> list[str]:
         ]
     if ablated:
         found += [
-            "What counts examples, and what updates: validation accuracy (%), "
+            "What counts examples, not updates: validation accuracy (%), "
             f"{_seeds(ablated)}.",
             layout.markdown(_ablation(ablated, ablations)),
         ]

@@ -50,7 +50,7 @@ def scalings(base: Callable[..., Any], memories: Memories) -> dict[str, Method]:
         "square_root": scaled("square-root scaling", math.sqrt),
         "linear": scaled("linear scaling", float),
         "square_root_memories": scaled(
-            "square-root scaling, memories by examples", math.sqrt, by_examples=True
+            "square-root scaling, averages count examples", math.sqrt, by_examples=True
         ),
     }
 
@@ -82,10 +82,12 @@ ADAMW = Family(
         "lena_adamw_two": of_two_microbatches(_recommended),
         "lena_adamw_growth": Method("LENA + AdamW, never backing off", _growing),
         "lena_adamw_first_model": Method(
-            "first LENA + AdamW, one layer: the model",
+            "LENA + AdamW, first version, one layer: the model",
             functools.partial(_first, layers=optax_lena.whole_model),
         ),
-        "lena_adamw_first": Method("first LENA + AdamW, ratios not limited", _first),
+        "lena_adamw_first": Method(
+            "LENA + AdamW, first version, no ratio limits", _first
+        ),
     },
     recommended="lena_adamw",
     own=(
@@ -110,6 +112,6 @@ ADAMW = Family(
             "lena_adamw_without_loss",
             "lena_adamw_without_loss_model",
         ),
-        "first": ("lena_adamw_first", "lena_adamw_first_model"),
+        "first version": ("lena_adamw_first", "lena_adamw_first_model"),
     },
 )

@@ -140,7 +140,7 @@ def residual_plain() -> Task:
 
 
 def point_sets() -> Task:
-    """Outlines as sets of points: the largest of what a network makes of each."""
+    """Outlines as sets of points: a maximum over points of a network's outputs."""
     rng, points = np.random.default_rng(2203), 24
     labels = rng.integers(8, size=EXAMPLES).astype(np.int32)
     lobes, depth = 2 + labels // 2, 0.2 + 0.3 * (labels % 2)

@@ -167,7 +167,7 @@ def imbalanced() -> Task:
 
 
 def survival() -> Task:
-    """Who of a batch dies first: Cox's likelihood, with most of them not seen to die.
+    """Who in a batch dies first: Cox's likelihood, with most deaths not observed.
 
     It knows risks beside each other only, so that the last offset has no gradient.
     """

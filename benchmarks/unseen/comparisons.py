@@ -17,7 +17,7 @@ from benchmarks.unseen.task import (
 
 
 def triplets() -> Task:
-    """Which two of three are of one kind, by a hinge that most triplets soon pass.
+    """Which two of three are of one kind, by a hinge loss that is soon zero for most.
 
     Places on a sphere, which start close together: where all are the same the loss is
     the margin, and nothing has a gradient. Kinds of the test set are others.
@@ -78,7 +78,7 @@ def triplets() -> Task:
 
 
 def positives() -> Task:
-    """Some of one class are known, and nothing is of the other: the rest is unlabelled.
+    """Some examples of one class are labelled, none of the other; the rest are not.
 
     The risk of the other class is a difference of two, which a batch may find below
     zero; it is then undone instead of followed. So the loss's gradient has kinks and
@@ -131,7 +131,7 @@ def positives() -> Task:
 
 
 def energy() -> Task:
-    """An energy, told from five draws of noise a point; its constant is learned too.
+    """An energy, told from five draws of noise per point; its constant is learned too.
 
     A density without its integral: at first it is hundreds of times too high
     everywhere, and one number that all examples share has to come down.

@@ -18,7 +18,7 @@ from benchmarks.unseen.task import (
 
 
 def forces() -> Task:
-    """The energy of four atoms of two kinds, from it and from its slope at each atom.
+    """The energy of four atoms of two kinds, from it and its gradient at each atom.
 
     Nothing but distances is seen, so what is found turns with the atoms. Units are as
     they are measured: the loss starts at thousands, and atoms that come close have far
@@ -183,7 +183,7 @@ def inducing() -> Task:
 
 
 def splats() -> Task:
-    """A picture of discs, by forty smooth spots that lie upon each other.
+    """A picture of discs, by forty smooth spots that overlap.
 
     A spot has a gradient from where it is seen: not from pixels far away, nor from
     those before which others lie, so most are moved by a few examples. The loss has the

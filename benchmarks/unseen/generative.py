@@ -20,7 +20,7 @@ from benchmarks.unseen.task import (
 
 
 def denoising() -> Task:
-    """The noise in a digit, from none to nothing else; the network is told how much."""
+    """The noise in a digit, from none to only noise; the network is told how much."""
     rng, width = np.random.default_rng(9001), 96
     digits = load_digits(return_X_y=True)[0]
     digits = digits[rng.permutation(len(digits))]
@@ -179,7 +179,7 @@ def mixture() -> Task:
 
 
 def two_players() -> Task:
-    """One network draws, another tells it from what is true; they share a loss.
+    """One network draws samples, another tells them from true ones; they share a loss.
 
     What the first one gains the second loses, so the loss has no minimum to fall to.
     The second pays for being steep at what is true, without which they would circle.
@@ -241,7 +241,7 @@ def two_players() -> Task:
 
 
 def codebook() -> Task:
-    """Digits as four words of a book of 32, which is learned; straight through.
+    """Digits as four words of a learned codebook of 32, by straight-through gradients.
 
     Three losses, of which each moves one part only: the network, the words that were
     chosen, and the codes towards them. Words that nobody chooses have no gradient.

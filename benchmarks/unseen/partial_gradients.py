@@ -153,7 +153,7 @@ def few_bits() -> Task:
 
 
 def views() -> Task:
-    """Two views of one thing, of which each is to tell the other, without any others.
+    """Two views of one thing, each to be predicted from the other, without negatives.
 
     What is told has no gradient, and the loss, which is below zero, is as small as can
     be where all things look the same. Only a norm of the batch is against it.

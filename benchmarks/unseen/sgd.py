@@ -171,7 +171,7 @@ SGD = Family(
             _by_examples("amplified LENA, steps not compared", AMPLIFIED)
         ),
         "amplified_first_loss": _by_examples(
-            "amplified LENA, loss limit beside the first loss", FIRST_LOSS
+            "amplified LENA, loss limit relative to the first loss", FIRST_LOSS
         ),
         "amplified_arithmetic": _by_examples(
             "amplified LENA, arithmetic spike limit", ARITHMETIC_LIMIT
@@ -207,16 +207,19 @@ SGD = Family(
             enters_buffer=True,
         ),
         "linear_of_examples": _method(
-            "linear scaling, momentum by examples",
+            "linear scaling, momentum counts examples",
             _linear,
             _MODEL,
             counts_examples=True,
         ),
         "adascale_of_examples": _method(
-            "AdaScale, momentum by examples", _adascale, _MODEL, counts_examples=True
+            "AdaScale, momentum counts examples",
+            _adascale,
+            _MODEL,
+            counts_examples=True,
         ),
         "lena_of_examples": _method(
-            "LENA, no warm-up, momentum by examples", LENA, counts_examples=True
+            "LENA, no warm-up, momentum counts examples", LENA, counts_examples=True
         ),
         "amplified_no_loss_limit": _method(
             "amplified LENA, no limit on the loss", _no_loss_limit, enters_buffer=True

@@ -179,7 +179,7 @@ def segmentation() -> Task:
 
 
 def actor_critic() -> Task:
-    """A walk to a key and on to a door, by what the network itself thinks it is worth.
+    """A walk to a key and then a door, by the network's own estimate of its value.
 
     What it does is drawn from its own policy, so what it sees moves with it, and so do
     the targets; nothing is won before the key is found. The loss is no error.

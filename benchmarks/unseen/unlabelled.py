@@ -95,7 +95,7 @@ def contrastive() -> Task:
 
 
 def bandit() -> Task:
-    """A policy from what was done at random and rewarded; the loss is no error."""
+    """A policy from random actions and their rewards; the loss is not an error."""
     rng, actions = np.random.default_rng(2304), 6
     x = rng.normal(size=(EXAMPLES, 16)).astype(np.float32)
     hidden = np.tanh(x @ rng.normal(size=(16, 24)) / 4)
@@ -131,7 +131,7 @@ def bandit() -> Task:
 
 
 def values() -> Task:
-    """What states are worth, from single steps: the target moves with the network."""
+    """The values of states, from single steps: the target moves with the network."""
     rng, width, waves, discount = np.random.default_rng(9002), 8, 6, 0.95
     rotation, _ = np.linalg.qr(rng.normal(size=(width, width)))
     moves = 0.9 * rotation
@@ -236,7 +236,7 @@ def reinforce() -> Task:
 
 
 def hashing() -> Task:
-    """Codes of signs, straight through, that put two of a kind nearer than a third.
+    """Sign codes, by straight-through gradients: two of a kind nearer than a third.
 
     A hinge on triplets: ever fewer of them have a gradient at all, and it is not that
     of the loss. Weights are normalised, so their length is free.

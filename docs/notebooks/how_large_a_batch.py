@@ -2,7 +2,7 @@
 # # How large a batch
 #
 # `monitor` watches the noise behind any optimizer and changes nothing. `advise` reads
-# its log and says how large a batch would still pay. The page is a program:
+# its log and says how large a batch would still pay off. The page is a program:
 # `python docs/notebooks/how_large_a_batch.py`.
 
 # %%
@@ -18,7 +18,7 @@ import optax_lena.plotting
 BASE_BATCH, SCALE, UPDATES = 8, 8, 400
 
 # %% [markdown]
-# A network learns a sine from examples with much noise in their targets, with AdamW.
+# A network learns a sine from examples with very noisy targets, with AdamW.
 
 
 # %%
@@ -56,7 +56,7 @@ print(f"loss {history['loss'][0]:.2f} -> {history['loss'][-20:].mean():.2f}")
 
 # %% [markdown]
 # The noise scale, in base batches, is the batch at which half of the gradient's squared
-# norm is noise. It rises while the model learns: late in a run a larger batch pays.
+# norm is noise. It rises while the model learns: late in a run a larger batch pays off.
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")

@@ -2,7 +2,7 @@
 # # Scale a recipe
 #
 # A classifier of handwritten digits was tuned at a batch of 16. Here it is trained at
-# 32 times that batch, three times: with the rate as it was, with the rate times 32,
+# 32 times that batch, three times: with the rate unchanged, with the rate times 32,
 # and with LENA. The page is a program: `python docs/notebooks/scale_a_recipe.py`.
 
 # %%
@@ -92,7 +92,7 @@ axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Why it works, layer by layer: what multiplied each layer's rate, and the gain.
+# Why it works, layer by layer: the factor on each layer's rate, and the gain.
 
 # %%
 for layer, row in optax_lena.layer_report(runs["32 batches, LENA"][1]).items():

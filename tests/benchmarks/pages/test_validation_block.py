@@ -19,7 +19,7 @@ def test_a_row_for_each_method_and_a_column_for_each_rate():
     assert "1 seed." in said
     assert "| S | method | 0.01 | 0.02 |" in table
     assert "| 16 | AdamW, re-tuned | 50.0 | **60.0** |" in table
-    assert "| 16 | AdamW, re-tuned, memories by examples |  | 55.0 |" in table
+    assert "| 16 | AdamW, re-tuned, averages count examples |  | 55.0 |" in table
 
 
 def test_an_ablation_has_a_column_for_each_scale():
@@ -32,7 +32,7 @@ def test_an_ablation_has_a_column_for_each_scale():
     assert "means of 1 to 2 seeds." in said
     first, _, low, own = table.splitlines()
     assert first == "| method | S = 16 | S = 64 |"
-    assert low.endswith("momentum at least 0.8 | 50.5 |  |")
+    assert low.endswith("momentum ≥ 0.8 | 50.5 |  |")
     assert own.endswith("|  | 40.0 |")
 
 
