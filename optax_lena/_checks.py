@@ -66,8 +66,7 @@ def check_loss(value: Any, like: Any) -> None:
       value: what the user gave.
       like: arrays that are the same on all devices that must agree on the loss.
     """
-    is_one = not isinstance(value, (tuple, list, dict))  # such as a loss and its aux
-    is_real = is_one and jnp.result_type(value).kind not in "cmMOSU"
+    is_real = _is_loss(value)
     if not is_real or np.shape(value):
         got = f"shape {np.shape(value)}" if is_real else repr(value)
         raise ValueError(
@@ -81,6 +80,14 @@ def check_loss(value: Any, like: Any) -> None:
             f"axes {sorted(axes)}, each device's own: take jax.lax.pmean(value, "
             f"{tuple(sorted(axes))})."
         )
+
+
+def _is_loss(value: Any) -> bool:
+    """Whether it is a real number or an array of such, be it of booleans."""
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return _is_real(value.dtype) or value.dtype == bool
+    # Others, such as an nnx.Variable, say how they become an array.
+    return isinstance(value, (int, float)) or hasattr(value, "__jax_array__")
 
 
 def known_number(value: Any) -> float | None:

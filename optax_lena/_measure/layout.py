@@ -75,6 +75,8 @@ def layout_of(layers: Layers, tree: PyTree) -> Layout:
                 "`layers` must name the layer of every parameter, and layer_of("
                 f"{parameter!r}) is {layer!r}: return a string."
             )
+        # The state saves names as UTF-8, each with a zero behind it.
+        layer = layer.replace("\0", "\\0").encode(errors="backslashreplace").decode()
         if axis is None:
             rows.append(index.setdefault(layer, len(index)))
             continue

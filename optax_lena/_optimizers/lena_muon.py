@@ -148,12 +148,9 @@ def _warn_of_mixed_layers(
 ) -> None:
     layout = layout_of(layers, params)
     kinds: dict[int, set[bool]] = {}
-    nodes = jax.tree.leaves(params, is_leaf=is_masked)
-    found = jax.tree.leaves(are_matrices(orthogonal, params))
-    are_muons = [m for m, x in zip(found, nodes, strict=True) if not is_masked(x)]
-    for rows, is_muons in zip(layout.rows, are_muons, strict=True):
+    for rows, is_muons in zip(layout.rows, _kinds(orthogonal, params), strict=True):
         for row in np.ravel(rows):
-            kinds.setdefault(int(row), set()).add(bool(is_muons))
+            kinds.setdefault(int(row), set()).add(is_muons)
     mixed = [layout.names[row] for row, kind in kinds.items() if len(kind) > 1]
     if mixed and layers is not whole_model:
         warnings.warn(
@@ -205,4 +202,11 @@ def _are_others(orthogonal: optax.GradientTransformation, params: PyTree) -> PyT
 
 
 def _has_others(orthogonal: optax.GradientTransformation, params: PyTree) -> bool:
-    return any(jax.tree.leaves(_are_others(orthogonal, params)))
+    return not all(_kinds(orthogonal, params))
+
+
+def _kinds(orthogonal: optax.GradientTransformation, params: PyTree) -> list[bool]:
+    """Whether each parameter is a matrix; nothing of those that a wrapper masks."""
+    nodes = jax.tree.leaves(params, is_leaf=is_masked)
+    found = jax.tree.leaves(are_matrices(orthogonal, params))
+    return [bool(m) for m, x in zip(found, nodes, strict=True) if not is_masked(x)]

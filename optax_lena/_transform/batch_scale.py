@@ -3,6 +3,7 @@
 import numbers
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -38,11 +39,16 @@ def scale_of(
     if batch_scale is not None:
         is_plain = isinstance(batch_scale, (int, float))
         # In float32: 2**31 overflows JAX's default integer.
-        return float(batch_scale) if is_plain else jnp.asarray(batch_scale, jnp.float32)
+        return float(batch_scale) if is_plain else _above_zero(batch_scale)
     check_moments(moments)
     check_count(moments.num_microbatches)
     count = moments.num_microbatches
     if isinstance(count, numbers.Integral):
         return int(count)
-    # A batch that is all padding has a count of 0, and no rule is defined at S = 0.
-    return jnp.maximum(count, 1).astype(jnp.float32)
+    return _above_zero(count)
+
+
+def _above_zero(batch_scale: ArrayLike) -> jax.Array:
+    # A batch that is all padding has S = 0, and no rule is defined there.
+    scale = jnp.asarray(batch_scale, jnp.float32)
+    return jnp.where(scale > 0, scale, 1)

@@ -239,10 +239,9 @@ def follow_names(
     wanted = _array_of_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
-        given, asked = state.row_ids.reshape(-1, 2), wanted.reshape(-1, 2)
-        match = jnp.all(asked[:, None] == given[None], axis=-1)
-        place = jnp.pad(jnp.argmax(match, axis=1), (0, 1), constant_values=len(names))
-        is_known = jnp.pad(jnp.any(match, axis=1), (0, 1), constant_values=True)
+        place, is_known = _places(wanted, state.row_ids)
+        place = jnp.pad(place, (0, 1), constant_values=len(names))
+        is_known = jnp.pad(is_known, (0, 1), constant_values=True)
 
         def pick(old: jax.Array, new: jax.Array) -> jax.Array:
             if old.shape[:1] != (len(names) + 1,):
@@ -254,6 +253,28 @@ def follow_names(
 
     is_in_place = jnp.all(state.row_ids == wanted)
     return choose(is_in_place, lambda rows: rows, reorder, state.rows())
+
+
+def _places(wanted: jax.Array, given: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns where each wanted digest stands among the given, and whether it does.
+
+    Both are sorted together, so that a wanted one follows its like: a table of all
+    pairs would take a gigabyte for the rows of a large mixture of experts.
+    """
+    digests = jnp.concatenate([given, wanted]).reshape(-1, 2)
+    count, entries = len(given) // 2, jnp.arange(len(digests))
+    is_wanted = entries >= count
+    first, second, is_wanted, entries = jax.lax.sort(
+        (digests[:, 0], digests[:, 1], is_wanted, entries), num_keys=3
+    )
+    before = functools.partial(jnp.roll, shift=1)
+    is_match = (first == before(first)) & (second == before(second)) & is_wanted
+    # What is not wanted has no place, and what is out of bounds is dropped.
+    target = jnp.where(is_wanted, entries - count, len(wanted))
+    place = jnp.zeros(len(wanted) // 2, entries.dtype)
+    place = place.at[target].set(jnp.where(is_match, before(entries), 0), mode="drop")
+    is_known = jnp.zeros(len(wanted) // 2, bool).at[target].set(is_match, mode="drop")
+    return place, is_known
 
 
 def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
