@@ -212,7 +212,7 @@ ADAMW_METHODS = {
         preconditioned=True,
     ),
     "lena_adamw_first": Method(
-        "LENA + AdamW, first version, no ratio limits", _first, preconditioned=True
+        "first LENA + AdamW, no ratio limits", _first, preconditioned=True
     ),
     "adamw_tuned": Method(
         "AdamW, re-tuned",

@@ -58,7 +58,7 @@ MUON = Kind(
 LEGEND = (
     "Bold: the best without re-tuning, and those level with it. Empty: not recorded. "
     "–: not within the base run's examples; (1/3): one of three seeds reaches the "
-    "target, and the others count with all of their updates."
+    "target, the others count with all updates."
 )
 
 

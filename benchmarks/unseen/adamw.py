@@ -82,12 +82,10 @@ ADAMW = Family(
         "lena_adamw_two": of_two_microbatches(_recommended),
         "lena_adamw_growth": Method("LENA + AdamW, never backing off", _growing),
         "lena_adamw_first_model": Method(
-            "LENA + AdamW, first version, one layer: the model",
+            "first LENA + AdamW, one layer: the model",
             functools.partial(_first, layers=optax_lena.whole_model),
         ),
-        "lena_adamw_first": Method(
-            "LENA + AdamW, first version, no ratio limits", _first
-        ),
+        "lena_adamw_first": Method("first LENA + AdamW, no ratio limits", _first),
     },
     recommended="lena_adamw",
     own=(
@@ -112,6 +110,6 @@ ADAMW = Family(
             "lena_adamw_without_loss",
             "lena_adamw_without_loss_model",
         ),
-        "first version": ("lena_adamw_first", "lena_adamw_first_model"),
+        "first": ("lena_adamw_first", "lena_adamw_first_model"),
     },
 )
