@@ -124,6 +124,6 @@ def _compare(
     usual = losses.start(loss)
     is_higher = jnp.isfinite(loss) & (loss > usual.mean + SCATTERS * usual.scatter)
     # A loss that is not finite would stay in the averages.
-    new = usual.add(loss)
-    keep = functools.partial(jnp.where, new.is_finite())
+    new = usual.add(usual.brought_near(loss))
+    keep = functools.partial(jnp.where, jnp.isfinite(loss) & new.is_finite())
     return is_higher, jax.tree.map(keep, new, losses)

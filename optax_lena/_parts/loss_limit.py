@@ -23,6 +23,9 @@ _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
 # Losses that differ by less than this share of the highest average count as equal, even
 # without scatter.
 _MARGIN = 0.02
+# After so many losses in a row above the limit their level is the usual one. On the
+# small tasks it makes no difference (docs/choices.md).
+_LASTING = 50
 
 
 class LossLimitState(NamedTuple):
@@ -34,6 +37,7 @@ class LossLimitState(NamedTuple):
       lowest: float32 `()`, the lowest that it has been.
       least_scatter: float32 `()`, the least that their scatter has been.
       noise_share: float32 `()`, in (0, 1], of the noise that counts.
+      in_a_row: int32 `()`, how many losses in a row were above the limit.
     """
 
     losses: LastLosses
@@ -41,6 +45,7 @@ class LossLimitState(NamedTuple):
     lowest: jax.Array
     least_scatter: jax.Array
     noise_share: jax.Array
+    in_a_row: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +72,11 @@ class LossLimit:
     the loss does not fall yet, every other loss is above the first by chance.
 
     The rule sees that share of the noise, so that the trust ratio falls toward 1, and
-    recovers when the loss does. A loss that is not finite, or not given, changes
-    nothing. A task that grows harder while it is trained keeps the share low: the rates
-    are then as cautious as those of `lena`.
+    recovers when the loss does. After 50 losses in a row above the limit all but the
+    share starts anew: where a loss has changed for good, as one whose terms are
+    weighted more and more, its new level is the usual one. A loss that is not finite,
+    or not given, changes nothing. A task that grows harder while it is trained keeps
+    the share low: the rates are then as cautious as those of `lena`.
 
     Attributes:
       limit: on a single loss over the highest average, at least 1. With 1.25 a loss may
@@ -107,14 +114,19 @@ class LossLimit:
         """Returns the state before the first update."""
         # Each is an array of its own: JAX does not donate one buffer twice.
         highest, lowest, least = (jnp.zeros(()) for _ in range(3))
-        return LossLimitState(LastLosses.zeros(), highest, lowest, least, jnp.ones(()))
+        share, in_a_row = jnp.ones(()), jnp.zeros((), jnp.int32)
+        return LossLimitState(
+            LastLosses.zeros(), highest, lowest, least, share, in_a_row
+        )
 
     def update(self, state: LossLimitState, loss: ArrayLike) -> LossLimitState:
         """Moves the share by one update's loss, `()`."""
         loss = jnp.asarray(loss, jnp.float32)
         is_finite = jnp.isfinite(loss)
-        is_first = state.losses.has_started == 0
-        losses = state.losses.start(loss)
+        is_lasting = state.in_a_row >= _LASTING
+        before = jax.tree.map(lambda x: jnp.where(is_lasting, 0, x), state.losses)
+        is_first = before.has_started == 0
+        losses = before.start(loss)
         highest, lowest = (
             jnp.where(is_first, loss, x) for x in (state.highest, state.lowest)
         )
@@ -132,6 +144,7 @@ class LossLimit:
             jnp.minimum(lowest, losses.mean),
             jnp.minimum(least_scatter, losses.scatter),
             moved_share(state.noise_share, is_above),
+            jnp.where(is_above, state.in_a_row + 1, 0),
         )
         # A state that is not finite would stay so.
         is_finite &= losses.is_finite()

@@ -14,6 +14,9 @@ STEP = 0.1
 SCATTERS = 2.0
 # The mean distance at the first loss, as a share of it.
 _FIRST_SCATTER = 0.1
+# A single loss may be so many mean distances off and counts as no more than that: one
+# of a million would make every later loss look usual for a hundred updates.
+_FARTHEST = 10.0
 
 
 class LastLosses(NamedTuple):
@@ -50,6 +53,13 @@ class LastLosses(NamedTuple):
             jnp.where(is_first, _FIRST_SCATTER * jnp.abs(loss), self.scatter),
             jnp.ones((), jnp.int32),
         )
+
+    def brought_near(self, loss: jax.Array) -> jax.Array:
+        """Returns the loss, at most ten mean distances from the average."""
+        far = _FARTHEST * self.scatter
+        near = jnp.clip(loss, self.mean - far, self.mean + far)
+        # Without any scatter the average would never move again.
+        return jnp.where(far > 0, near, loss)
 
     def add(self, loss: jax.Array) -> Self:
         """Returns the averages, once started, after one more loss."""

@@ -357,3 +357,25 @@ def test_traced_numbers_are_not_looked_at():
         return optax_lena.metrics(state)["model/base_steps"]
 
     assert base_steps(4.0, 8.0) == 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0.5",
+        b"1",
+        lambda: 1.0,
+        object(),
+        jnp.float32,
+        jax.random.key(0),
+        np.array("x"),
+        np.datetime64("2020-01-01"),
+        jnp.ones((), complex),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_that_is_no_loss(value):
+    tx = optax_lena.lena_amplified(0.1, batch_scale=2)
+    grads, moments = helpers.example_moments()
+    with pytest.raises(ValueError, match=helpers.says("`value`", "a real number")):
+        tx.update(grads, tx.init(grads), grads, moments=moments, value=value)

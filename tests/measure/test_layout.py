@@ -113,6 +113,16 @@ def test_every_place_is_read_where_it_was_written(under_jit):
         np.testing.assert_array_equal(value, want)
 
 
+@pytest.mark.parametrize(("key", "name"), [("x\0y", r"x\0y"), ("a\udc80", r"a\udc80")])
+def test_names_can_be_saved_as_text(key, name):
+    """A zero ends a saved name, and a surrogate, as of files' names, is no UTF-8."""
+    grads, moments = optax_lena.moments_from_stack({key: jnp.ones((2, 3))})
+    assert layout_of(optax_lena.per_parameter, grads).names == (name,)
+    tx = optax_lena.lena(0.1, batch_scale=2)
+    _, state = tx.update(grads, tx.init(grads), grads, moments=moments)
+    assert list(optax_lena.metrics(state))[-1].endswith(f"/{name}")
+
+
 def test_an_empty_tree_has_an_empty_layout():
     layout = layout_of(optax_lena.per_parameter, {})
     assert layout.names == layout.parameters == ()

@@ -140,6 +140,15 @@ def test_matrices_alone_need_no_preconditioner():
     tx.update(grads, tx.init(grads), grads, moments=moments)  # and warns of nothing
 
 
+@pytest.mark.filterwarnings("error")
+def test_matrices_that_a_wrapper_leaves_alone_need_no_preconditioner():
+    grads, moments = optax_lena.moments_from_stack(helpers.random_stacks(0, 4))
+    labels = jax.tree.map(lambda x: "muon" if x.ndim == 2 else "frozen", grads)
+    muon = optax_lena.lena_muon(0.01, batch_scale=4)
+    tx = optax.partition({"muon": muon, "frozen": optax.set_to_zero()}, labels)
+    tx.update(grads, tx.init(grads), grads, moments=moments)
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)])
 def test_a_matrix_without_entries_is_none(shape):
     stack = {"w": jnp.ones((N, 2, 3)), "empty": jnp.ones((N, *shape))}

@@ -91,10 +91,25 @@ def test_a_loss_that_stays_as_it_is_is_not_higher():
     assert factor == 1
 
 
-@pytest.mark.parametrize("loss", [NAN, INF, -INF, -3e38])
-def test_a_loss_that_cannot_be_averaged_is_forgotten(loss):
+@pytest.mark.parametrize("outlier", [1e3, 1e30, -1e4])
+def test_one_loss_that_is_far_off_hides_no_later_one(outlier):
+    limit = Backoff(limit=2.0)
+    state = settled(limit)
+    for loss in (outlier, *(20 * [1.0])):
+        _, state, _ = limit.update(state, WANTED, measured(loss=loss))
+    _, _, factor = limit.update(state, WANTED, measured(32.0, loss=2.0))
+    np.testing.assert_allclose(factor, 0.25, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "before"), [(NAN, 1.0), (INF, 1.0), (-INF, 1.0), (-3e38, 3e38)]
+)
+def test_a_loss_that_cannot_be_averaged_is_forgotten(loss, before):
     limit = Backoff()
-    state = settled(limit, loss=3e38)
+    state = settled(limit, loss=before)
+    # Nothing says how far is far.
+    losses = state.losses._replace(scatter=jnp.zeros(()))
+    state = state._replace(losses=losses)
     _, moved, _ = limit.update(state, WANTED, measured(loss=loss))
     assert jax.tree.all(jax.tree.map(jnp.array_equal, moved.losses, state.losses))
 

@@ -31,9 +31,12 @@ def shares_in_float64(losses, limit=1.25, rise=0.1):
     """In Python's own floats."""
     recent = highest = lowest = next((x for x in losses if np.isfinite(x)), None)
     scatter = least_scatter = 0.1 * abs(recent)
-    share, found = 1.0, []
+    share, in_a_row, found = 1.0, 0, []
     for loss in losses:
         if np.isfinite(loss):
+            if in_a_row == 50:
+                recent = highest = lowest = loss
+                scatter = least_scatter = 0.1 * abs(recent)
             margin = max(0.02 * abs(highest), 2 * least_scatter)
             at_once = highest + max(margin, (limit - 1) * abs(highest))
             seen = min(loss, highest + margin)
@@ -41,6 +44,7 @@ def shares_in_float64(losses, limit=1.25, rise=0.1):
             recent = 0.9 * recent + 0.1 * seen
             most = lowest + rise * (highest - lowest) + margin
             is_above = loss > at_once or min(loss, recent) > most
+            in_a_row = in_a_row + 1 if is_above else 0
             share = max(share / 2, 1 / 16) if is_above else min(1.02 * share, 1)
             highest, lowest = max(highest, recent), min(lowest, recent)
             least_scatter = min(least_scatter, scatter)
@@ -56,10 +60,32 @@ def shares_in_float64(losses, limit=1.25, rise=0.1):
         [NAN, 2.0, INF, 2.6, NAN, 2.7, -INF, 1.0],
         [-1.0, -0.99, -0.7, -2.0],
         [0.0, 0.0, 1e-9, -1.0],
+        [0.0, *np.linspace(3.0, 2.0, 200)],
+        [*(60 * [1.0]), *(49 * [9.0]), NAN, *(9 * [9.0]), *(60 * [20.0])],
     ],
 )
 def test_shares_are_the_formula(losses):
-    np.testing.assert_allclose(shares(losses), shares_in_float64(losses), rtol=1e-6)
+    np.testing.assert_allclose(shares(losses), shares_in_float64(losses), rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param([0.0], id="a first loss of 0"),
+        pytest.param(10 * [0.3], id="easy batches first"),
+        pytest.param([*np.linspace(4, 3, 50), -1e4], id="one that is far too low"),
+    ],
+)
+def test_a_loss_that_is_higher_for_good_comes_to_count_as_usual(before):
+    found = shares([*before, *np.linspace(3, 2, 250)])
+    assert min(found) == 1 / 16
+    assert found[-1] == 1
+
+
+@pytest.mark.parametrize(("lasts", "is_usual"), [(49, False), (50, True)])
+def test_fifty_losses_in_a_row_make_a_level(lasts, is_usual):
+    found = shares([*(30 * [1.0]), *(lasts * [5.0]), 6.0])
+    assert (found[-1] > found[-2]) == is_usual
 
 
 @pytest.mark.parametrize("arguments", [(1.5,), (1.25, 0.5), (1.0, 0.0), (1.25, 1.0)])

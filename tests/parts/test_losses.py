@@ -37,6 +37,20 @@ def test_the_first_loss_is_compared_with_itself_and_the_second_with_the_first():
     assert jax.tree.all(jax.tree.map(jnp.array_equal, first.start(ONE), first))
 
 
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [(1e6, 14.0), (-1e6, -6.0), (13.0, 13.0), (-5.0, -5.0), (np.inf, 14.0)],
+)
+def test_a_loss_counts_as_ten_mean_distances_from_the_average_at_most(loss, expected):
+    losses = LastLosses(jnp.float32(4), ONE, jnp.int32(1))
+    assert losses.brought_near(jnp.float32(loss)) == expected
+
+
+def test_where_losses_do_not_scatter_any_is_near():
+    losses = LastLosses(ONE, jnp.float32(0), jnp.int32(1))
+    assert losses.brought_near(jnp.float32(100)) == 100
+
+
 def test_losses_near_the_largest_float_are_told():
     assert after(1.0, 2.0).is_finite()
     assert not after(3e38, -3e38).is_finite()

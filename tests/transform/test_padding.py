@@ -65,3 +65,24 @@ def test_numbers_stay_finite_after_a_batch_of_padding(name, order):
     for leaf in jax.tree.leaves((params, state)):
         assert np.isfinite(leaf).all()
     assert state.applied.base_batches == 4
+
+
+@pytest.mark.parametrize("batch_scale", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_injected_scale_that_is_none_counts_as_a_base_batch(name, batch_scale):
+    """The FAQ's S of a short batch, real examples over the base batch, may be 0."""
+    maker = optax.inject_hyperparams(MAKERS[name], static_args="learning_rate")
+    tx = maker(0.01, batch_scale=4.0)
+    params = helpers.example_params()
+    state, update = tx.init(params), helpers.jit(tx.update)
+    for seed, scale in enumerate((batch_scale, 4.0, batch_scale, 4.0)):
+        weights = jnp.full(4, 2.0 if scale == 4 else 0.0)
+        stack = helpers.random_stacks(seed, 4)
+        grads, moments = optax_lena.moments_from_stack(stack, weights=weights)
+        state.hyperparams["batch_scale"] = jnp.float32(scale)
+        updates, state = update(grads, state, params, moments=moments)
+        params = optax.apply_updates(params, updates)
+    lena = helpers.lena_state(state)
+    for leaf in jax.tree.leaves((params, lena)):
+        assert np.isfinite(leaf).all()
+    assert lena.clocks.base_steps.read() == 1 + 4 + 1 + 4

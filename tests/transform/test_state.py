@@ -27,6 +27,28 @@ def test_names_of_other_layers_differ():
     assert _Names(("a",)) != ("a",)
 
 
+def test_a_structure_with_names_can_be_a_key():
+    state = TX.init({"a": jnp.ones(2)})
+    same, other = TX.init({"a": jnp.zeros(2)}), TX.init({"b": jnp.ones(2)})
+    known = {jax.tree.structure(state): "known"}
+    assert known[jax.tree.structure(same)] == "known"
+    assert jax.tree.structure(other) not in known
+    assert hash(_Names(("a",))) == hash(_Names(("a",)))
+
+
+def test_memory_grows_with_the_rows_and_not_with_their_square():
+    def temporaries(rows):
+        params = {"experts": jnp.zeros((rows, 2))}
+        tx = optax_lena.lena(0.1, 8, layers=optax_lena.stacked("experts"))
+        norms = {"experts": jnp.ones(rows)}
+        moments = optax_lena.GradMoments(norms, norms, 4)
+        update = jax.jit(lambda g, s: tx.update(g, s, g, moments=moments))
+        compiled = update.lower(params, jax.eval_shape(tx.init, params)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(4000) < 6 * temporaries(1000)
+
+
 def test_rows_that_are_not_known_yet_are_taken_to_follow():
     state = TX.init({"a": jnp.ones(2), "b": jnp.ones(2)})
     assert follows(state) is True
