@@ -101,7 +101,7 @@ def check_given(name: str, value: Any, by: str) -> None:
     if value is None:
         raise ValueError(
             f"`{name}` must be given with `{by}`, got None: the global batch over the "
-            "base batch, which nothing else says here."
+            "base batch, which the moments do not tell here."
         )
 
 
@@ -146,7 +146,7 @@ def check_is(name: str, value: Any, kind: type, source: str) -> None:
     """
     if not isinstance(value, kind):
         raise TypeError(
-            f"`{name}` must be of the type {kind.__name__}, got {shown(value)}: take "
+            f"`{name}` must be of the type {kind.__name__}, got {shown(value)}: get "
             f"it from {source}."
         )
 

@@ -83,8 +83,8 @@ def _compare(settings: dict[str, Any]) -> None:
     for name, error in opaque.items():
         raise ValueError(
             f"`{name}` must be made of functions, numbers, strings, arrays, pytrees or "
-            f"objects with attributes, got {error}, which says nothing about itself "
-            "that is the same on two processes: pass what it is made of."
+            f"objects with attributes, got {error}, which has nothing that can be "
+            "compared between processes: pass what it is made of."
         )
 
 

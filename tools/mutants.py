@@ -127,6 +127,7 @@ TESTS = {
     "_transform/scale_by_lena.py": (
         "transform/test_scale_by_lena.py",
         "transform/test_padding.py",
+        "optimizers/test_momentum_sgd.py",
         "parts/test_loss_limit.py",
         "contract/test_errors.py",
         *PARTS,

@@ -171,7 +171,7 @@ def fit_curve(
 
 def checked_efficiency(efficiency: float) -> float:
     """Returns the efficiency, if it is in (0, 1)."""
-    meaning = "the share of an example's worth that is left; 20 % more are 1/1.2"
+    meaning = "the least worth of an example; 1/1.2 allows 20 % more examples"
     check_number("efficiency", efficiency, meaning, above=0, below=1)
     return float(efficiency)
 
@@ -214,7 +214,7 @@ def _checked(points: object) -> tuple[np.ndarray, np.ndarray]:
     if len(scales) < 2:
         raise ValueError(
             "`points` must have at least two different batch scales, got "
-            f"{', '.join(f'{s:g}' for s in scales)}: one says nothing about the slope."
+            f"{', '.join(f'{s:g}' for s in scales)}: one does not determine the slope."
         )
     table = table[np.argsort(table[:, 0], kind="stable")]
     return table[:, 0], table[:, 1]

@@ -118,7 +118,7 @@ def _read(source: Any, name: str, *, timed: bool = False) -> tuple[History, floa
         got = steps[-3:] if clock in columns else sorted(columns)[:6]
         raise ValueError(
             f"`{name}` must hold a finite '{clock}' as optax_lena.metrics returns it, "
-            f"got {got}: a doubling is kept with its base step."
+            f"got {got}: the base step of every doubling is recorded."
         )
     if not is_known.any():
         steps, is_known = np.arange(1.0, len(noise) + 1), ~is_known
@@ -167,7 +167,7 @@ def _model(columns: Mapping[str, np.ndarray], label: str, name: str) -> np.ndarr
     raise ValueError(
         f"`{name}` must hold '{label}model/noise' and "
         f"'{label}model/signal', or '{label}model/gain' and "
-        f"'{label}model/batch_scale', got only one of them."
+        f"'{label}model/batch_scale', got only one of each pair."
     )
 
 

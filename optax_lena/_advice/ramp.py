@@ -143,6 +143,6 @@ class BatchRamp:
         is_ours = isinstance(state, Mapping) and set(state) >= set(expected)
         if not is_ours or len(state["doubled_at"]) != len(expected["doubled_at"]):
             raise ValueError(
-                f"`state` must be like that of `init`, {expected}, got {state!r}: it "
-                "is restored into the ramp that it was saved from."
+                f"`state` must be like that of `init`, {expected}, got {state!r}: "
+                "restore it into a ramp with the options that it was saved with."
             )

@@ -127,7 +127,8 @@ def check_own_loss(loss: Any, params: PyTree, axis_name: AxisName) -> None:
         raise ValueError(
             "`loss_fn` must return the mean over the device's own examples, got a loss "
             f"that is summed or averaged over the axes {reduced} already, so that its "
-            "gradients are too short by the number of devices: leave the pmean out. "
+            "gradients are too small by a factor of the number of devices: leave the "
+            "pmean out. "
             "For means over unequal counts give `weights`."
         )
     own = set().union(*(varying(leaf) for leaf in jax.tree.leaves(params)))
@@ -185,7 +186,7 @@ def metric_of_shards(
                 "not that of its parameter. Pass the `in_specs` of the parameters, or "
                 "jax.P() if they are no shards: every device has a model of its own, "
                 "or all hold the same and the loss is a mean over those axes already. "
-                "The gatherer averages over the batch's alone."
+                "The gatherer averages over the batch axis only."
             )
         return metric
     own = [tuple(n for n in axes if n not in names(axis_name)) for axes in sharded]
@@ -233,7 +234,7 @@ def _check_specs_of(
                 f"`param_specs` must leave axis {axis} of {parameter!r} whole, along "
                 f"which its layers are stacked, got {spec}: a sum over the devices "
                 "would add up the norms of different layers. Shard another of its "
-                "axes, or take the layers of each device for one."
+                "axes, or let `layers` take the slices of a device for one layer."
             )
 
 

@@ -77,7 +77,7 @@ def kinds_of(
         unclear = [name for name, size in may_grow.items() if size in sizes]
         if unclear:
             raise ValueError(
-                "`aux` must say what becomes of the auxiliary outputs "
+                "`aux` must say how to combine the auxiliary outputs "
                 f"{unclear[:4]}: their first axis is as long as a microbatch, and the "
                 "loss cannot be traced with a larger batch to see whether it grows. "
                 f"Say aux='examples', or 'mean', or another of {KINDS}."
@@ -103,7 +103,7 @@ def _kind(name: str, leaf: jax.ShapeDtypeStruct, larger: jax.ShapeDtypeStruct) -
         return MEAN if is_float(leaf) else STACK
     if leaf.shape[1:] != larger.shape[1:]:
         raise ValueError(
-            f"`aux` must say what becomes of the auxiliary output {name!r}: its shape "
+            f"`aux` must say how to combine the auxiliary output {name!r}: its shape "
             f"{leaf.shape} becomes {larger.shape} with a larger batch, and only a "
             "growing first axis can be joined. Move the examples to axis 0, or say "
             "aux='stack'."
@@ -137,9 +137,9 @@ def join_interleaved(stack: jax.Array, size: int) -> jax.Array:
     count, rows = stack.shape[:2]
     if rows % size:
         raise ValueError(
-            f"`aux` must say what becomes of an output with {rows} rows for {size} "
-            "examples: in time examples are taken in turns, and its rows cannot be put "
-            "back into their order. Say aux='stack', or spread in space."
+            f"`aux` must say how to combine an output with {rows} rows for {size} "
+            "examples: with spread='time' microbatches interleave examples, and its "
+            "rows cannot be put back into order. Say aux='stack' or spread='space'."
         )
     of_examples = stack.reshape(count, size, rows // size, *stack.shape[2:])
     return join(join(jnp.moveaxis(of_examples, 0, 1)))

@@ -110,9 +110,9 @@ def _update(
 ) -> tuple[PyTree, SuccessiveState]:
     if "moments" in extra_args:
         raise TypeError(
-            "`from_successive_gradients` estimates the moments itself, and got some: "
-            "call tx.update without `moments`, or use the optimizer that it wraps. It "
-            "may stand inside `accumulate`, which gives them: one of the two is enough."
+            "`from_successive_gradients` estimates the moments itself, got `moments`: "
+            "call tx.update without them, or use the optimizer that it wraps. Inside "
+            "`accumulate`, which passes moments, remove one of the two wrappers."
         )
     multipliers = multipliers_of(preconditioner, state.inner_state, grads)
     metric = metric_of(layers, multipliers, grads)

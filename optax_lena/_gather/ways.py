@@ -206,10 +206,10 @@ def _per_device(call: Call, devices: int, axis_name: AxisName) -> int:
 def check_no_weights(call: Call, why: str) -> None:
     if call.weights is not None:
         raise ValueError(
-            f"`spread` must be given with `weights`, got None: {why}, so the "
-            "microbatches are spread in time, and microbatch i has the examples i, "
-            "i + n, i + 2n, ... Say spread='time' and weigh those, or give `axis_name` "
-            "with spread='space'."
+            f"`spread` must be given with `weights`, got None: {why}, so the batch "
+            "would be spread in time, where microbatch i has the examples i, i + n, "
+            "i + 2n, ... Say spread='time' with weights for those microbatches, or "
+            "give `axis_name` with spread='space'."
         )
 
 

@@ -76,6 +76,6 @@ def check_no_shards(optimizer: str, tree: Any, moments: Any) -> None:
             raise ValueError(
                 f"`params` of `{optimizer}` must be whole on every device, got a shard "
                 f"of {parameter!r}, which varies over the axes {list(sharded)}: it "
-                "would take each device's shard for the whole. Update under jax.jit, "
+                "would treat each shard as a whole parameter. Update under jax.jit, "
                 "where any sharding will do, or gather parameters and gradients first."
             )

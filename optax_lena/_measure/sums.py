@@ -177,8 +177,8 @@ def _check_metric(moments: GradMoments, metric: Metric) -> None:
         own, given = ("none", "one") if metric.is_plain else ("one", "none")
         raise ValueError(
             "`moments` must be taken with the `preconditioner` of the sums that they "
-            f"are added to, which have {own}, got moments taken with {given}: give "
-            "the same to the gatherer, and to IncrementalMoments or accumulate."
+            f"are added to: the sums have {own}, got moments with {given}. Give the "
+            "same to the gatherer, and to IncrementalMoments or accumulate."
         )
 
 

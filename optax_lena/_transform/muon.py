@@ -134,7 +134,7 @@ def check_options(options: Any, own: tuple[str, ...]) -> None:
             "shape the orthogonalisation."
         )
         raise ValueError(
-            f"`options` must be of those that shape the orthogonalisation, {allowed}, "
+            f"`options` may only hold what shapes the orthogonalisation, {allowed}, "
             f"got {name!r}{remedy}"
         )
 
@@ -149,9 +149,7 @@ def orthogonaliser(**options: Any) -> optax.GradientTransformation:
     Returns:
       A transformation. What its Adam makes of other parameters is not used.
     """
-    return optax.contrib.muon(
-        -1.0, beta=0.0, nesterov=False, adam_b1=0.0, adam_b2=0.0, **options
-    )
+    return optax.contrib.muon(-1.0, beta=0.0, nesterov=False, **options)
 
 
 def orthogonalise(

@@ -285,7 +285,7 @@ def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:
         raise ValueError(
             "`state` was made for other layers than `updates` has; they differ in "
             f"{differing[:4]}. Call `init` on the parameters that you train, or "
-            "restore a checkpoint of them. To go on in mid-run: "
+            "restore a checkpoint of them. To go on in mid-run, keep the clocks: "
             "optax.tree.set(tx.init(params), clocks=optax.tree.get(state, 'clocks'))."
         )
     shape = jnp.shape(state.progress.whole)

@@ -105,7 +105,7 @@ def test_it_refuses_moments_for_it_makes_its_own(inside_accumulate):
     given = {} if inside_accumulate else {"moments": moments}
     tx = optax_lena.accumulate(tx, 2) if inside_accumulate else tx
     message = helpers.says(
-        "from_successive_gradients", "without `moments`", "inside `accumulate`"
+        "from_successive_gradients", "without them", "Inside `accumulate`"
     )
     with pytest.raises(TypeError, match=message):
         tx.update(grads, tx.init(grads), grads, **given)

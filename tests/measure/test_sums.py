@@ -146,8 +146,8 @@ def test_moments_in_another_metric_than_the_sums_are_refused(forgotten_by):
     stack = helpers.random_stacks(0, 2)
     grads, moments = optax_lena.moments_from_stack(stack, preconditioner=inside)
     incremental = optax_lena.IncrementalMoments(preconditioner=outside)
-    said = {"the moments": "one, got moments taken with none"}
-    said = said.get(forgotten_by, "none, got moments taken with one")
+    said = {"the moments": "one, got moments with none"}
+    said = said.get(forgotten_by, "none, got moments with one")
     message = helpers.says("`moments`", "`preconditioner`", said, "accumulate")
     with pytest.raises(ValueError, match=message):
         incremental.add(incremental.init(PARAMS), grads, moments=moments)

@@ -184,7 +184,7 @@ OF_WRAPPERS = [
         "moments",
         lambda x: successive(PARAMS, moments=x),
         "without",
-        (MOMENTS, "got some"),
+        (MOMENTS, "got `moments`"),
     ),
     *bad(
         "from_successive_gradients",
