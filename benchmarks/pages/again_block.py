@@ -20,26 +20,58 @@ def block(recorded: Sequence[Score], recipe: str) -> str:
     """
     family, recorded = FAMILIES[recipe], of_tables(recorded)
     first, again = (bar.of_seeds(recorded, seeds) for seeds in (SEEDS, AGAIN_SEEDS))
-    hanging = [one for one in bar.verdicts(family, first) if one.hangs]
-    later = {one[:2]: one for one in bar.verdicts(family, again)}
-    if not hanging or any(one[:2] not in later for one in hanging):
+    pairs = _pairs(recorded, recipe)
+    if not pairs:
         return ""
     columns = ["difference", "bar", "best of the others, six seeds", "difference"]
     rows = [["task", "S", *columns, "bar"]]
-    held: dict[str, list[bool]] = {MISSED: [], CLOSE: []}
-    for one in hanging:
-        anew = later[one[:2]]
+    for one, anew in pairs:
         before = judged(family, first, one)[1:]
         after = judged(family, again, anew)
         task = name(family, one.task)
         rows.append([task, str(one.batch_scale), *before, *after])
-        held[CLOSE if one.holds else MISSED].append(anew.holds)
-    said = (
-        f"Of {len(own)} rows that the table has as *{kind}*, {sum(own)} hold the bar "
-        "with six other seeds."
-        for kind, own in held.items()
-    )
+    said = []
+    for kind, holds in ((MISSED, False), (CLOSE, True)):
+        own = [anew.holds for one, anew in pairs if one.holds == holds]
+        said.append(
+            f"Of {len(own)} rows that the table has as *{kind}*, {sum(own)} hold the "
+            "bar with six other seeds."
+        )
     ran = [one for one in recorded if one.seed in AGAIN_SEEDS]
     command = f"python -m benchmarks.unseen --recipe {recipe} --again"
-    table = layout.markdown(rows, left=2)
-    return layout.block([table, " ".join(said), recorded_by(ran, command)])
+    table, where = layout.markdown(rows, left=2), recorded_by(ran, command)
+    said.append(sentence(recorded, recipe))
+    return layout.block([table, " ".join(said), where])
+
+
+def sentence(recorded: Sequence[Score], recipe: str = "sgd") -> str:
+    """How many rows hold the bar, counting these verdicts; empty without them.
+
+    Args:
+      recorded: as the block takes it.
+      recipe: likewise.
+    """
+    pairs = _pairs(of_tables(recorded), recipe)
+    if not pairs:
+        return ""
+    first = bar.of_seeds(of_tables(recorded), SEEDS)
+    verdicts = bar.verdicts(FAMILIES[recipe], first)
+    clear = sum(one.holds for one in verdicts if not one.hangs)
+    held = clear + sum(anew.holds for _, anew in pairs)
+    return (
+        f"With six other seeds for the {len(pairs)} rows that three seeds cannot "
+        f"decide, {held} of {len(verdicts)} hold."
+    )
+
+
+def _pairs(
+    recorded: Sequence[Score], recipe: str
+) -> list[tuple[bar.Verdict, bar.Verdict]]:
+    """Both verdicts on every row that hangs; none until all of them have run."""
+    family = FAMILIES[recipe]
+    first, again = (bar.of_seeds(recorded, seeds) for seeds in (SEEDS, AGAIN_SEEDS))
+    hanging = [one for one in bar.verdicts(family, first) if one.hangs]
+    later = {one[:2]: one for one in bar.verdicts(family, again)}
+    if any(one[:2] not in later for one in hanging):
+        return []
+    return [(one, later[one[:2]]) for one in hanging]

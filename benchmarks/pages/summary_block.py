@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from benchmarks.methods.registry import METHODS
-from benchmarks.pages import layout, unseen_block
+from benchmarks.pages import again_block, layout, unseen_block
 from benchmarks.pages.outcomes import Outcome, gap, gap_error, outcomes
 from benchmarks.pages.result_block import cell, percent
 from benchmarks.pages.verdicts import Found, accuracy
@@ -64,6 +64,7 @@ def block(
     )
     text = " ".join([caption, *_headline(found[HEADLINE])])
     small = unseen_block.sentence(unseen, tasks=f"[small tasks]({SMALL})")
+    small = f"{small} {again_block.sentence(unseen)}".strip()
     return layout.block([layout.markdown(rows), text, small, *_adamw(gpt)])
 
 

@@ -92,6 +92,8 @@ def test_the_block_sets_both_verdicts_side_by_side():
     assert f"| words * | 16 {row}" in text
     assert "Of 1 rows that the table has as *missed*, 1 hold the bar" in text
     assert "Of 0 rows that the table has as *holds by less than" in text
+    said = "With six other seeds for the 1 rows that three seeds cannot decide, 1 of 1"
+    assert said in text
     assert text.rstrip().endswith(
         "by `python -m benchmarks.unseen --recipe sgd --again`."
     )
