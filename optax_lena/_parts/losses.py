@@ -15,8 +15,9 @@ SCATTERS = 2.0
 # The mean distance at the first loss, as a share of it.
 _FIRST_SCATTER = 0.1
 # A single loss may be so many mean distances off and counts as no more than that: one
-# of a million would make every later loss look usual for a hundred updates.
-_FARTHEST = 10.0
+# of a million would make every later loss look usual for a hundred updates, and so
+# makes it for twenty.
+_FARTHEST = 100.0
 
 
 class LastLosses(NamedTuple):
@@ -55,7 +56,7 @@ class LastLosses(NamedTuple):
         )
 
     def brought_near(self, loss: jax.Array) -> jax.Array:
-        """Returns the loss, at most ten mean distances from the average."""
+        """Returns the loss, at most a hundred mean distances from the average."""
         far = _FARTHEST * self.scatter
         near = jnp.clip(loss, self.mean - far, self.mean + far)
         # Without any scatter the average would never move again.

@@ -39,9 +39,9 @@ def test_the_first_loss_is_compared_with_itself_and_the_second_with_the_first():
 
 @pytest.mark.parametrize(
     ("loss", "expected"),
-    [(1e6, 14.0), (-1e6, -6.0), (13.0, 13.0), (-5.0, -5.0), (np.inf, 14.0)],
+    [(1e6, 104.0), (-1e6, -96.0), (103.0, 103.0), (-95.0, -95.0), (np.inf, 104.0)],
 )
-def test_a_loss_counts_as_ten_mean_distances_from_the_average_at_most(loss, expected):
+def test_a_loss_counts_as_a_hundred_mean_distances_from_the_average_at_most(loss, expected):
     losses = LastLosses(jnp.float32(4), ONE, jnp.int32(1))
     assert losses.brought_near(jnp.float32(loss)) == expected
 
