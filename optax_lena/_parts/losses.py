@@ -14,9 +14,8 @@ STEP = 0.1
 SCATTERS = 2.0
 # The mean distance at the first loss, as a share of it.
 _FIRST_SCATTER = 0.1
-# A single loss may be so many mean distances off and counts as no more than that: one
-# of a million would make every later loss look usual for a hundred updates, and so
-# makes it for twenty.
+# A single loss counts as so many mean distances from the average at most. Without that
+# one of a million hides a rise for a hundred updates, and with it for some ten.
 _FARTHEST = 100.0
 
 
