@@ -100,10 +100,8 @@ def filled() -> dict[Path, str]:
         if scores := small[recipe]:
             name = FAMILIES[recipe].records
             fill(page, name, unseen_block.block(scores, recipe))
-            if block := unseen_block.at_other_scales(scores, recipe):
-                fill(page, f"{name}_scales", block)
-            if block := again_block.block(scores, recipe):
-                fill(page, f"{name}_again", block)
+            fill(page, f"{name}_scales", unseen_block.at_other_scales(scores, recipe))
+            fill(page, f"{name}_again", again_block.block(scores, recipe))
         at_rates = rates_file(FAMILIES[recipe])
         if others := files.read_if_there(kept(at_rates), Score):
             block = unseen_block.at_other_rates(others, scores, recipe)
