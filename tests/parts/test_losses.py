@@ -41,7 +41,9 @@ def test_the_first_loss_is_compared_with_itself_and_the_second_with_the_first():
     ("loss", "expected"),
     [(1e6, 104.0), (-1e6, -96.0), (103.0, 103.0), (-95.0, -95.0), (np.inf, 104.0)],
 )
-def test_a_loss_counts_as_a_hundred_mean_distances_from_the_average_at_most(loss, expected):
+def test_a_loss_counts_as_a_hundred_mean_distances_from_the_average_at_most(
+    loss, expected
+):
     losses = LastLosses(jnp.float32(4), ONE, jnp.int32(1))
     assert losses.brought_near(jnp.float32(loss)) == expected
 
