@@ -132,9 +132,9 @@ def test_the_block_says_whether_the_bar_holds():
         return ramp_block.block(runs)
 
     held = block(0.905, 50)
-    assert "makes 50 % fewer updates" in held and "the bar holds" in held
+    assert "makes 50 % fewer updates" in held and "the bar is met" in held
     for late in (block(0.905, 61), block(0.85, 50)):
-        assert "the bar does not hold" in late
+        assert "the bar is missed" in late
 
 
 def test_the_block_compares_branch_and_advice():
