@@ -239,14 +239,13 @@ def follow_names(
     wanted = _array_of_ids(names)
 
     def reorder(rows: LayerRateState) -> LayerRateState:
-        place, is_known = _places(wanted, state.row_ids)
+        place = _places(wanted, state.row_ids)
         place = jnp.pad(place, (0, 1), constant_values=len(names))
-        is_known = jnp.pad(is_known, (0, 1), constant_values=True)
 
         def pick(old: jax.Array, new: jax.Array) -> jax.Array:
             if old.shape[:1] != (len(names) + 1,):
                 return old
-            known = is_known.reshape(-1, *(1,) * (old.ndim - 1))
+            known = jnp.reshape(place >= 0, (-1, *(1,) * (old.ndim - 1)))
             return jnp.where(known, old[place], new.astype(old.dtype))
 
         return jax.tree.map(pick, rows, rate.init(len(names) + 1))
@@ -255,8 +254,8 @@ def follow_names(
     return choose(is_in_place, lambda rows: rows, reorder, state.rows())
 
 
-def _places(wanted: jax.Array, given: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns where each wanted digest stands among the given, and whether it does.
+def _places(wanted: jax.Array, given: jax.Array) -> jax.Array:
+    """Returns where each wanted digest stands among the given; -1 where it does not.
 
     Both are sorted together, so that a wanted one follows its like: a table of all
     pairs would take a gigabyte for the rows of a large mixture of experts.
@@ -269,12 +268,10 @@ def _places(wanted: jax.Array, given: jax.Array) -> tuple[jax.Array, jax.Array]:
     )
     before = functools.partial(jnp.roll, shift=1)
     is_match = (first == before(first)) & (second == before(second)) & is_wanted
-    # What is not wanted has no place, and what is out of bounds is dropped.
-    target = jnp.where(is_wanted, entries - count, len(wanted))
-    place = jnp.zeros(len(wanted) // 2, entries.dtype)
-    place = place.at[target].set(jnp.where(is_match, before(entries), 0), mode="drop")
-    is_known = jnp.zeros(len(wanted) // 2, bool).at[target].set(is_match, mode="drop")
-    return place, is_known
+    # What is not wanted has no row, and what is out of bounds is dropped.
+    row = jnp.where(is_wanted, entries - count, len(wanted))
+    place = jnp.where(is_match, before(entries), -1)
+    return jnp.full(len(wanted) // 2, -1).at[row].set(place, mode="drop")
 
 
 def check_names(state: ScaleByLenaState, names: tuple[str, ...]) -> None:

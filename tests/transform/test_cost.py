@@ -82,7 +82,7 @@ def test_behind_muon_it_costs_hardly_more_than_muon():
             (optax_lena.lena_muon(0.02, 32), {"moments": moments}),
         )
     ]
-    assert words[1] - words[0] <= 4.03 * 256 * 512
+    assert words[1] - words[0] <= 4.02 * 256 * 512
 
 
 def test_with_lars_it_costs_less_than_lars():
