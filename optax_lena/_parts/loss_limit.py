@@ -23,8 +23,8 @@ _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
 # Losses that differ by less than this share of the highest average count as equal, even
 # without scatter.
 _MARGIN = 0.02
-# After so many losses in a row above the limit their level is the usual one. On the
-# small tasks it makes no difference (docs/choices.md).
+# After so many losses in a row above the limit their level is the usual one. The number
+# was not tuned: of the small tasks hardly any comes so far (docs/choices.md).
 _LASTING = 50
 
 
