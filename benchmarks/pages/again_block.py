@@ -18,9 +18,9 @@ def block(recorded: Sequence[Score], recipe: str) -> str:
       recorded: runs of `python -m benchmarks.unseen`.
       recipe: a key of `FAMILIES`.
     """
-    family, recorded = FAMILIES[recipe], of_tables(recorded)
-    first, again = (bar.of_seeds(recorded, seeds) for seeds in (SEEDS, AGAIN_SEEDS))
-    pairs = _pairs(recorded, recipe)
+    family, (first, again) = FAMILIES[recipe], _scores(recorded)
+    verdicts = bar.verdicts(family, first)
+    pairs = _pairs(verdicts, bar.verdicts(family, again))
     if not pairs:
         return ""
     columns = ["difference", "bar", "best of the others, six seeds", "difference"]
@@ -37,10 +37,10 @@ def block(recorded: Sequence[Score], recipe: str) -> str:
             f"Of {len(own)} rows that the table has as *{kind}*, {sum(own)} hold the "
             "bar with six other seeds."
         )
+    said.append(_counted(verdicts, pairs))
     ran = [one for one in recorded if one.seed in AGAIN_SEEDS]
     command = f"python -m benchmarks.unseen --recipe {recipe} --again"
     table, where = layout.markdown(rows, left=2), recorded_by(ran, command)
-    said.append(sentence(recorded, recipe))
     return layout.block([table, " ".join(said), where])
 
 
@@ -51,27 +51,34 @@ def sentence(recorded: Sequence[Score], recipe: str = "sgd") -> str:
       recorded: as the block takes it.
       recipe: likewise.
     """
-    pairs = _pairs(of_tables(recorded), recipe)
-    if not pairs:
-        return ""
-    first = bar.of_seeds(of_tables(recorded), SEEDS)
-    verdicts = bar.verdicts(FAMILIES[recipe], first)
+    verdicts, later = (bar.verdicts(FAMILIES[recipe], s) for s in _scores(recorded))
+    pairs = _pairs(verdicts, later)
+    return _counted(verdicts, pairs) if pairs else ""
+
+
+def _scores(recorded: Sequence[Score]) -> tuple[bar.Scores, bar.Scores]:
+    """Those of the table's seeds, and those of the six others."""
+    shown = of_tables(recorded)
+    return bar.of_seeds(shown, SEEDS), bar.of_seeds(shown, AGAIN_SEEDS)
+
+
+def _pairs(
+    verdicts: Sequence[bar.Verdict], later: Sequence[bar.Verdict]
+) -> list[tuple[bar.Verdict, bar.Verdict]]:
+    """Both verdicts on every row that hangs; none until all of them have run."""
+    anew = {one[:2]: one for one in later}
+    hanging = [one for one in verdicts if one.hangs]
+    if any(one[:2] not in anew for one in hanging):
+        return []
+    return [(one, anew[one[:2]]) for one in hanging]
+
+
+def _counted(
+    verdicts: Sequence[bar.Verdict], pairs: Sequence[tuple[bar.Verdict, bar.Verdict]]
+) -> str:
     clear = sum(one.holds for one in verdicts if not one.hangs)
     held = clear + sum(anew.holds for _, anew in pairs)
     return (
         f"With six other seeds for the {len(pairs)} rows that three seeds cannot "
         f"decide, {held} of {len(verdicts)} hold."
     )
-
-
-def _pairs(
-    recorded: Sequence[Score], recipe: str
-) -> list[tuple[bar.Verdict, bar.Verdict]]:
-    """Both verdicts on every row that hangs; none until all of them have run."""
-    family = FAMILIES[recipe]
-    first, again = (bar.of_seeds(recorded, seeds) for seeds in (SEEDS, AGAIN_SEEDS))
-    hanging = [one for one in bar.verdicts(family, first) if one.hangs]
-    later = {one[:2]: one for one in bar.verdicts(family, again)}
-    if any(one[:2] not in later for one in hanging):
-        return []
-    return [(one, later[one[:2]]) for one in hanging]

@@ -25,13 +25,13 @@ def block(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     family, scores = FAMILIES[recipe], bar.of_seeds(recorded, SEEDS)
     of_table = [one for one in recorded if one.seed not in AGAIN_SEEDS]
     where = recorded_by(of_table, f"python -m benchmarks.unseen --recipe {recipe}")
-    beside = _beside_the_best(family, scores)
+    verdicts = bar.verdicts(family, scores)
     parts = [
         layout.markdown(_table(family, scores), left=2),
         LEGEND,
         f"**{family.methods[family.recommended].label} against the best other method**",
-        layout.markdown(beside, left=3),
-        f"{BAR} {_held(beside)}",
+        layout.markdown(_beside_the_best(family, scores, verdicts), left=3),
+        f"{BAR} {_held(verdicts)}",
     ]
     if len(tried := _tried(family, scores)) > 1:
         title = f"**Variants of {family.methods[family.recommended].label}**"
@@ -55,11 +55,11 @@ def sentence(
       tasks: what they are called, or a link with that name.
     """
     family, scores = FAMILIES[recipe], bar.of_seeds(of_tables(recorded), SEEDS)
-    rows = _beside_the_best(family, scores)[1:]
-    unseen = [row for row in rows if not row[0].endswith("*")]
-    every, new = (len({row[0] for row in some}) for some in (rows, unseen))
-    held = [_count_held(some) for some in (rows, unseen)]
-    lost = sum(row[3].endswith("lost") for row in rows)
+    rows = bar.verdicts(family, scores)
+    unseen = [one for one in rows if one.task not in family.developed]
+    every, new = (len({one.task for one in some}) for some in (rows, unseen))
+    held = [sum(one.holds for one in some) for some in (rows, unseen)]
+    lost = sum(one.lost > 0 for one in rows)
     share = f"{100 * bar.SHARE:g} %"
     return (
         f"On {every} {tasks}, at three S each, `{family.recommended}` loses runs in "
@@ -83,12 +83,12 @@ def at_other_scales(recorded: Sequence[Score], recipe: str = "sgd") -> str:
     ran = {one.task for one in large}
     base = [one for one in recorded if one.batch_scale == 1 and one.task in ran]
     family, scores = FAMILIES[recipe], bar.of_seeds([*base, *large], SEEDS)
-    beside = _beside_the_best(family, scores)
+    verdicts = bar.verdicts(family, scores)
     command = f"python -m benchmarks.unseen --recipe {recipe} --scales S"
     parts = [
         layout.markdown(_table(family, scores), left=2),
-        layout.markdown(beside, left=3),
-        _held(beside),
+        layout.markdown(_beside_the_best(family, scores, verdicts), left=3),
+        _held(verdicts),
         recorded_by(large, command),
     ]
     return layout.block(parts)
@@ -245,9 +245,11 @@ def _cell(
     return f"**{_text(one)}**" if is_level else _text(one)
 
 
-def _beside_the_best(family: Family, scores: Scores) -> list[list[str]]:
+def _beside_the_best(
+    family: Family, scores: Scores, verdicts: Sequence[bar.Verdict]
+) -> list[list[str]]:
     rows = [["task", "S", "best of the others", "difference", "bar"]]
-    for one in bar.verdicts(family, scores):
+    for one in verdicts:
         rows.append([name(family, one.task), str(one.batch_scale)])
         rows[-1] += judged(family, scores, one)
     return rows
@@ -266,12 +268,9 @@ def judged(family: Family, scores: Scores, one: bar.Verdict) -> list[str]:
     return [rival, gained, "holds" if one.holds else "missed"]
 
 
-def _held(beside: Sequence[Sequence[str]]) -> str:
-    return f"It holds in {_count_held(beside)} rows of {len(beside) - 1}."
-
-
-def _count_held(rows: Sequence[Sequence[str]]) -> int:
-    return sum(row[-1] == "holds" for row in rows)
+def _held(verdicts: Sequence[bar.Verdict]) -> str:
+    held = sum(one.holds for one in verdicts)
+    return f"It holds in {held} rows of {len(verdicts)}."
 
 
 def _layers(family: Family, scores: Scores) -> list[list[str]]:
