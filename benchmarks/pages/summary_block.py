@@ -58,7 +58,8 @@ def block(
     caption = (
         "Test accuracy in percent when a run has seen the base run's examples, mean ± "
         "standard error over seeds. Bold: the best of all methods without re-tuning, "
-        "with those that only docs/benchmarks.md shows, and those level with it. "
+        "with those that only docs/benchmarks.md shows, and those *level* with it: "
+        "closer than the standard error of the difference. "
         "Empty: not run. [docs/benchmarks.md](docs/benchmarks.md) has the other "
         "methods, the updates to a target, and the protocol."
     )
