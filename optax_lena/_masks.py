@@ -73,3 +73,8 @@ def _is_function(mask: Any) -> bool:
 def _is_boolean(x: Any) -> bool:
     is_array = isinstance(x, (np.ndarray, jax.Array)) and x.dtype == bool
     return isinstance(x, (bool, np.bool_)) or is_array
+
+
+def is_masked(node: Any) -> bool:
+    """Says whether optax has put a placeholder in an array's place."""
+    return isinstance(node, optax.MaskedNode)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
+PyTree = Any
+
 
 def varying(x: Any) -> frozenset[str]:
     """Returns the bound axes over which the type of `x` says that it varies."""

@@ -77,7 +77,7 @@ def plot_layers(
       TypeError: if `ax` is not an `Axes`.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax_lena
+      >>> import io, jax, jax.numpy as jnp, optax_lena
       >>> from optax_lena.plotting import plot_layers
       >>> tx = optax_lena.lena(0.1, batch_scale=2, warmup_steps=10)
       >>> params = {"calm": jnp.zeros(2), "noisy": jnp.zeros(2)}
@@ -94,7 +94,7 @@ def plot_layers(
       >>> ax = plot_layers(history, "warmup_factor")
       >>> [line.get_label() for line in ax.lines]
       ['calm', 'noisy']
-      >>> ax.figure.savefig(getfixture("tmp_path") / "layers.png")
+      >>> ax.figure.savefig(io.BytesIO())  # or a path
     """
     curves = _curves(history, field, clock)
     if ax is not None:

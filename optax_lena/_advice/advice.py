@@ -85,6 +85,9 @@ class Advice:
 
         Returns:
           Low and high, over the base batch's examples.
+
+        Raises:
+          ValueError: if S is not a positive number.
         """
         ends = [
             relative_curve(b).examples(batch_scale) for b in self.noise_scale_interval

@@ -1,8 +1,8 @@
 """The figure: the curve with its interval, and every layer's noise scale over time.
 
 In: an `Advice`, with measured points if there are any. Out: a Matplotlib figure, made
-without pyplot: nothing global changes, and no display is needed. Needs
-`pip install 'optax_lena[plot]'`.
+without pyplot: nothing global changes, and no display is needed.
+`optax_lena.plotting` has it, and says what to install if there is no Matplotlib.
 """
 
 import math
@@ -10,21 +10,16 @@ import os.path
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-
-try:
-    from matplotlib import colormaps
-    from matplotlib.axes import Axes
-    from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-except ImportError as error:
-    raise ImportError(
-        "The advice's figure needs Matplotlib: pip install 'optax_lena[plot]'."
-    ) from error
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from optax_lena._advice.advice import Advice, relative_curve
 from optax_lena._advice.curve import check_points
 from optax_lena._advice.history import History
+from optax_lena._advice.text import end_of
 from optax_lena._checks import check_is
 
 # Okabe and Ito's palette without its yellow: colour-blind readers can tell it apart.
@@ -39,7 +34,7 @@ PALETTE = (
 )
 _BLUE, _ORANGE, *_ = PALETTE
 _GREY = "#666666"
-_MOST_COLUMNS, _MOST_NAMES = 120, 30
+_MOST_COLUMNS, _MOST_NAMES, _MOST_LETTERS = 120, 30, 34
 # In percent: a single layer without signal would leave one colour for all others.
 _COLOURED = (1, 97)
 
@@ -60,7 +55,7 @@ def plot_advice(advice: Advice, points: Iterable[Sequence[float]] = ()) -> Figur
       ValueError: if a point is not a pair of positive numbers.
 
     Example:
-      >>> import numpy as np, optax_lena
+      >>> import io, numpy as np, optax_lena
       >>> from optax_lena.plotting import plot_advice
       >>> history = {
       ...     "model/base_steps": 8.0 * np.arange(1, 21),
@@ -71,7 +66,7 @@ def plot_advice(advice: Advice, points: Iterable[Sequence[float]] = ()) -> Figur
       >>> figure = plot_advice(optax_lena.advise(history), [(8, 1.1), (64, 2.3)])
       >>> [axes.get_title(loc="left") for axes in figure.axes[:2]]
       ['What a larger batch costs', 'Where the noise is']
-      >>> figure.savefig(getfixture("tmp_path") / "advice.png")
+      >>> figure.savefig(io.BytesIO())  # or a path
     """
     check_is("advice", advice, Advice, "optax_lena.advise")
     points = list(points)
@@ -175,7 +170,8 @@ def _draw_layers(ax: Axes, history: History, layers: dict[str, np.ndarray]) -> N
     names = list(layers)
     step = max(-(-len(names) // _MOST_NAMES), 1)
     shared = os.path.commonprefix(names).rpartition("/")[0] if len(names) > 1 else ""
-    labels = [_short(name.removeprefix(f"{shared}/")) for name in names[::step]]
+    ends = [name.removeprefix(f"{shared}/") for name in names[::step]]
+    labels = [end_of(name, _MOST_LETTERS) for name in ends]
     ax.set_yticks(range(0, len(names), step), labels=labels)
     ax.tick_params(axis="y", length=0, labelsize=8)
     ax.invert_yaxis()
@@ -239,8 +235,3 @@ def _tidy(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     ax.set_axisbelow(True)
-
-
-def _short(name: str, most: int = 34) -> str:
-    """Shortens a long name to its end, which tells more."""
-    return name if len(name) <= most else "…" + name[1 - most :]

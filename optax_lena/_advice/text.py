@@ -161,7 +161,9 @@ def _layers(advice: "Advice") -> str:
     half = _MOST_LAYERS // 2
     many = len(ranked) > _MOST_LAYERS
     shown = ranked[:half] + ranked[-half:] if many else ranked
-    rows = [f"{_number(scale):>12}  {_end_of(name)}" for scale, name in shown]
+    rows = [
+        f"{_number(scale):>12}  {end_of(name, _WIDTH - 14)}" for scale, name in shown
+    ]
     if many:
         rows.insert(half, f"{'...':>12}  {len(ranked) - len(shown)} layers between")
     return "\n".join([f"{'critical S':>12}  layer", *rows])
@@ -211,8 +213,8 @@ def fitted(number: float, form: str, width: int) -> str:
     return text if len(text) <= width else f"{number:.1e}"
 
 
-def _end_of(name: str, most: int = _WIDTH - 14) -> str:
-    """Shortens a long name to its end, which tells more."""
+def end_of(name: str, most: int) -> str:
+    """Shortens a name of more than so many letters to its end, which tells more."""
     return name if len(name) <= most else "..." + name[3 - most :]
 
 

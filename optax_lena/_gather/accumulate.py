@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import optax
 
 from optax_lena._checks import check_loss, check_number
-from optax_lena._eager import choose
+from optax_lena._eager import choose, is_known
 from optax_lena._gather.wrapped import Preconditioner, multipliers_of, wrapped
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments, check_weights
 from optax_lena._measure.sums import IncrementalMoments, MomentSums, divide, weigh
 from optax_lena._transformation import transformation
-from optax_lena._types import zeros_of
+from optax_lena._types import PyTree, zeros_of
 
 EveryK = int | Callable[[jax.Array], jax.typing.ArrayLike]
 
@@ -87,9 +86,13 @@ def accumulate(
 
     Raises:
       ValueError: if `every_k` is not an integer of at least 1, or another option is
-        invalid; from `update`, if `moments` are not those of the gradients, or the
-        weight, where it is known, is negative or not finite.
-      TypeError: if `tx` is no optimizer; from `update`, if a gradient holds integers.
+        invalid; from `update`, if `moments` are not those of the gradients, or `value`
+        is no scalar, or the weight, where it is known, is negative or not finite.
+      TypeError: if `tx` is no optimizer; from `update`, if a gradient holds integers,
+        or `moments` are something else.
+
+    Warns:
+      RuntimeWarning: from `update`, if `every_k` is 1 and there are no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -163,18 +166,23 @@ def _update(
             mean_loss = divide(state.losses, state.loss_weight)
             given["value"] = jnp.where(has_loss, mean_loss, jnp.nan)
         updates, inner_state = tx.update(mean, state.inner_state, params, **given)
-        empty = jax.tree.map(jnp.zeros_like, state)
+        empty = jax.tree.map(jnp.zeros_like, state._replace(inner_state=()))
         return updates, empty._replace(
             inner_state=inner_state,
             updates=optax.safe_increment(state.updates),
             skipped=state.skipped,
         )
 
+    is_full = added.calls >= k
+
     def wait(state: AccumulateState) -> tuple[PyTree, AccumulateState]:
+        # Outside of jax.jit no types have to agree; errors show before an update.
+        if is_known(is_full) and state.updates > 0:
+            return jax.tree.map(jnp.zeros_like, grads), state
         updates, _ = jax.eval_shape(emit, state)
         return jax.tree.map(lambda x: zeros_of(x, x.dtype), updates), state
 
-    return choose(added.calls >= k, emit, wait, added)
+    return choose(is_full, emit, wait, added)
 
 
 def _add(

@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from jax.lax import with_sharding_constraint
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, reshard
 
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.parameters import leaves_by_name
-from optax_lena._types import bound_axes, shard_axes, varying
+from optax_lena._types import PyTree, bound_axes, shard_axes, varying
 
 AxisName = str | tuple[str, ...]
 

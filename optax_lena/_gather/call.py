@@ -11,11 +11,10 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._checks import shown
 from optax_lena._gather import outputs, passes
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments, check_weights
 from optax_lena._measure.sums import divide, finish, pack
-from optax_lena._types import shard_like
+from optax_lena._types import PyTree, shard_like
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

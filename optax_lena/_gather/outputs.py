@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.parameters import parameter_names
+from optax_lena._types import PyTree
 
 MEAN, SUM, EXAMPLES, STACK, SHAPE = "mean", "sum", "examples", "stack", "shape"
 KINDS = (MEAN, SUM, EXAMPLES, STACK, SHAPE)

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from optax_lena._gather import axes
 from optax_lena._gather.axes import AxisName
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import (
     GradMoments,
@@ -14,6 +13,7 @@ from optax_lena._measure.moments import (
     check_weights,
 )
 from optax_lena._measure.sums import divide, finish, pack, weigh
+from optax_lena._types import PyTree
 
 
 def moments_over_axis(

@@ -13,9 +13,8 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._dtypes import accumulation_dtype
 from optax_lena._gather.outputs import MEAN, SUM
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.sums import weigh
-from optax_lena._types import zeros_of
+from optax_lena._types import PyTree, zeros_of
 
 
 def split(batch: PyTree, num_microbatches: int) -> PyTree:
@@ -99,12 +98,12 @@ def weighted_scan(
     def body(sums: list[jax.Array], weight_and_x: Any) -> tuple[Any, Any]:
         weight, x = weight_and_x
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
-        summed, stacked = _divided(leaves, kinds)
+        summed, stacked = _partitioned(leaves, kinds)
         added = [_added(weight, leaf, kind) for leaf, kind in summed]
         return jax.tree.map(jnp.add, sums, added), [leaf for leaf, _ in stacked]
 
     # Zeros keep the mesh axes of the leaves' types, as scan requires of a carry.
-    summed, _ = _divided(jax.tree.leaves(shapes), kinds)
+    summed, _ = _partitioned(jax.tree.leaves(shapes), kinds)
     zeros = [zeros_of(leaf, _sum_dtype(leaf, kind)) for leaf, kind in summed]
     if len(each) > 1:
         return jax.lax.scan(body, zeros, (each, xs))
@@ -137,7 +136,7 @@ def merge(
     return jax.tree.unflatten(jax.tree.structure(shapes), merged)
 
 
-def _divided(leaves: list[Any], kinds: Sequence[str]) -> tuple[list, list]:
+def _partitioned(leaves: list[Any], kinds: Sequence[str]) -> tuple[list, list]:
     pairs = list(zip(leaves, kinds, strict=True))
     summed = [pair for pair in pairs if pair[1] in (MEAN, SUM)]
     return summed, [pair for pair in pairs if pair[1] not in (MEAN, SUM)]

@@ -14,11 +14,11 @@ import optax
 from optax_lena._dtypes import accumulation_dtype
 from optax_lena._gather.wrapped import Preconditioner, multipliers_of, wrapped
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import GradMoments, moments_in
 from optax_lena._measure.sums import pack
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 
 class SuccessiveState(NamedTuple):

@@ -21,9 +21,9 @@ from optax_lena._gather.call import (
     check_some_examples,
 )
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import GradMoments, check_num_microbatches
+from optax_lena._types import PyTree
 
 
 def value_and_grad(

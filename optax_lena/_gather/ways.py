@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from optax_lena._gather import axes, outputs, passes
 from optax_lena._gather.axes import AxisName
 from optax_lena._gather.call import Call
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments
-from optax_lena._types import shard_like
+from optax_lena._types import PyTree, shard_like
 
 SPACE, TIME = SPREADS = ("space", "time")
 

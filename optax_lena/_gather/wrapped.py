@@ -11,7 +11,7 @@ import optax
 
 from optax_lena._checks import check_callable, check_optimizer
 from optax_lena._measure.layers import Layers, check_layers
-from optax_lena._measure.layout import PyTree
+from optax_lena._types import PyTree
 
 # A function of the wrapped optimizer's state and a pytree like the parameters.
 Preconditioner = Callable[[optax.OptState, PyTree], PyTree] | None

@@ -38,7 +38,10 @@ class Layers:
         Returns:
           The layer's name: parameters with the same layer name form one layer.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"a subclass of Layers must have a method layer_of(parameter) that returns "
+            f"the name of the parameter's layer, got {type(self).__name__} without one."
+        )
 
     def stack_axis(self, parameter: str) -> int | None:
         """Says on which axis a parameter stacks several layers.

@@ -17,8 +17,7 @@ from optax_lena._dtypes import accumulation_dtype
 from optax_lena._measure.entries import Row, entries_of
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.parameters import parameter_names
-
-PyTree = Any
+from optax_lena._types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +101,7 @@ def scale_leaves(updates: PyTree, factors: list[jax.Array], layout: Layout) -> P
     leaves, treedef = jax.tree.flatten(updates)
     scaled = []
     for leaf, factor, axis in zip(leaves, factors, layout.axes, strict=True):
+        leaf = jnp.asarray(leaf)  # a Python number, as optax takes it
         if axis is not None:
             others = [i for i in range(leaf.ndim) if i != axis % leaf.ndim]
             factor = jnp.expand_dims(factor, others)

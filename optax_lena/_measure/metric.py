@@ -16,9 +16,9 @@ import numpy as np
 
 from optax_lena._dtypes import accumulation_dtype, without_dtype
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import PyTree, stack_size
+from optax_lena._measure.layout import stack_size
 from optax_lena._measure.parameters import check_inexact, leaves_by_name, tree_of_names
-from optax_lena._types import bound_axes, replicated, shard_axes, varying
+from optax_lena._types import PyTree, bound_axes, replicated, shard_axes, varying
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -229,11 +229,20 @@ def sq_norm_of_whole(tree: PyTree, moments: Any) -> jax.Array:
         device has a model of its own.
 
     Returns:
-      A scalar `()`; NaN where nothing says whether they are shards: without
-      `check_vma`, where devices differ in more than their part of the batch.
+      A scalar `()`; NaN where no type says whether they are shards, as without
+      `check_vma`, and devices of one model differ in it.
     """
-    untracked = [x for x in bound_axes() if not varying(jax.lax.axis_index(x))]
-    if len(untracked) > 1:
-        return jnp.full((), jnp.nan, jnp.float32)
     metric = ShardedMetric(Metric(), shard_axes(tree, moments))
-    return jnp.asarray(sum(metric.sq_norms(jax.tree.leaves(tree))), jnp.float32)
+    sq_norm = jnp.asarray(sum(metric.sq_norms(jax.tree.leaves(tree))), jnp.float32)
+    untyped = [x for x in bound_axes() if not varying(jax.lax.axis_index(x))]
+    if not untyped:
+        return sq_norm
+    whole = jnp.asarray(sum(map(jnp.sum, jax.tree.leaves(moments))), jnp.float32)
+    ends = jnp.stack([sq_norm, -sq_norm, whole, -whole])
+    for axis in untyped:
+        # Copies of a tensor have one norm, and shards hardly ever do.
+        most, least, most_of_whole, least_of_whole = jax.lax.pmax(ends, axis)
+        is_copy = most == -least
+        is_own_model = most_of_whole > -least_of_whole
+        sq_norm = jnp.where(is_copy | is_own_model, sq_norm, jnp.nan)
+    return sq_norm

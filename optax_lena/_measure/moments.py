@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.tree_util import GetAttrKey
 
 from optax_lena._checks import FLOAT32_MAX, check_number
 from optax_lena._dtypes import weight_dtype
-from optax_lena._measure.layout import Layout, PyTree, stack_size
+from optax_lena._masks import is_masked
+from optax_lena._measure.layout import Layout, stack_size
 from optax_lena._measure.metric import Metric, ShardedMetric
+from optax_lena._types import PyTree
 
 
 class GradMoments(NamedTuple):
@@ -66,6 +67,7 @@ class GradMoments(NamedTuple):
           17.0 2
         """
         check_number("factor", factor, "what the gradients are multiplied by")
+        factor = jnp.asarray(factor, jnp.float32)
         # Twice, not by its square: float32 holds 1 / 2**80, but not its square.
         scale = lambda x: x * factor * factor  # noqa: E731
         micro, batch = jax.tree.map(scale, (self.micro_sq_norm, self.batch_sq_norm))
@@ -273,8 +275,3 @@ def align_norms(
                 "transformation the same `layers`, and moments of the same parameters."
             )
     return [entry for _, entry in pairs]
-
-
-def is_masked(node: Any) -> bool:
-    """Says whether optax has put a placeholder in an array's place."""
-    return isinstance(node, optax.MaskedNode)

@@ -19,7 +19,7 @@ from optax_lena._dtypes import (
     without_dtype,
 )
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import PyTree, layout_of
+from optax_lena._measure.layout import layout_of
 from optax_lena._measure.metric import Metric, ShardedMetric, metric_of
 from optax_lena._measure.moments import (
     GradMoments,
@@ -31,7 +31,7 @@ from optax_lena._measure.moments import (
     moments_in,
 )
 from optax_lena._measure.parameters import leaves_by_name
-from optax_lena._types import zeros_of
+from optax_lena._types import PyTree, zeros_of
 
 
 class MomentSums(NamedTuple):

@@ -56,6 +56,7 @@ def adascale(
 
     Raises:
       ValueError: where an argument is out of its range.
+      TypeError: from `update`, if it is given no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

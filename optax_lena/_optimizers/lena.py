@@ -61,6 +61,7 @@ def lena(
 
     Raises:
       ValueError: where an argument is out of its range.
+      TypeError: from `update`, if it is given no moments.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, optax_lena

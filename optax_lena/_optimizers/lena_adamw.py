@@ -82,6 +82,7 @@ def lena_adamw(
 
     Raises:
       ValueError: where an argument is out of its range.
+      TypeError: from `update`, if it is given no moments.
 
     Warns:
       RuntimeWarning: from `update`, if the moments are without the preconditioner.

@@ -87,6 +87,7 @@ def lena_amplified(
 
     Raises:
       ValueError: where an argument is out of its range.
+      TypeError: from `update`, if it is given no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

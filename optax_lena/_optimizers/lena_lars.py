@@ -14,7 +14,6 @@ import optax
 
 from optax_lena._checks import check_rate, check_steps
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree
 from optax_lena._optimizers import parts
 from optax_lena._parts.layer_rate import LayerRate, evaluate
 from optax_lena._parts.rules import square_root_gain
@@ -22,6 +21,7 @@ from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.lars import scale_by_lars_ratio
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 
 class LenaLarsState(NamedTuple):
@@ -89,7 +89,7 @@ def lena_lars(
       trust_ratio_mask: which parameters have LARS's ratio: a pytree of booleans that is
         a prefix of the parameters, or a function of them; None: all. Biases and norms
         are usually left out. They keep the gain and the warm-up, but take steps of SGD,
-        for which the square root is cautious.
+        for which the square root is cautious. (`trust_ratio` in reports is LENA's.)
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
       nesterov: whether to use Nesterov momentum.
@@ -106,6 +106,7 @@ def lena_lars(
     Raises:
       ValueError: where an argument is out of its range; from `update`, if it gets no
         `params`.
+      TypeError: from `update`, if it is given no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

@@ -12,9 +12,9 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._checks import check_beta, check_weight_decay
+from optax_lena._masks import is_masked
 from optax_lena._measure.layers import Layers, per_parameter, whole_model
-from optax_lena._measure.layout import PyTree, layout_of
-from optax_lena._measure.moments import is_masked
+from optax_lena._measure.layout import layout_of
 from optax_lena._optimizers import parts
 from optax_lena._parts.guard import GrowthLimit
 from optax_lena._transform.muon import (
@@ -25,6 +25,7 @@ from optax_lena._transform.muon import (
     orthogonaliser,
 )
 from optax_lena._transform.scale_by_adam import scale_by_adam
+from optax_lena._types import PyTree
 
 # Seven updates from the base batch's rate to eight times it. The tenth in an update of
 # `lena_adamw` is for Adam, whose metric hardly knows a gradient at first; matrices are
@@ -99,6 +100,7 @@ def lena_muon(
 
     Raises:
       ValueError: where an argument is out of its range.
+      TypeError: from `update`, if it is given no moments.
 
     Warns:
       RuntimeWarning: from `init`, if a layer holds parameters of both kinds; from
@@ -152,7 +154,7 @@ def _warn_of_mixed_layers(
         for row in np.ravel(rows):
             kinds.setdefault(int(row), set()).add(is_muons)
     mixed = [layout.names[row] for row, kind in kinds.items() if len(kind) > 1]
-    if mixed and layers is not whole_model:
+    if mixed and layers != whole_model:
         warnings.warn(
             "`layers` of `lena_muon` must keep matrices and other parameters apart, "
             f"got both in {mixed[:4]}: their gradients are measured in different "

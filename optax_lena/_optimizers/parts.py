@@ -21,7 +21,6 @@ from optax_lena._checks import (
 )
 from optax_lena._masks import masked
 from optax_lena._measure.layers import Layers
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.loss_limit import LossLimit
@@ -30,6 +29,7 @@ from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.momentum import trace_of_examples
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 descent = optax.scale(-1.0)
 """Turns scaled gradients into updates."""
@@ -99,7 +99,7 @@ def _scale_divided(
             "gatherer preconditioner=optax_lena.adam_preconditioner(opt_state, "
             "params), and accumulate or from_successive_gradients the function itself.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,  # who called the chain
         )
     return scale.update(updates, state, params, moments=moments, **extra_args)
 

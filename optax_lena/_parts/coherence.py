@@ -8,8 +8,13 @@ $$\text{coherence} = \frac{\lVert m \rVert^2}{\text{apart}}, \qquad
   \text{apart} \leftarrow \beta^2 \, \text{apart} + \lVert u \rVert^2$$
 
 for steps u as they enter the buffer m, which keeps the share β of itself. For equal
-steps it is $(1 + \beta) / (1 - \beta)$, 9 for a β of 0.8; for steps along an axis on
-which the rate is too large, each of which overshoots, it is as little as the inverse.
+steps it is $(1 + \beta) / (1 - \beta)$, 9 for a β of 0.8, and counts as no more than
+that; for steps along an axis on which the rate is too large, each of which overshoots,
+it is as little as the inverse.
+
+The lengths of the steps are those of the gradient, from its moments. What joins it on
+its way to the buffer, such as weight decay, is in m alone, and looks like steps that
+agree; what is clipped there looks like steps that overshoot.
 """
 
 from typing import NamedTuple, Self
@@ -36,11 +41,17 @@ class Coherence(NamedTuple):
         # Two arrays, as JAX does not donate one buffer twice; float32 with x64, too.
         return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
-    def read(self) -> jax.Array:
-        """Returns the coherence, `()`; 1 before any step, or if a length overflows."""
+    def read(self, kept: ArrayLike) -> jax.Array:
+        """Returns the coherence, `()`; 1 before any step, or if a length overflows.
+
+        Args:
+          kept: β; steps that are equal are the most that can agree.
+        """
         is_known = (self.apart > 0) & jnp.isfinite(self.together)
         apart = jnp.where(is_known, self.apart, 1)
-        return jnp.where(is_known, self.together / apart, 1)
+        kept = jnp.asarray(kept, jnp.float32)
+        of_equal = (1 + kept) / (1 - kept)
+        return jnp.where(is_known, jnp.minimum(self.together / apart, of_equal), 1)
 
     def add(
         self, kept: ArrayLike, step_sq_norm: jax.Array, buffer_sq_norm: jax.Array

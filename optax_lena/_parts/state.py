@@ -13,7 +13,7 @@ from optax_lena._parts.clocks import Clocks, Count
 
 
 class Applied(NamedTuple):
-    """What the last update did, for reports; no update reads it.
+    """What the last update did, for reports; the next update does not read it.
 
     No field has the name of a hyperparameter: `optax.tree.get` and `optax.tree.set`
     look for `learning_rate` and `batch_scale` in the whole state, and have to find
@@ -28,7 +28,8 @@ class Applied(NamedTuple):
       warmup_factor: float32 `[rows]`, in [0, 1].
       layer_rate: float32 `[rows]`, the product of the schedule and the two above.
       schedule: float32 `()`, the learning rate at its own clock.
-      step_sq_norm: float32 `()`, squared length of the gradient at these rates.
+      step_sq_norm: float32 `()`, squared length of the gradient at these rates, for
+        the `Coherence` of steps.
       coherence: float32 `()`, of the steps before; 1 where it is not measured.
       spike_factor: float32 `()`, in [0, 1], by which a spike cut the trust ratios.
       base_batches: float32 `()`, S.

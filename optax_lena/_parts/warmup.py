@@ -1,6 +1,6 @@
 r"""Warm-ups: the progress of each layer, and the resulting factor on its rate.
 
-In: what one update is worth to every row. Out: a factor in (0, 1] per row.
+In: what one update is worth to every row. Out: a factor in [0, 1] per row.
 
 $$\text{factor}(t) = \min(1, \text{progress}(t) / \theta)$$
 

@@ -15,9 +15,9 @@ import optax
 
 from optax_lena._checks import check_beta, check_eps, shown
 from optax_lena._dtypes import accumulation_dtype
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.parameters import leaves_by_name
 from optax_lena._transform.scale_by_adam import AdamState
+from optax_lena._types import PyTree
 
 # 1 / ν̂ of k Gaussian gradients without a mean is an inverse chi-squared with k degrees
 # of freedom: its mean is infinite for k < 3, its variance for k < 5. One such number

@@ -39,16 +39,17 @@ def scale_of(
     if batch_scale is not None:
         is_plain = isinstance(batch_scale, (int, float))
         # In float32: 2**31 overflows JAX's default integer.
-        return float(batch_scale) if is_plain else _above_zero(batch_scale)
+        return float(batch_scale) if is_plain else _finite(batch_scale)
     check_moments(moments)
     check_count(moments.num_microbatches)
     count = moments.num_microbatches
     if isinstance(count, numbers.Integral):
         return int(count)
-    return _above_zero(count)
+    return _finite(count)
 
 
-def _above_zero(batch_scale: ArrayLike) -> jax.Array:
-    # A batch that is all padding has S = 0, and no rule is defined there.
+def _finite(batch_scale: ArrayLike) -> jax.Array:
+    # A batch that is all padding has S = 0, and no rule is defined there. Divided by a
+    # base batch of 0, S is infinite, and would end the schedule for good.
     scale = jnp.asarray(batch_scale, jnp.float32)
-    return jnp.where(scale > 0, scale, 1)
+    return jnp.where((scale > 0) & (scale < jnp.inf), scale, 1)

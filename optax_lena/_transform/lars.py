@@ -14,10 +14,11 @@ import optax
 from optax_lena._checks import check_eps, check_number
 from optax_lena._masks import masked
 from optax_lena._measure.layers import Layers
-from optax_lena._measure.layout import PyTree, layout_of, scale_leaves
+from optax_lena._measure.layout import layout_of, scale_leaves
 from optax_lena._measure.metric import Metric
 from optax_lena._measure.parameters import check_inexact, check_no_shards
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 
 def scale_by_lars_ratio(

@@ -12,7 +12,6 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._measure.layers import Layers
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.metric import sq_norm_of_whole
 from optax_lena._measure.moments import GradMoments
 from optax_lena._parts.coherence import Coherence
@@ -21,6 +20,7 @@ from optax_lena._transform.momentum import factors, trace_of_examples
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 
 class LayerRateWithMomentumState(NamedTuple):
@@ -89,12 +89,12 @@ def _update(
     **extra_args: Any,
 ) -> tuple[PyTree, LayerRateWithMomentumState]:
     extra_args["moments"] = moments
-    coherence = state.last_steps.read()
+    kept, longer = factors(momentum, batch_scale, **extra_args)
+    coherence = state.last_steps.read(kept)
     steps, rates = scale.update(
         updates, state.rates, params, coherence=coherence, **extra_args
     )
     updates, trace = buffer.update(steps, state.buffer, params, **extra_args)
-    kept, longer = factors(momentum, batch_scale, **extra_args)
     last_steps = state.last_steps.add(
         kept,
         longer**2 * rates.applied.step_sq_norm,

@@ -12,10 +12,10 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_lena._dtypes import add, cast_like, without_dtype
-from optax_lena._measure.layout import PyTree
 from optax_lena._parts.memory import FIRST_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 
 class _Options(NamedTuple):

@@ -10,13 +10,13 @@ import optax
 
 from optax_lena._checks import check_optimizer
 from optax_lena._measure.layers import Layers, check_regex, per_parameter
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
 from optax_lena._measure.parameters import parameter_names, tree_of_names
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 
 class MonitorState(NamedTuple):
@@ -61,6 +61,7 @@ def monitor(
 
     Raises:
       ValueError: where an argument is out of its range, or `only` matches no parameter.
+      TypeError: from `update`, if it is given no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena

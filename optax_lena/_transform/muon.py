@@ -17,15 +17,14 @@ from jax.typing import ArrayLike
 
 from optax_lena._checks import check_batch_scale, check_beta, check_dtype, check_flag
 from optax_lena._dtypes import cast_like
-from optax_lena._measure.layout import PyTree
-from optax_lena._measure.moments import is_masked
+from optax_lena._masks import is_masked
 from optax_lena._measure.parameters import check_no_shards
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import MOMENTUM_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transform.scale_by_adam import average
 from optax_lena._transformation import transformation
-from optax_lena._types import replicated, shard_like
+from optax_lena._types import PyTree, replicated, shard_like
 
 
 class MomentumState(NamedTuple):

@@ -22,11 +22,11 @@ from optax_lena._checks import (
     check_flag,
 )
 from optax_lena._dtypes import add, cast_like, without_dtype
-from optax_lena._measure.layout import PyTree
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import FIRST_FLOOR, SECOND_FLOOR, Forgotten, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 
 class AdamState(NamedTuple):
@@ -99,6 +99,7 @@ def scale_by_adam(
 
     Raises:
       ValueError: where an argument is out of its range.
+      TypeError: from `update`, if S is None and it is given no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena

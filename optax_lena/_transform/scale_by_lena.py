@@ -18,12 +18,7 @@ from optax_lena._checks import (
     check_steps,
 )
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
-from optax_lena._measure.layout import (
-    Layout,
-    PyTree,
-    layout_of,
-    scale_leaves,
-)
+from optax_lena._measure.layout import Layout, layout_of, scale_leaves
 from optax_lena._measure.moments import (
     GradMoments,
     align_norms,
@@ -39,6 +34,7 @@ from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transform.state import ScaleByLenaState, follow_names, named
 from optax_lena._transformation import transformation
+from optax_lena._types import PyTree
 
 
 def scale_by_lena(
@@ -52,7 +48,7 @@ def scale_by_lena(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Scales every layer's update by its trust ratio and its warm-up factor.
 
-    $$u_k \leftarrow \text{rule}(\text{gain}_k(S), S) \cdot
+    $$u_k \leftarrow \text{rule}(\text{estimate}_k, S) \cdot
       \min(1, \text{progress}_k / \theta) \cdot u_k$$
 
     In the paper it follows the momentum buffer and precedes the learning rate: the
@@ -90,6 +86,7 @@ def scale_by_lena(
 
     Raises:
       ValueError: where an argument is out of its range.
+      TypeError: from `update`, if it is given no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena
@@ -149,6 +146,7 @@ def scale_by_layer_rate(
 
     Raises:
       ValueError: where an argument is out of its range.
+      TypeError: from `update`, if it is given no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena
@@ -167,20 +165,20 @@ def scale_by_layer_rate(
         raise ValueError(f"`rate` must be an optax_lena.LayerRate, got {rate!r}.")
     check_batch_scale(batch_scale)
     return transformation(
-        functools.partial(init, rate, layers),
-        functools.partial(update, rate, batch_scale, layers),
+        functools.partial(_init, rate, layers),
+        functools.partial(_update, rate, batch_scale, layers),
         ScaleByLenaState,
     )
 
 
-def init(rate: LayerRate, layers: Layers, params: PyTree) -> ScaleByLenaState:
+def _init(rate: LayerRate, layers: Layers, params: PyTree) -> ScaleByLenaState:
     """Returns the state for these parameters, or for their shapes and dtypes."""
     check_inexact("params", params)
     names = layout_of(layers, params).names
     return named(rate.init(len(names) + 1), names)
 
 
-def update(
+def _update(
     rate: LayerRate,
     batch_scale: jax.typing.ArrayLike | None,
     layers: Layers,

@@ -14,8 +14,8 @@ from jax.interpreters import partial_eval
 
 from optax_lena._gather import outputs
 from optax_lena._gather.call import fold_in
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.parameters import parameter_names
+from optax_lena._types import PyTree
 
 _NODE = object()  # where an argument holds a module or nnx.Rngs
 

@@ -7,8 +7,8 @@ import jax
 import optax
 from flax.training import train_state
 
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
+from optax_lena._types import PyTree
 
 
 class TrainState(train_state.TrainState):
@@ -38,6 +38,7 @@ class TrainState(train_state.TrainState):
         grads: PyTree,
         moments: GradMoments | None = None,
         value: jax.Array | None = None,
+        weight: jax.typing.ArrayLike | None = None,
         **kwargs: Any,
     ) -> "TrainState":
         """Makes one update of the parameters.
@@ -48,12 +49,14 @@ class TrainState(train_state.TrainState):
             (`optax_lena.accumulate`).
           value: the loss of the whole batch, for optimizers that read it
             (`optax_lena.lena_amplified`); None: not given.
+          weight: what the gradient is a mean over, such as a number of tokens, for
+            `optax_lena.accumulate`; None: not given.
           **kwargs: other fields of the state to replace, such as batch statistics.
 
         Returns:
           The state with new `params`, `opt_state` and `step`.
         """
-        given = {"moments": moments, "value": value}
+        given = {"moments": moments, "value": value, "weight": weight}
         given = {name: x for name, x in given.items() if x is not None}
         if not given:
             return super().apply_gradients(grads=grads, **kwargs)

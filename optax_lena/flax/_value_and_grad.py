@@ -14,8 +14,8 @@ from optax_lena._gather.axes import AxisName, is_bound
 from optax_lena._gather.call import check_further, check_some_examples
 from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._measure.layout import PyTree
 from optax_lena._measure.moments import GradMoments
+from optax_lena._types import PyTree
 from optax_lena.flax._pure_loss import PureLoss
 
 

@@ -89,6 +89,14 @@ def test_linen_train_state_hands_the_loss_to_the_optimizer():
     assert limit.highest == pytest.approx(loss)
 
 
+def test_linen_train_state_hands_weights_to_accumulate():
+    tx = optax_lena.accumulate(optax_lena.lena(0.1, batch_scale=N), N)
+    state, _ = make_linen_state(tx)
+    grads = jax.tree.map(jnp.ones_like, state.params)
+    state = state.apply_gradients(grads=grads, weight=3.0)
+    assert state.opt_state.sums.weight == 3
+
+
 def test_flax_own_train_state_does_not_pass_moments_on():
     """The trap that `optax_lena.flax.TrainState` is for: kwargs replace fields."""
     tx = optax_lena.lena(0.1, batch_scale=N)

@@ -318,6 +318,23 @@ def test_one_call_without_moments_warns_that_nothing_is_measured(every_k):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
 
 
+def test_outside_of_jit_calls_do_not_trace_the_optimizer_after_the_first_update():
+    calls = []
+
+    def update(updates, state, params=None, **extra_args):
+        calls.append(extra_args)
+        return inner().update(updates, state, params, **extra_args)
+
+    counted = optax.GradientTransformationExtraArgs(inner().init, update)
+    tx = optax_lena.accumulate(counted, 3)
+    state = tx.init(PARAMS)
+    for traced in (1, 1, 1, 0, 0, 1):
+        calls.clear()
+        updates, state = tx.update(PARAMS, state, PARAMS)
+        assert len(calls) == traced
+    assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, PARAMS)
+
+
 def test_a_loss_of_some_calls_is_the_mean_of_those():
     tx = optax_lena.accumulate(optax_lena.lena_amplified(0.1, 4), 2)
     state = tx.init(PARAMS)

@@ -80,6 +80,14 @@ def test_rescaled_moments_are_those_of_the_rescaled_gradients(scale, count):
     assert gains(long.rescale(1 / scale)) == pytest.approx(gains(moments), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, int])
+def test_rescaled_moments_are_float32_whatever_the_factor_is(dtype):
+    _, moments = optax_lena.moments_from_stack(helpers.random_stacks(0, 4))
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        rescaled = moments.rescale(jnp.asarray(2, dtype))
+    assert {x.dtype for x in jax.tree.leaves(rescaled)} == {np.dtype("float32")}
+
+
 def test_a_factor_whose_square_is_no_float32():
     _, moments = optax_lena.moments_from_stack({"w": jnp.float32([2.0**60, 2.0**61])})
     got = moments.rescale(2.0**-80).micro_sq_norm["w"]

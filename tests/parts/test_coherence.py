@@ -13,7 +13,7 @@ def after(steps, kept):
     for step in steps:
         buffer = kept * buffer + step
         coherence = coherence.add(kept, np.sum(step**2), np.sum(buffer**2))
-    return float(coherence.read())
+    return float(coherence.read(kept))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.8, 0.9])
@@ -45,14 +45,19 @@ def test_it_does_not_depend_on_the_length_of_the_steps(factor):
 
 
 def test_before_the_first_step_it_is_one():
-    assert Coherence.zeros().read() == 1
+    assert Coherence.zeros().read(0.8) == 1
+
+
+def test_a_buffer_that_holds_more_than_the_steps_does_not_count_as_more_than_equal():
+    """Weight decay is in the buffer and not in the gradient's moments."""
+    assert Coherence(jnp.float32(100), jnp.float32(1)).read(0.5) == 3
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_step_without_a_finite_length_is_not_remembered(bad):
     before = Coherence.zeros().add(0.8, jnp.float32(4), jnp.float32(4))
     lost = before.add(0.8, jnp.float32(bad), jnp.float32(bad))
-    assert lost.read() == 1
+    assert lost.read(0.8) == 1
     assert lost.apart == before.apart
     found = lost.add(0.8, jnp.float32(1), jnp.float32(8))
-    np.testing.assert_allclose(found.read(), 8 / (0.64 * 4 + 1), rtol=1e-6)
+    np.testing.assert_allclose(found.read(0.8), 8 / (0.64 * 4 + 1), rtol=1e-6)

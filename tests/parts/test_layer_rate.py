@@ -346,3 +346,12 @@ def test_the_end_of_a_warmup_is_kept_once_it_came():
         state = rate.update(state, update)
         ends.append(state.warmup_end)
     np.testing.assert_array_equal(ends, np.tile([[-1], [-1], [8], [8], [8]], 3))
+
+
+def test_so_is_one_that_came_within_a_base_batch():
+    rate = optax_lena.LayerRate()
+    update = measure(jnp.ones(2), jnp.ones(2), 2, jnp.float32(0.5))
+    first = rate.update(rate.init(3), update)
+    second = rate.update(first, update)
+    np.testing.assert_array_equal(first.warmup_end, [0.5] * 3)
+    np.testing.assert_array_equal(second.warmup_end, first.warmup_end)

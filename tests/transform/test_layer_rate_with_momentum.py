@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from jax.sharding import PartitionSpec as P
 
 import optax_lena
@@ -73,8 +74,20 @@ def test_gradients_that_were_clipped_in_front_of_it_lift_no_limit():
     assert all(metrics["model/coherence"][1:] < 1e-3)
 
 
+def test_weight_decay_in_the_buffer_lifts_the_limit_no_further_than_equal_steps():
+    tx = optax_lena.lena_amplified(1e-6, SCALE, weight_decay=100.0)
+    noise = np.random.default_rng(0).normal(size=(30, 2, 8))
+    params = {"w": jnp.ones(8)}
+    state = tx.init(params)
+    for stack in jnp.float32(noise):
+        grads, moments = optax_lena.moments_from_stack({"w": stack})
+        _, state = tx.update(grads, state, params, moments=moments)
+    coherence = optax_lena.metrics(state)["model/coherence"]
+    np.testing.assert_allclose(coherence, (1 + 0.8) / (1 - 0.8), rtol=1e-6)
+
+
 def coherence_of(mesh_axes, tx, spec, check_vma):
-    """Trains inside `shard_map`, with `w` sharded by `spec`."""
+    """Trains inside `shard_map`, with `w` sharded by `spec`; of every device."""
     mesh = jax.make_mesh(
         tuple(mesh_axes.values()),
         tuple(mesh_axes),
@@ -93,7 +106,7 @@ def coherence_of(mesh_axes, tx, spec, check_vma):
 
     gather = optax_lena.value_and_grad(
         loss_fn,
-        mesh_axes["data"],
+        8,
         axis_name="data",
         param_specs=None if check_vma else {"w": spec, "b": P()},
     )
@@ -109,7 +122,7 @@ def coherence_of(mesh_axes, tx, spec, check_vma):
             return (params, state), optax_lena.metrics(state)["model/coherence"]
 
         _, coherence = jax.lax.scan(step, (params, tx.init(params)), batches)
-        return coherence
+        return coherence if check_vma else coherence[None]
 
     params = {"w": jnp.zeros(8), "b": jnp.zeros(())}
     x = jax.random.normal(jax.random.key(0), (6, 32, 8))
@@ -118,7 +131,7 @@ def coherence_of(mesh_axes, tx, spec, check_vma):
         train,
         mesh=mesh,
         in_specs=({"w": spec, "b": P()}, P(None, "data")),
-        out_specs=P(),
+        out_specs=P() if check_vma else P(tuple(mesh_axes)),
         check_vma=check_vma,
     )
     return jax.jit(run)(params, batches)
@@ -127,7 +140,16 @@ def coherence_of(mesh_axes, tx, spec, check_vma):
 def test_data_parallelism_knows_it_with_and_without_types():
     tx = optax_lena.lena_amplified(0.02, SCALE)
     typed, untyped = (coherence_of({"data": 8}, tx, P(), vma) for vma in (True, False))
-    np.testing.assert_allclose(typed, untyped, rtol=1e-5)
+    np.testing.assert_allclose(untyped, np.tile(typed, (8, 1)), rtol=1e-5)
+    assert all(typed[2:] != 1)
+
+
+def test_so_does_data_parallelism_over_two_axes():
+    """Copies of a tensor have one norm."""
+    tx = optax_lena.lena_amplified(0.02, SCALE)
+    typed = coherence_of({"data": 4, "model": 2}, tx, P(), check_vma=True)
+    untyped = coherence_of({"data": 4, "model": 2}, tx, P(), check_vma=False)
+    np.testing.assert_allclose(untyped, np.tile(typed, (8, 1)), rtol=1e-5)
     assert all(typed[2:] != 1)
 
 
@@ -138,8 +160,33 @@ def test_a_sharded_buffer_has_the_length_of_the_whole():
     np.testing.assert_allclose(sharded, whole, rtol=1e-4)
 
 
-def test_where_no_type_tells_shards_apart_nothing_is_known():
+@pytest.mark.parametrize("devices", [4, 1])
+def test_where_no_type_tells_shards_apart_nothing_is_known(devices):
     """Else devices would disagree on the limit, and part for good."""
-    tx = optax_lena.lena_amplified(0.02, SCALE)
-    coherence = coherence_of({"data": 4, "model": 2}, tx, P("model"), check_vma=False)
-    assert all(coherence == 1)
+    tx, mesh_axes = (
+        optax_lena.lena_amplified(0.02, SCALE),
+        {"data": devices, "model": 2},
+    )
+    coherence = coherence_of(mesh_axes, tx, P("model"), check_vma=False)
+    np.testing.assert_array_equal(coherence, 1)
+
+
+def test_models_of_their_own_are_no_shards_even_where_no_type_says_so():
+    tx = optax_lena.lena_amplified(0.01, SCALE)
+    noise = np.random.default_rng(0).normal(size=(2, 9, 4, 3)).astype(np.float32)
+    mesh = jax.make_mesh((2,), ("models",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def train(stacks):
+        metrics, _ = trained({"w": stacks[0]}, tx)
+        return metrics["model/coherence"][None]
+
+    run = jax.shard_map(
+        train,
+        mesh=mesh,
+        in_specs=P("models"),
+        out_specs=P("models"),
+        check_vma=False,
+    )
+    expected = [trained({"w": stacks}, tx)[0]["model/coherence"] for stacks in noise]
+    np.testing.assert_allclose(jax.jit(run)(noise), expected, rtol=1e-5)
+    assert all(expected[0][2:] != 1)

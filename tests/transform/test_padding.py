@@ -67,7 +67,7 @@ def test_numbers_stay_finite_after_a_batch_of_padding(name, order):
     assert state.applied.base_batches == 4
 
 
-@pytest.mark.parametrize("batch_scale", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("batch_scale", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_injected_scale_that_is_none_counts_as_a_base_batch(name, batch_scale):
     """The FAQ's S of a short batch, real examples over the base batch, may be 0."""
