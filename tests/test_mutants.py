@@ -14,6 +14,15 @@ def test_every_file_and_test_of_the_table_is_there():
             assert (mutants.ROOT / "tests" / test).exists()
 
 
+def test_every_file_of_the_library_is_in_the_table_or_left_out_by_name():
+    root = mutants.ROOT / "optax_lena"
+    files = {str(path.relative_to(root)) for path in root.rglob("[!_]*.py")}
+    files |= {str(path.relative_to(root)) for path in root.rglob("_[!_]*.py")}
+    files.add("__main__.py")
+    left_out = {path for path in files if path.startswith(mutants.NOT_MUTATED)}
+    assert files - left_out == set(mutants.TESTS)
+
+
 def test_every_equivalent_mutant_is_one_of_its_file_as_it_is_now():
     equivalent = mutants.equivalent_keys()
     paths = {key.partition(": ")[0] for key in equivalent}

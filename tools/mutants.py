@@ -44,6 +44,13 @@ SGD = (
     "optimizers/test_progress.py",
     "contract/test_like_optax.py",
 )
+STATE = (
+    "transform/test_rows.py",
+    "transform/test_elastic.py",
+    "contract/test_state.py",
+    "reports/test_report.py",
+    "transform/test_checkpoints.py",
+)
 TESTS = {
     "_parts/averages.py": ("parts/test_averages.py", *PARTS),
     "_parts/backoff.py": ("parts/test_backoff.py", *PARTS),
@@ -132,15 +139,25 @@ TESTS = {
         "contract/test_errors.py",
         *PARTS,
     ),
-    "_transform/state.py": (
-        "transform/test_state.py",
-        "transform/test_elastic.py",
-        "contract/test_state.py",
-        "reports/test_report.py",
-        "transform/test_checkpoints.py",
-    ),
+    "_transform/names.py": ("transform/test_names.py", *STATE),
+    "_transform/rows.py": ("transform/test_rows.py", *STATE),
+    "_transform/state.py": ("transform/test_state.py", *STATE),
     "_reports/report.py": ("reports/test_report.py", "reports/test_warnings.py"),
+    "_measure/layers.py": ("measure/test_layers.py", "contract/test_errors.py"),
+    "_gather/wrapped.py": (
+        "gather/test_accumulate.py",
+        "gather/test_successive.py",
+        "contract/test_errors.py",
+    ),
+    "_checks.py": ("contract/test_errors.py",),
+    "_dtypes.py": ("contract/test_strict.py", "measure/test_sums.py"),
+    "_eager.py": ("gather/test_accumulate.py", "gather/test_successive.py"),
+    "_masks.py": ("optimizers/test_lena_muon.py", "optimizers/test_lena_lars.py"),
+    "_transformation.py": ("contract/test_wrappers.py", "contract/test_errors.py"),
+    "_types.py": ("gather/test_tensor_parallel.py", "gather/test_sharding.py"),
 }
+# Text, figures and advice on the host, Flax's side, and what takes many processes.
+NOT_MUTATED = ("_advice/", "flax/", "__main__.py", "_processes.py", "plotting.py")
 FOR_ALL = ("contract/test_bad_arguments.py",)
 
 OPERATORS = {

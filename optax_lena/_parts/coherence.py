@@ -42,10 +42,13 @@ class Coherence(NamedTuple):
         return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
     def read(self, kept: ArrayLike) -> jax.Array:
-        """Returns the coherence, `()`; 1 before any step, or if a length overflows.
+        """Divides the lengths, up to what equal steps would have.
 
         Args:
-          kept: β; steps that are equal are the most that can agree.
+          kept: β, the share of the buffer that a step keeps.
+
+        Returns:
+          The coherence, `()`; 1 before any step, or if a length overflows.
         """
         is_known = (self.apart > 0) & jnp.isfinite(self.together)
         apart = jnp.where(is_known, self.apart, 1)

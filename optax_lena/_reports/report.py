@@ -15,7 +15,8 @@ from jax.tree_util import DictKey, tree_leaves_with_path
 
 from optax_lena._measure.entries import entries_of
 from optax_lena._parts.estimate import Estimate
-from optax_lena._transform.state import ScaleByLenaState, follows
+from optax_lena._transform.rows import follows
+from optax_lena._transform.state import ScaleByLenaState
 
 LAYER_FIELDS = (
     "gain",

@@ -32,7 +32,8 @@ from optax_lena._parts.reference import follow_authors
 from optax_lena._parts.rules import Rule, capped_gain
 from optax_lena._parts.warmup import StateAwareWarmup
 from optax_lena._transform.batch_scale import scale_of
-from optax_lena._transform.state import ScaleByLenaState, follow_names, named
+from optax_lena._transform.rows import follow_names
+from optax_lena._transform.state import ScaleByLenaState, named
 from optax_lena._transformation import transformation
 from optax_lena._types import PyTree
 

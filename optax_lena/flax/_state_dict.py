@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flax import serialization
 
-from optax_lena._transform.state import NamesAsData, SavedNames
+from optax_lena._transform.names import NamesAsData, SavedNames
 
 
 def register() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import optax_lena
 from optax_lena.__main__ import main
-from tests.advice.test_sources import assert_same, entries
+from tests.advice.logs import assert_same, entries
 
 ROWS = entries()
 LINES = [json.dumps(row) for row in ROWS]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import optax_lena
+from tests.advice.logs import assert_same, entries
 
 
 def without_signal():
@@ -57,23 +58,8 @@ def test_a_layer_called_as_the_models_metrics(prefix, name):
     assert advice.curve.noise_scale == pytest.approx(of_state, rel=1e-5)
 
 
-def entries(count=20):
-    return [
-        {"model/noise": 50.0 + t, "model/signal": 1.0, "model/base_steps": 8.0 * t + 8}
-        for t in range(count)
-    ]
-
-
 def stacked(rows):
     return {key: np.array([row[key] for row in rows]) for key in rows[0]}
-
-
-def assert_same(source, rows):
-    ours, theirs = (optax_lena.advise(x) for x in (source, rows))
-    assert ours.interval == theirs.interval
-    for field in ("base_steps", "weights", "noise_scale"):
-        ours_are, theirs_are = (getattr(x.history, field) for x in (ours, theirs))
-        np.testing.assert_array_equal(ours_are, theirs_are)
 
 
 @pytest.mark.parametrize("cuts", [[10], [1, 2, 15], [0, 19]])
