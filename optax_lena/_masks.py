@@ -5,6 +5,7 @@ transformation, applied to these parameters only.
 """
 
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -41,7 +42,7 @@ def _check_mask(name: str, mask: Any) -> None:
     if mask is None or _is_function(mask):
         return
     leaves = jax.tree.leaves(mask, is_leaf=lambda x: x is None)
-    is_single = isinstance(mask, (bool, np.bool_, np.ndarray, jax.Array))
+    is_single = isinstance(mask, (int, np.generic, np.ndarray, jax.Array))
     if is_single or not all(map(_is_boolean, leaves)):
         raise ValueError(
             f"`{name}` must be a pytree of booleans like the parameters, or "
@@ -62,6 +63,12 @@ def _mask_of(name: str, mask: Any, tree: Any) -> Any:
             f"of it, got {shown(given)} for {jax.tree.structure(tree)}: make it of "
             "them, such as jax.tree.map(lambda p: p.ndim > 1, params)."
         ) from error
+    if not all(map(_is_boolean, jax.tree.leaves(given))):
+        raise ValueError(
+            f"`{name}` must be a pytree of booleans like the parameters, or return "
+            f"one, got {shown(given)}: such as jax.tree.map(lambda p: p.ndim > 1, "
+            "params)."
+        )
     return given
 
 
@@ -71,8 +78,10 @@ def _is_function(mask: Any) -> bool:
 
 
 def _is_boolean(x: Any) -> bool:
-    is_array = isinstance(x, (np.ndarray, jax.Array)) and x.dtype == bool
-    return isinstance(x, (bool, np.bool_)) or is_array
+    """Says whether it is a boolean, also in an array, or 0 or 1, which optax takes."""
+    if isinstance(x, (np.ndarray, jax.Array)):
+        return x.dtype == bool
+    return isinstance(x, (bool, np.bool_, numbers.Integral)) and x in (0, 1)
 
 
 def is_masked(node: Any) -> bool:

@@ -4,6 +4,7 @@ In: a path. Out: its rows, and what is wrong with the lines that hold none. Brok
 are skipped here; `sources` decides whether the rest is a log.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -72,6 +73,9 @@ def _json_rows(text: str) -> tuple[list[Row], dict[int, str]]:
     """Returns the objects, flattened, and errors by line."""
     rows: list[Row] = []
     broken: dict[int, str] = {}
+    if text.lstrip().startswith("["):  # one list, perhaps over many lines
+        with contextlib.suppress(ValueError, RecursionError):
+            return [dict(_flat(r)) for r in json.loads(text) if isinstance(r, dict)], {}
     # Not `splitlines`, which splits at characters that a JSON string may hold.
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         try:

@@ -5,6 +5,7 @@ time, in base batches.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,11 +63,16 @@ def read_history(source: Any) -> History:
     Raises:
       ValueError: if there are no such metrics, or none that measured anything.
       OSError: if the file cannot be read.
+
+    Warns:
+      RuntimeWarning: if broken lines of a log were skipped, or time goes back in it
+        more often than a run that was restarted explains.
     """
     history, _ = _read(source, "state_or_history")
     steps, measured = history.base_steps, ~np.isnan(history.noise_scale)
     # Only entries after which all base steps are larger.
     last = np.minimum.accumulate(np.append(steps[1:], np.inf)[::-1])[::-1] > steps
+    _warn_of_disorder(steps, int((measured & last).sum()))
     if not (measured & last).any():
         raise ValueError(
             "`state_or_history` must have measured noise or signal, got none in "
@@ -74,6 +80,19 @@ def read_history(source: Any) -> History:
         )
     kept = history._only(measured & last)
     return dataclasses.replace(kept, weights=_weights(kept.base_steps))
+
+
+def _warn_of_disorder(steps: np.ndarray, count: int) -> None:
+    falls = int(np.sum(np.diff(steps) < 0))
+    if falls > max(1, len(steps) / 10):
+        warnings.warn(
+            f"`model/base_steps` falls {falls} times in {len(steps)} entries, so that "
+            f"{count} of them count: what a run repeats after it went back to a "
+            "checkpoint replaces what it did before. Give the entries of one run, in "
+            "the order of time.",
+            RuntimeWarning,
+            stacklevel=4,  # the call of `advise`
+        )
 
 
 def read_last(source: Any, name: str) -> tuple[float, float, float]:
@@ -141,7 +160,9 @@ def noise_scale(noise: np.ndarray, signal: np.ndarray) -> np.ndarray:
     measured = np.isfinite(noise) & np.isfinite(signal)
     noise, signal = np.maximum(noise, 0), np.maximum(signal, 0)
     measured &= (noise > 0) | (signal > 0)
-    ratio = np.divide(noise, signal, where=signal > 0, out=np.full_like(noise, np.inf))
+    infinite = np.full_like(noise, np.inf)
+    with np.errstate(over="ignore"):  # to infinity
+        ratio = np.divide(noise, signal, where=signal > 0, out=infinite)
     return np.where(measured, ratio, np.nan)
 
 

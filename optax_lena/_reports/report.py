@@ -116,8 +116,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     report: dict[str, dict[str, Any]] = {}
     for label, state in lena_states(opt_state).items():
         _check_is_one(state)
-        # In one program, whose constants need no transfers to the device.
-        columns = jax.device_get(jax.jit(_columns)(state))
+        columns = jax.device_get(_columns(state))
         scale, schedule = jax.device_get(
             (state.applied.base_batches, state.applied.schedule)
         )
@@ -256,6 +255,9 @@ def _warn_of_schedule(schedule: float) -> None:
         )
 
 
+# Compiled: outside of jax.jit every constant would be a transfer to the device, which
+# jax.transfer_guard may forbid.
+@jax.jit
 def _columns(state: ScaleByLenaState) -> dict[str, jax.Array]:
     applied = state.applied
     columns = {
@@ -268,6 +270,7 @@ def _columns(state: ScaleByLenaState) -> dict[str, jax.Array]:
     return {field: columns[field] for field in LAYER_FIELDS}
 
 
+@jax.jit
 def _model(
     state: ScaleByLenaState, columns: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:

@@ -112,7 +112,7 @@ def test_a_table_by_its_name_in_capitals(suffix, tmp_path):
     ("name", "text", "words"),
     [
         ("a.jsonl", "\n".join(TABLE), "line 1 is not JSON"),
-        ("a.jsonl", json.dumps(ROWS, indent=2), "line 1 is not JSON"),
+        ("a.jsonl", json.dumps(ROWS, indent=2)[:-1], "line 1 is not JSON"),
         ("a.jsonl", '{"loss": 1}\nnonsense\n{"loss": 2}\n', "line 2 is not JSON"),
         ("a.jsonl", LINES[0][:17], "line 1 is not JSON"),
         ("a.jsonl", '{"loss": 1}\n' + LINES[0][:17], "got ['loss'] in 1 entries"),
@@ -129,6 +129,13 @@ def test_what_is_no_log_is_an_error(name, text, words, tmp_path, capsys):
     assert main(["advise", str(path)]) == 2
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_list_is_read_on_one_line_or_many(indent, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(ROWS, indent=indent))
+    assert_same(path, ROWS)
 
 
 def test_the_command_line_warns_in_one_line(tmp_path, capsys):

@@ -99,6 +99,26 @@ def test_chunks_of_several_lengths():
     assert_same(rows, entries())
 
 
+@pytest.mark.parametrize("order", [slice(None, None, -1), [3, 1, 2, 0, 5, 4]])
+def test_entries_that_are_not_in_order_of_time_are_told_of(order):
+    rows = np.array(entries())[order].tolist()
+    message = "falls .* in .* entries, so that .* of them count"
+    with pytest.warns(RuntimeWarning, match=message) as told:
+        optax_lena.advise(rows)
+    assert told[0].filename == __file__
+
+
+def test_a_run_that_was_restarted_now_and_then_is_in_order():
+    rows = entries(60)
+    restarted = rows[:30] + rows[10:40] + rows[35:]
+    assert_same(restarted, rows)
+
+
+def test_a_noise_scale_that_is_no_float_is_infinite():
+    rows = [row | {"model/noise": 1e308, "model/signal": 1e-308} for row in entries()]
+    assert np.isinf(optax_lena.advise(rows).critical_scale)
+
+
 def test_an_integer_beyond_all_floats(tmp_path):
     """Is infinite, wherever it stands; what is infinite was not measured."""
     rows = entries()

@@ -170,6 +170,8 @@ OF_UPDATES = [
         {f: initialised(call) for f, call in OPTIMIZERS.items()},
         {"v": True},
         (lambda params: {"v": True}, "{'v': True}"),
+        (lambda params: params, "float32"),
+        (lambda params: {"w": 2}, "{'w': 2}"),
     ),
     *bad(
         "lena_lars",
