@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from optax_lena._gather import axes
+from optax_lena._gather import axes, shards
 from optax_lena._gather.axes import AxisName
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.metric import Metric, metric_of
@@ -76,7 +76,7 @@ def moments_over_axis(
       4.0 17.0 16.0
     """
     axes.check_axis_name(axis_name)
-    axes.check_specs(param_specs)
+    shards.check_specs(param_specs)
     if not axes.is_bound(axis_name):
         raise ValueError(
             f"`axis_name` must name an axis that is bound here, got {axis_name!r}: "
@@ -87,7 +87,7 @@ def moments_over_axis(
     axes.check_local(grads, axis_name)
     own = check_weights(weight, (), equal=1 / count, name="weight")
     metric = metric_of(layers, preconditioner, grads)
-    metric = axes.metric_of_shards(metric, grads, axis_name, param_specs)
+    metric = shards.metric_of_shards(metric, grads, axis_name, param_specs)
     norms = pack(metric.sq_norms(grads))
     weighed = jax.tree.map(lambda x: weigh(own, x), (grads, norms))
     if weight is None:

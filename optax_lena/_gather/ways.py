@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_lena._gather import axes, outputs, passes
+from optax_lena._gather import axes, outputs, passes, placement, shards
 from optax_lena._gather.axes import AxisName
 from optax_lena._gather.call import Call
 from optax_lena._measure.metric import Metric, ShardedMetric
@@ -25,10 +25,10 @@ def in_turn(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """One device: microbatches of successive examples, one after the other."""
 
     def split(batch: PyTree, n: int) -> PyTree:
-        return axes.move_typed(passes.split(batch, n), 0, 1)
+        return placement.move_typed(passes.split(batch, n), 0, 1)
 
     def join(stack: jax.Array) -> jax.Array:
-        return outputs.join(axes.move_typed(stack, 1, 0))
+        return outputs.join(placement.move_typed(stack, 1, 0))
 
     return _in_turn(call, split, join)
 
@@ -37,7 +37,7 @@ def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """All devices together: each microbatch has a share of every device's examples."""
     n = call.gatherer.num_microbatches
     passes.check_divides(call.batch, n)
-    axes.check_spreads(call.batch, n)
+    placement.check_spreads(call.batch, n)
     rows = [jnp.shape(leaf)[0] for leaf in jax.tree.leaves(call.batch)]
     join = functools.partial(outputs.join_interleaved, size=max(rows, default=n) // n)
     return _in_turn(call, passes.split_interleaved, join)
@@ -62,7 +62,7 @@ def _of_whole_parameters(call: Call, first: PyTree) -> tuple[Call, PyTree]:
     shapes = jax.eval_shape(call.visit, *first)
     if call.gatherer.param_specs is None:
         loss = jax.tree.leaves(shapes)[0]
-        metric = axes.metric_of_shards_of_one_loss(call.metric, call.params, loss)
+        metric = shards.metric_of_shards_of_one_loss(call.metric, call.params, loss)
         return _measured_in(metric, call, first, shapes)
     return call, shapes
 
@@ -88,7 +88,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
             "'time': a device sees its own examples only."
         )
     local = _per_device(call, jax.lax.axis_size(axis_name), axis_name)
-    axes.check_whole(call.params, axis_name)
+    shards.check_whole(call.params, axis_name)
     params = axes.to_varying(call.params, axis_name)
     own = dataclasses.replace(call, params=params)
     each, first = own.each(local), jax.lax.axis_index(axis_name) * local
@@ -97,7 +97,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
     shapes = jax.eval_shape(own.visit, *one)
     loss, specs = jax.tree.leaves(shapes)[0], call.gatherer.param_specs
     axes.check_own_loss(loss, call.params, axis_name)
-    metric = axes.metric_of_shards(call.metric, params, axis_name, specs, loss)
+    metric = shards.metric_of_shards(call.metric, params, axis_name, specs, loss)
     own, shapes = _measured_in(metric, own, one, shapes)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), one[0])
     kinds = own.kinds(shapes, one[0], twice)
@@ -114,8 +114,8 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
 
 def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
     """Under `jax.jit`: in space, or in time if the model cannot be traced in space."""
-    mesh = axes.mesh_with(axis_name, (call.batch, call.params))
-    _per_device(call, axes.axis_size(mesh, axis_name), axis_name)
+    mesh = placement.mesh_with(axis_name, (call.batch, call.params))
+    _per_device(call, placement.axis_size(mesh, axis_name), axis_name)
     passes.check_divides(call.batch, call.gatherer.num_microbatches)
     try:
         return _in_space(call, axis_name, mesh)
@@ -141,7 +141,7 @@ def _in_space(
     """
 
     def gather_typed(tree: PyTree) -> PyTree:
-        return axes.gather_typed(tree, axis_name)
+        return placement.gather_typed(tree, axis_name)
 
     n = call.gatherer.num_microbatches
     each, xs = call.each(n), (passes.split(call.batch, n), jnp.arange(n))
@@ -157,7 +157,7 @@ def _in_space(
         return passes.weighted_scan(own.visit, shapes, kinds, each, xs)
 
     sums, stacks = jax.vmap(scan, spmd_axis_name=axis_name)(
-        *axes.to_devices((each, xs), mesh, axis_name)
+        *placement.to_devices((each, xs), mesh, axis_name)
     )
     stacks = _joined([outputs.join(x) for x in stacks], kinds, outputs.join)
     sums = [jnp.sum(x, axis=0) for x in sums]
