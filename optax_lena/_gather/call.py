@@ -1,7 +1,8 @@
-"""One call of a gatherer: its arguments, and what all ways of spreading share."""
+"""One call of a gatherer: its options and arguments, and what all ways share."""
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._checks import shown
 from optax_lena._gather import outputs, passes
+from optax_lena._gather.axes import AxisName
+from optax_lena._measure.layers import Layers
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments, check_weights
 from optax_lena._measure.sums import divide, finish, pack
@@ -18,10 +21,24 @@ from optax_lena._types import PyTree, shard_like
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Options:
+    """The arguments of `value_and_grad`, which describes them; they are checked."""
+
+    loss_fn: Callable[..., Any]
+    num_microbatches: int
+    has_aux: bool
+    aux: PyTree | None
+    axis_name: AxisName | None
+    spread: str | None
+    layers: Layers
+    param_specs: PyTree | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Call:
     """The arguments of one call, and what is done to every microbatch."""
 
-    gatherer: Any
+    options: Options
     params: PyTree
     batch: PyTree
     args: tuple[Any, ...]
@@ -32,7 +49,7 @@ class Call:
 
     def each(self, count: int) -> jax.Array:
         """Returns the weights of `count` of the n microbatches, `[count]`."""
-        equal = 1 / self.gatherer.num_microbatches
+        equal = 1 / self.options.num_microbatches
         return check_weights(self.weights, (count,), equal=equal)
 
     def visit(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
@@ -40,7 +57,7 @@ class Call:
         args, kwargs = fold_in((self.args, self.kwargs), index)
         if self.key is not None:
             kwargs["key"] = jax.random.fold_in(self.key, index)
-        loss_fn, has_aux = self.gatherer.loss_fn, self.gatherer.has_aux
+        loss_fn, has_aux = self.options.loss_fn, self.options.has_aux
         grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
         value, grads = grad_fn(self.params, microbatch, *args, **kwargs)
         if has_aux:
@@ -51,7 +68,7 @@ class Call:
         """Decides how every leaf that `visit` returns is combined."""
         value, *rest = shapes
         means = [outputs.MEAN] * len(jax.tree.leaves(rest))
-        if not self.gatherer.has_aux:
+        if not self.options.has_aux:
             return [outputs.MEAN, *means]
         sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(microbatch)}
 
@@ -59,7 +76,7 @@ class Call:
             value, *_ = jax.eval_shape(self.visit, larger, jnp.int32(0))
             return value[1]
 
-        asked = self.gatherer.aux
+        asked = self.options.aux
         return [
             outputs.MEAN,
             *outputs.kinds_of(value[1], asked, sizes, aux_of_larger),

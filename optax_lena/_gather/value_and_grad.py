@@ -15,6 +15,7 @@ from optax_lena._gather import axes, outputs, placement, shards, ways
 from optax_lena._gather.axes import AxisName
 from optax_lena._gather.call import (
     Call,
+    Options,
     check_arrays,
     check_further,
     check_key,
@@ -149,17 +150,8 @@ def value_and_grad(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Gatherer:
+class Gatherer(Options):
     """What `value_and_grad` returns; its attributes are that function's arguments."""
-
-    loss_fn: Callable[..., Any]
-    num_microbatches: int
-    has_aux: bool
-    aux: PyTree | None
-    axis_name: AxisName | None
-    spread: str | None
-    layers: Layers
-    param_specs: PyTree | None
 
     def __call__(
         self,

@@ -35,7 +35,7 @@ def in_turn(call: Call) -> tuple[Any, PyTree, GradMoments]:
 
 def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
     """All devices together: each microbatch has a share of every device's examples."""
-    n = call.gatherer.num_microbatches
+    n = call.options.num_microbatches
     passes.check_divides(call.batch, n)
     placement.check_spreads(call.batch, n)
     rows = [jnp.shape(leaf)[0] for leaf in jax.tree.leaves(call.batch)]
@@ -46,7 +46,7 @@ def in_time(call: Call) -> tuple[Any, PyTree, GradMoments]:
 def _in_turn(
     call: Call, split: Callable[..., PyTree], join: Callable[..., jax.Array]
 ) -> tuple[Any, PyTree, GradMoments]:
-    n = call.gatherer.num_microbatches
+    n = call.options.num_microbatches
     each, xs = call.each(n), (split(call.batch, n), jnp.arange(n))
     first = jax.tree.map(_first, xs)
     call, shapes = _of_whole_parameters(call, first)
@@ -60,7 +60,7 @@ def _in_turn(
 def _of_whole_parameters(call: Call, first: PyTree) -> tuple[Call, PyTree]:
     """Returns the call with the metric that types imply, and the shapes of a visit."""
     shapes = jax.eval_shape(call.visit, *first)
-    if call.gatherer.param_specs is None:
+    if call.options.param_specs is None:
         loss = jax.tree.leaves(shapes)[0]
         metric = shards.metric_of_shards_of_one_loss(call.metric, call.params, loss)
         return _measured_in(metric, call, first, shapes)
@@ -82,7 +82,7 @@ def _measured_in(
 
 def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
     """Inside `shard_map` or `pmap`: this device's microbatches, then one `psum`."""
-    if call.gatherer.spread == TIME:
+    if call.options.spread == TIME:
         raise ValueError(
             f"`spread` must be 'space' or None where axis {axis_name!r} is bound, got "
             "'time': a device sees its own examples only."
@@ -95,7 +95,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
     xs = (passes.split(call.batch, local), first + jnp.arange(local))
     one = jax.tree.map(_first, xs)
     shapes = jax.eval_shape(own.visit, *one)
-    loss, specs = jax.tree.leaves(shapes)[0], call.gatherer.param_specs
+    loss, specs = jax.tree.leaves(shapes)[0], call.options.param_specs
     axes.check_own_loss(loss, call.params, axis_name)
     metric = shards.metric_of_shards(call.metric, params, axis_name, specs, loss)
     own, shapes = _measured_in(metric, own, one, shapes)
@@ -116,14 +116,14 @@ def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMo
     """Under `jax.jit`: in space, or in time if the model cannot be traced in space."""
     mesh = placement.mesh_with(axis_name, (call.batch, call.params))
     _per_device(call, placement.axis_size(mesh, axis_name), axis_name)
-    passes.check_divides(call.batch, call.gatherer.num_microbatches)
+    passes.check_divides(call.batch, call.options.num_microbatches)
     try:
         return _in_space(call, axis_name, mesh)
     except Exception:
         # A mapped axis cannot be named again: by `with_sharding_constraint`, `reshard`
         # or flax's logical constraints over the batch's axis. An error of the loss
         # itself comes up in time as well.
-        if call.gatherer.spread == SPACE:
+        if call.options.spread == SPACE:
             raise
         _check_loss(call)
         check_no_weights(call, "the model constrains the batch's axis")
@@ -143,7 +143,7 @@ def _in_space(
     def gather_typed(tree: PyTree) -> PyTree:
         return placement.gather_typed(tree, axis_name)
 
-    n = call.gatherer.num_microbatches
+    n = call.options.num_microbatches
     each, xs = call.each(n), (passes.split(call.batch, n), jnp.arange(n))
     own = dataclasses.replace(
         call, params=gather_typed(call.params), metric=call.metric.placed(gather_typed)
@@ -169,7 +169,7 @@ def _in_space(
 
 def _check_loss(call: Call) -> None:
     """Raises the error of a loss that fails however its batch is spread."""
-    n = call.gatherer.num_microbatches
+    n = call.options.num_microbatches
     first = jax.tree.map(_entry, passes.split(call.batch, n))
     jax.eval_shape(call.visit, first, jnp.int32(0))
 
@@ -177,7 +177,7 @@ def _check_loss(call: Call) -> None:
 def _totals(call: Call, each: jax.Array) -> tuple[jax.Array | None, int | jax.Array]:
     """Returns the sum of the weights, and how many are not 0."""
     if call.weights is None:  # equal weights sum to 1, over n microbatches
-        return None, call.gatherer.num_microbatches
+        return None, call.options.num_microbatches
     return jnp.sum(each), jnp.sum(each != 0, dtype=jnp.int32)
 
 
@@ -192,7 +192,7 @@ def _joined(
 
 
 def _per_device(call: Call, devices: int, axis_name: AxisName) -> int:
-    n = call.gatherer.num_microbatches
+    n = call.options.num_microbatches
     if n % devices:
         raise ValueError(
             f"`num_microbatches` must be a multiple of the {devices} devices on axis "
