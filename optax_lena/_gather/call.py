@@ -16,7 +16,7 @@ from optax_lena._gather.axes import AxisName
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments, check_weights
-from optax_lena._measure.sums import divide, finish, pack
+from optax_lena._measure.sums import divide, mean_and_moments, pack
 from optax_lena._types import PyTree, shard_like
 
 
@@ -47,12 +47,12 @@ class Call:
     key: jax.Array | None
     metric: Metric | ShardedMetric
 
-    def each(self, count: int) -> jax.Array:
+    def weights_of(self, count: int) -> jax.Array:
         """Returns the weights of `count` of the n microbatches, `[count]`."""
         equal = 1 / self.options.num_microbatches
         return check_weights(self.weights, (count,), equal=equal)
 
-    def visit(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
+    def grad_of(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
         """Differentiates the loss of one microbatch, and takes the gradient's norms."""
         args, kwargs = fold_in((self.args, self.kwargs), index)
         if self.key is not None:
@@ -65,7 +65,7 @@ class Call:
         return value, grads, pack(self.metric.sq_norms(grads))
 
     def kinds(self, shapes: PyTree, microbatch: PyTree, larger: PyTree) -> list[str]:
-        """Decides how every leaf that `visit` returns is combined."""
+        """Decides how every leaf that `grad_of` returns is combined."""
         value, *rest = shapes
         means = [outputs.MEAN] * len(jax.tree.leaves(rest))
         if not self.options.has_aux:
@@ -73,7 +73,7 @@ class Call:
         sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(microbatch)}
 
         def aux_of_larger() -> PyTree:
-            value, *_ = jax.eval_shape(self.visit, larger, jnp.int32(0))
+            value, *_ = jax.eval_shape(self.grad_of, larger, jnp.int32(0))
             return value[1]
 
         asked = self.options.aux
@@ -83,7 +83,7 @@ class Call:
             *means,
         ]
 
-    def finish(
+    def result(
         self,
         sums: list[jax.Array],
         stacks: list[jax.Array],
@@ -106,7 +106,9 @@ class Call:
             shapes[0],
         )
         mean_grads = shard_like(mean_grads, self.params)
-        grads, moments = finish(mean_grads, micro, count, self.metric, self.params)
+        grads, moments = mean_and_moments(
+            mean_grads, micro, count, self.metric, self.params
+        )
         return value, grads, moments
 
 

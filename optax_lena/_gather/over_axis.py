@@ -12,7 +12,7 @@ from optax_lena._measure.moments import (
     check_num_microbatches,
     check_weights,
 )
-from optax_lena._measure.sums import divide, finish, pack, weigh
+from optax_lena._measure.sums import divide, mean_and_moments, pack, weigh
 from optax_lena._types import PyTree
 
 
@@ -92,8 +92,8 @@ def moments_over_axis(
     weighed = jax.tree.map(lambda x: weigh(own, x), (grads, norms))
     if weight is None:
         mean, micro = jax.lax.psum(weighed, axis_name)
-        return finish(mean, micro, count, metric, grads)
+        return mean_and_moments(mean, micro, count, metric, grads)
     counted = (own != 0).astype(jnp.int32)
     sums, total, count = jax.lax.psum((weighed, own, counted), axis_name)
     mean, micro = divide(sums, total)
-    return finish(mean, micro, count, metric, grads)
+    return mean_and_moments(mean, micro, count, metric, grads)

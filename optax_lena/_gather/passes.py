@@ -79,7 +79,7 @@ def weighted_scan(
     visit: Callable[..., PyTree],
     shapes: PyTree,
     kinds: Sequence[str],
-    each: jax.Array,
+    weights: jax.Array,
     xs: PyTree,
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Scans `visit` over xs; sums some of its leaves, stacks the others.
@@ -88,7 +88,7 @@ def weighted_scan(
       visit: `visit(*x) -> tree`, for one entry x of xs.
       shapes: that tree, as `jax.eval_shape` returns it.
       kinds: how each of its leaves is combined.
-      each: `[n]`, the weights of what is averaged.
+      weights: `[n]`, those of what is averaged.
       xs: a tuple of pytrees with leading axis n.
 
     Returns:
@@ -105,10 +105,10 @@ def weighted_scan(
     # Zeros keep the mesh axes of the leaves' types, as scan requires of a carry.
     summed, _ = _partitioned(jax.tree.leaves(shapes), kinds)
     zeros = [zeros_of(leaf, _sum_dtype(leaf, kind)) for leaf, kind in summed]
-    if len(each) > 1:
-        return jax.lax.scan(body, zeros, (each, xs))
+    if len(weights) > 1:
+        return jax.lax.scan(body, zeros, (weights, xs))
     # One microbatch per device is usual, and XLA's convolutions are slow inside loops.
-    sums, stacked = body(zeros, jax.tree.map(lambda x: x[0], (each, xs)))
+    sums, stacked = body(zeros, jax.tree.map(lambda x: x[0], (weights, xs)))
     return sums, [leaf[None] for leaf in stacked]
 
 

@@ -47,19 +47,19 @@ def _in_turn(
     call: Call, split: Callable[..., PyTree], join: Callable[..., jax.Array]
 ) -> tuple[Any, PyTree, GradMoments]:
     n = call.options.num_microbatches
-    each, xs = call.each(n), (split(call.batch, n), jnp.arange(n))
+    weights, xs = call.weights_of(n), (split(call.batch, n), jnp.arange(n))
     first = jax.tree.map(_first, xs)
     call, shapes = _of_whole_parameters(call, first)
     axes.check_own_loss(jax.tree.leaves(shapes)[0], call.params, ())
     kinds = call.kinds(shapes, first[0], call.batch)
-    sums, stacks = passes.weighted_scan(call.visit, shapes, kinds, each, xs)
+    sums, stacks = passes.weighted_scan(call.grad_of, shapes, kinds, weights, xs)
     stacks = _joined(stacks, kinds, join)
-    return call.finish(sums, stacks, kinds, shapes, *_totals(call, each))
+    return call.result(sums, stacks, kinds, shapes, *_totals(call, weights))
 
 
 def _of_whole_parameters(call: Call, first: PyTree) -> tuple[Call, PyTree]:
     """Returns the call with the metric that types imply, and the shapes of a visit."""
-    shapes = jax.eval_shape(call.visit, *first)
+    shapes = jax.eval_shape(call.grad_of, *first)
     if call.options.param_specs is None:
         loss = jax.tree.leaves(shapes)[0]
         metric = shards.metric_of_shards_of_one_loss(call.metric, call.params, loss)
@@ -77,7 +77,7 @@ def _measured_in(
     if metric is call.metric:
         return call, shapes
     call = dataclasses.replace(call, metric=metric)
-    return call, jax.eval_shape(call.visit, *first)
+    return call, jax.eval_shape(call.grad_of, *first)
 
 
 def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
@@ -91,25 +91,25 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
     shards.check_whole(call.params, axis_name)
     params = axes.to_varying(call.params, axis_name)
     own = dataclasses.replace(call, params=params)
-    each, first = own.each(local), jax.lax.axis_index(axis_name) * local
+    weights, first = own.weights_of(local), jax.lax.axis_index(axis_name) * local
     xs = (passes.split(call.batch, local), first + jnp.arange(local))
     one = jax.tree.map(_first, xs)
-    shapes = jax.eval_shape(own.visit, *one)
+    shapes = jax.eval_shape(own.grad_of, *one)
     loss, specs = jax.tree.leaves(shapes)[0], call.options.param_specs
     axes.check_own_loss(loss, call.params, axis_name)
     metric = shards.metric_of_shards(call.metric, params, axis_name, specs, loss)
     own, shapes = _measured_in(metric, own, one, shapes)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), one[0])
     kinds = own.kinds(shapes, one[0], twice)
-    sums, stacks = passes.weighted_scan(own.visit, shapes, kinds, each, xs)
+    sums, stacks = passes.weighted_scan(own.grad_of, shapes, kinds, weights, xs)
     stacks = _joined(stacks, kinds, outputs.join)
-    total, count = _totals(call, each)
+    total, count = _totals(call, weights)
     if total is None:
         sums = jax.lax.psum(sums, axis_name)
     else:
         sums, total, count = jax.lax.psum((sums, total, count), axis_name)
     call = dataclasses.replace(call, metric=metric)
-    return call.finish(sums, stacks, kinds, shapes, total, count)
+    return call.result(sums, stacks, kinds, shapes, total, count)
 
 
 def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
@@ -136,7 +136,7 @@ def _in_space(
     """Every device scans over its own microbatches, then one all-reduce.
 
     The mapped axis of the `vmap` is the device axis: `spmd_axis_name` keeps it sharded
-    through whatever `visit` does, so that gradients stay local until they are summed,
+    through whatever `grad_of` does, so that gradients stay local until they are summed,
     whether the parameters are replicated or sharded, over this axis or another.
     """
 
@@ -144,41 +144,41 @@ def _in_space(
         return placement.gather_typed(tree, axis_name)
 
     n = call.options.num_microbatches
-    each, xs = call.each(n), (passes.split(call.batch, n), jnp.arange(n))
+    weights, xs = call.weights_of(n), (passes.split(call.batch, n), jnp.arange(n))
     own = dataclasses.replace(
         call, params=gather_typed(call.params), metric=call.metric.placed(gather_typed)
     )
     # An entry of a sharded array has a shape, but jax cannot take it out.
     first = jax.tree.map(_entry, xs)
-    shapes = jax.eval_shape(own.visit, *first)
+    shapes = jax.eval_shape(own.grad_of, *first)
     kinds = own.kinds(shapes, first[0], jax.tree.map(_whole, call.batch))
 
-    def scan(each: jax.Array, xs: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
-        return passes.weighted_scan(own.visit, shapes, kinds, each, xs)
+    def scan(weights: jax.Array, xs: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
+        return passes.weighted_scan(own.grad_of, shapes, kinds, weights, xs)
 
     sums, stacks = jax.vmap(scan, spmd_axis_name=axis_name)(
-        *placement.to_devices((each, xs), mesh, axis_name)
+        *placement.to_devices((weights, xs), mesh, axis_name)
     )
     stacks = _joined([outputs.join(x) for x in stacks], kinds, outputs.join)
     sums = [jnp.sum(x, axis=0) for x in sums]
     call = dataclasses.replace(
         call, metric=call.metric.placed(lambda tree: shard_like(tree, call.params))
     )
-    return call.finish(sums, stacks, kinds, shapes, *_totals(call, each))
+    return call.result(sums, stacks, kinds, shapes, *_totals(call, weights))
 
 
 def _check_loss(call: Call) -> None:
     """Raises the error of a loss that fails however its batch is spread."""
     n = call.options.num_microbatches
     first = jax.tree.map(_entry, passes.split(call.batch, n))
-    jax.eval_shape(call.visit, first, jnp.int32(0))
+    jax.eval_shape(call.grad_of, first, jnp.int32(0))
 
 
-def _totals(call: Call, each: jax.Array) -> tuple[jax.Array | None, int | jax.Array]:
+def _totals(call: Call, weights: jax.Array) -> tuple[jax.Array | None, int | jax.Array]:
     """Returns the sum of the weights, and how many are not 0."""
     if call.weights is None:  # equal weights sum to 1, over n microbatches
         return None, call.options.num_microbatches
-    return jnp.sum(each), jnp.sum(each != 0, dtype=jnp.int32)
+    return jnp.sum(weights), jnp.sum(weights != 0, dtype=jnp.int32)
 
 
 def _joined(
