@@ -13,6 +13,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from optax_lena._checks import shown
 from optax_lena._gather import outputs, passes
 from optax_lena._gather.axes import AxisName
+from optax_lena._gather.outputs import Plan
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments, check_weights
@@ -64,46 +65,50 @@ class Call:
             check_arrays("The auxiliary data of `loss_fn`", value[1])
         return value, grads, pack(self.metric.sq_norms(grads))
 
-    def kinds(self, shapes: PyTree, microbatch: PyTree, larger: PyTree) -> list[str]:
-        """Decides how every leaf that `grad_of` returns is combined."""
+    def plan(self, shapes: PyTree, microbatch: PyTree, larger: PyTree) -> Plan:
+        """Decides how every leaf that `grad_of` returns is combined.
+
+        Args:
+          shapes: what it returns, as `jax.eval_shape` says.
+          microbatch: the microbatch that it was called with.
+          larger: several times as many examples.
+
+        Returns:
+          The shapes, and a kind for each.
+        """
         value, *rest = shapes
         means = [outputs.MEAN] * len(jax.tree.leaves(rest))
         if not self.options.has_aux:
-            return [outputs.MEAN, *means]
+            return Plan(shapes, [outputs.MEAN, *means])
         sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(microbatch)}
 
         def aux_of_larger() -> PyTree:
             value, *_ = jax.eval_shape(self.grad_of, larger, jnp.int32(0))
             return value[1]
 
-        asked = self.options.aux
-        return [
-            outputs.MEAN,
-            *outputs.kinds_of(value[1], asked, sizes, aux_of_larger),
-            *means,
-        ]
+        of_aux = outputs.kinds_of(value[1], self.options.aux, sizes, aux_of_larger)
+        return Plan(shapes, [outputs.MEAN, *of_aux, *means])
 
     def result(
         self,
         sums: list[jax.Array],
         stacks: list[jax.Array],
-        kinds: list[str],
-        shapes: PyTree,
+        plan: Plan,
         total: jax.Array | None,
         count: int | jax.Array,
     ) -> tuple[Any, PyTree, GradMoments]:
         """Turns sums over microbatches into means; takes the mean gradient's norms."""
-        merged = passes.merge(sums, stacks, kinds, shapes)
+        merged = passes.merge(sums, stacks, plan)
         leaves, treedef = jax.tree.flatten(merged)
         leaves = [
             divide(x, total) if total is not None and kind == outputs.MEAN else x
-            for x, kind in zip(leaves, kinds, strict=True)
+            for x, kind in zip(leaves, plan.kinds, strict=True)
         ]
         value, mean_grads, micro = jax.tree.unflatten(treedef, leaves)
         value = jax.tree.map(
             lambda x, like: x.astype(like.dtype) if outputs.is_float(like) else x,
             value,
-            shapes[0],
+            plan.shapes[0],
         )
         mean_grads = shard_like(mean_grads, self.params)
         grads, moments = mean_and_moments(

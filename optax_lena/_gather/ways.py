@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from optax_lena._gather import axes, outputs, passes, placement, shards
 from optax_lena._gather.axes import AxisName
 from optax_lena._gather.call import Call
+from optax_lena._gather.outputs import Plan
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments
 from optax_lena._types import PyTree, shard_like
@@ -49,30 +50,34 @@ def _in_turn(
     n = call.options.num_microbatches
     weights, xs = call.weights_of(n), (split(call.batch, n), jnp.arange(n))
     first = jax.tree.map(_first, xs)
-    call, shapes = _of_whole_parameters(call, first)
-    axes.check_own_loss(jax.tree.leaves(shapes)[0], call.params, ())
-    kinds = call.kinds(shapes, first[0], call.batch)
-    sums, stacks = passes.weighted_scan(call.grad_of, shapes, kinds, weights, xs)
-    stacks = _joined(stacks, kinds, join)
-    return call.result(sums, stacks, kinds, shapes, *_totals(call, weights))
-
-
-def _of_whole_parameters(call: Call, first: PyTree) -> tuple[Call, PyTree]:
-    """Returns the call with the metric that types imply, and the shapes of a visit."""
     shapes = jax.eval_shape(call.grad_of, *first)
     if call.options.param_specs is None:
-        loss = jax.tree.leaves(shapes)[0]
-        metric = shards.metric_of_shards_of_one_loss(call.metric, call.params, loss)
-        return _measured_in(metric, call, first, shapes)
-    return call, shapes
+        metric = shards.metric_of_shards_of_one_loss(
+            call.metric, call.params, _loss_in(shapes)
+        )
+        call, shapes = _with_metric(call, metric, first, shapes)
+    axes.check_own_loss(_loss_in(shapes), call.params, ())
+    plan = call.plan(shapes, first[0], call.batch)
+    sums, stacks = passes.weighted_scan(call.grad_of, plan, weights, xs)
+    stacks = _joined(stacks, plan, join)
+    return call.result(sums, stacks, plan, *_totals(call, weights))
 
 
-def _measured_in(
-    metric: Metric | ShardedMetric, call: Call, first: PyTree, shapes: Any
-) -> tuple[Call, Any]:
-    """Returns the call with that metric, and the shapes of a visit.
+def _with_metric(
+    call: Call, metric: Metric | ShardedMetric, first: PyTree, shapes: PyTree
+) -> tuple[Call, PyTree]:
+    """Returns the call with that metric, and the shapes of what `grad_of` then returns.
 
     The loss is not traced again if the call has that metric already.
+
+    Args:
+      call: the call.
+      metric: the metric that follows from the loss.
+      first: the first microbatch and its number.
+      shapes: of what `grad_of` returns with the call's own metric.
+
+    Returns:
+      The call and the shapes.
     """
     if metric is call.metric:
         return call, shapes
@@ -87,29 +92,29 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
             f"`spread` must be 'space' or None where axis {axis_name!r} is bound, got "
             "'time': a device sees its own examples only."
         )
-    local = _per_device(call, jax.lax.axis_size(axis_name), axis_name)
+    n = _per_device(call, jax.lax.axis_size(axis_name), axis_name)
     shards.check_whole(call.params, axis_name)
     params = axes.to_varying(call.params, axis_name)
-    own = dataclasses.replace(call, params=params)
-    weights, first = own.weights_of(local), jax.lax.axis_index(axis_name) * local
-    xs = (passes.split(call.batch, local), first + jnp.arange(local))
-    one = jax.tree.map(_first, xs)
-    shapes = jax.eval_shape(own.grad_of, *one)
-    loss, specs = jax.tree.leaves(shapes)[0], call.options.param_specs
+    local = dataclasses.replace(call, params=params)
+    weights, offset = local.weights_of(n), jax.lax.axis_index(axis_name) * n
+    xs = (passes.split(call.batch, n), offset + jnp.arange(n))
+    first = jax.tree.map(_first, xs)
+    shapes = jax.eval_shape(local.grad_of, *first)
+    loss, specs = _loss_in(shapes), call.options.param_specs
     axes.check_own_loss(loss, call.params, axis_name)
     metric = shards.metric_of_shards(call.metric, params, axis_name, specs, loss)
-    own, shapes = _measured_in(metric, own, one, shapes)
-    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), one[0])
-    kinds = own.kinds(shapes, one[0], twice)
-    sums, stacks = passes.weighted_scan(own.grad_of, shapes, kinds, weights, xs)
-    stacks = _joined(stacks, kinds, outputs.join)
+    local, shapes = _with_metric(local, metric, first, shapes)
+    larger = jax.tree.map(lambda x: jnp.concatenate([x, x]), first[0])
+    plan = local.plan(shapes, first[0], larger)
+    sums, stacks = passes.weighted_scan(local.grad_of, plan, weights, xs)
+    stacks = _joined(stacks, plan, outputs.join)
     total, count = _totals(call, weights)
     if total is None:
         sums = jax.lax.psum(sums, axis_name)
     else:
         sums, total, count = jax.lax.psum((sums, total, count), axis_name)
     call = dataclasses.replace(call, metric=metric)
-    return call.result(sums, stacks, kinds, shapes, total, count)
+    return call.result(sums, stacks, plan, total, count)
 
 
 def over_mesh_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
@@ -145,26 +150,26 @@ def _in_space(
 
     n = call.options.num_microbatches
     weights, xs = call.weights_of(n), (passes.split(call.batch, n), jnp.arange(n))
-    own = dataclasses.replace(
+    gathered = dataclasses.replace(
         call, params=gather_typed(call.params), metric=call.metric.placed(gather_typed)
     )
     # An entry of a sharded array has a shape, but jax cannot take it out.
     first = jax.tree.map(_entry, xs)
-    shapes = jax.eval_shape(own.grad_of, *first)
-    kinds = own.kinds(shapes, first[0], jax.tree.map(_whole, call.batch))
+    shapes = jax.eval_shape(gathered.grad_of, *first)
+    plan = gathered.plan(shapes, first[0], jax.tree.map(_whole, call.batch))
 
     def scan(weights: jax.Array, xs: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:
-        return passes.weighted_scan(own.grad_of, shapes, kinds, weights, xs)
+        return passes.weighted_scan(gathered.grad_of, plan, weights, xs)
 
     sums, stacks = jax.vmap(scan, spmd_axis_name=axis_name)(
         *placement.to_devices((weights, xs), mesh, axis_name)
     )
-    stacks = _joined([outputs.join(x) for x in stacks], kinds, outputs.join)
+    stacks = _joined([outputs.join(x) for x in stacks], plan, outputs.join)
     sums = [jnp.sum(x, axis=0) for x in sums]
     call = dataclasses.replace(
         call, metric=call.metric.placed(lambda tree: shard_like(tree, call.params))
     )
-    return call.result(sums, stacks, kinds, shapes, *_totals(call, weights))
+    return call.result(sums, stacks, plan, *_totals(call, weights))
 
 
 def _check_loss(call: Call) -> None:
@@ -182,9 +187,9 @@ def _totals(call: Call, weights: jax.Array) -> tuple[jax.Array | None, int | jax
 
 
 def _joined(
-    stacks: list[jax.Array], kinds: list[str], join: Callable[[jax.Array], jax.Array]
+    stacks: list[jax.Array], plan: Plan, join: Callable[[jax.Array], jax.Array]
 ) -> list[jax.Array]:
-    kept = [kind for kind in kinds if kind in (outputs.EXAMPLES, outputs.STACK)]
+    kept = [kind for kind in plan.kinds if kind in (outputs.EXAMPLES, outputs.STACK)]
     return [
         join(x) if kind == outputs.EXAMPLES else x
         for x, kind in zip(stacks, kept, strict=True)
@@ -210,6 +215,11 @@ def check_no_weights(call: Call, why: str) -> None:
             "i + 2n, ... Say spread='time' with weights for those microbatches, or "
             "give `axis_name` with spread='space'."
         )
+
+
+def _loss_in(shapes: PyTree) -> Any:
+    """Returns the type of the loss, the first leaf of what `grad_of` returns."""
+    return jax.tree.leaves(shapes)[0]
 
 
 def _first(x: jax.Array) -> jax.Array:
