@@ -97,6 +97,12 @@ TESTS = {
     "_gather/outputs.py": ("gather/test_outputs.py", *GATHER),
     "_gather/over_axis.py": ROUTES,
     "_gather/passes.py": (*GATHER, *ROUTES),
+    "_gather/placement.py": (
+        *ROUTES,
+        "gather/test_constrained.py",
+        "gather/test_outputs.py",
+    ),
+    "_gather/shards.py": ("gather/test_tensor_parallel.py", *ROUTES),
     "_gather/stack.py": ("gather/test_stack.py",),
     "_gather/successive.py": ("gather/test_successive.py",),
     "_gather/value_and_grad.py": (*GATHER, *ROUTES),

@@ -1,7 +1,8 @@
-"""One call of a gatherer: its arguments, and what all ways of spreading share."""
+"""One call of a gatherer: its options and arguments, and what all ways share."""
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,17 +12,34 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._checks import shown
 from optax_lena._gather import outputs, passes
+from optax_lena._gather.axes import AxisName
+from optax_lena._gather.outputs import Plan
+from optax_lena._measure.layers import Layers
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments, check_weights
-from optax_lena._measure.sums import divide, finish, pack
+from optax_lena._measure.sums import divide, mean_and_moments, pack
 from optax_lena._types import PyTree, shard_like
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Options:
+    """The arguments of `value_and_grad`, which describes them; they are checked."""
+
+    loss_fn: Callable[..., Any]
+    num_microbatches: int
+    has_aux: bool
+    aux: PyTree | None
+    axis_name: AxisName | None
+    spread: str | None
+    layers: Layers
+    param_specs: PyTree | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
     """The arguments of one call, and what is done to every microbatch."""
 
-    gatherer: Any
+    options: Options
     params: PyTree
     batch: PyTree
     args: tuple[Any, ...]
@@ -30,66 +48,72 @@ class Call:
     key: jax.Array | None
     metric: Metric | ShardedMetric
 
-    def each(self, count: int) -> jax.Array:
+    def weights_of(self, count: int) -> jax.Array:
         """Returns the weights of `count` of the n microbatches, `[count]`."""
-        equal = 1 / self.gatherer.num_microbatches
+        equal = 1 / self.options.num_microbatches
         return check_weights(self.weights, (count,), equal=equal)
 
-    def visit(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
+    def grad_of(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
         """Differentiates the loss of one microbatch, and takes the gradient's norms."""
         args, kwargs = fold_in((self.args, self.kwargs), index)
         if self.key is not None:
             kwargs["key"] = jax.random.fold_in(self.key, index)
-        loss_fn, has_aux = self.gatherer.loss_fn, self.gatherer.has_aux
+        loss_fn, has_aux = self.options.loss_fn, self.options.has_aux
         grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
         value, grads = grad_fn(self.params, microbatch, *args, **kwargs)
         if has_aux:
             check_arrays("The auxiliary data of `loss_fn`", value[1])
         return value, grads, pack(self.metric.sq_norms(grads))
 
-    def kinds(self, shapes: PyTree, microbatch: PyTree, larger: PyTree) -> list[str]:
-        """Decides how every leaf that `visit` returns is combined."""
+    def plan(self, shapes: PyTree, microbatch: PyTree, larger: PyTree) -> Plan:
+        """Decides how every leaf that `grad_of` returns is combined.
+
+        Args:
+          shapes: what it returns, as `jax.eval_shape` says.
+          microbatch: the microbatch that it was called with.
+          larger: several times as many examples.
+
+        Returns:
+          The shapes, and a kind for each.
+        """
         value, *rest = shapes
         means = [outputs.MEAN] * len(jax.tree.leaves(rest))
-        if not self.gatherer.has_aux:
-            return [outputs.MEAN, *means]
+        if not self.options.has_aux:
+            return Plan(shapes, [outputs.MEAN, *means])
         sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(microbatch)}
 
         def aux_of_larger() -> PyTree:
-            value, *_ = jax.eval_shape(self.visit, larger, jnp.int32(0))
+            value, *_ = jax.eval_shape(self.grad_of, larger, jnp.int32(0))
             return value[1]
 
-        asked = self.gatherer.aux
-        return [
-            outputs.MEAN,
-            *outputs.kinds_of(value[1], asked, sizes, aux_of_larger),
-            *means,
-        ]
+        of_aux = outputs.kinds_of(value[1], self.options.aux, sizes, aux_of_larger)
+        return Plan(shapes, [outputs.MEAN, *of_aux, *means])
 
-    def finish(
+    def result(
         self,
         sums: list[jax.Array],
         stacks: list[jax.Array],
-        kinds: list[str],
-        shapes: PyTree,
+        plan: Plan,
         total: jax.Array | None,
         count: int | jax.Array,
     ) -> tuple[Any, PyTree, GradMoments]:
         """Turns sums over microbatches into means; takes the mean gradient's norms."""
-        merged = passes.merge(sums, stacks, kinds, shapes)
+        merged = passes.merge(sums, stacks, plan)
         leaves, treedef = jax.tree.flatten(merged)
         leaves = [
             divide(x, total) if total is not None and kind == outputs.MEAN else x
-            for x, kind in zip(leaves, kinds, strict=True)
+            for x, kind in zip(leaves, plan.kinds, strict=True)
         ]
         value, mean_grads, micro = jax.tree.unflatten(treedef, leaves)
         value = jax.tree.map(
             lambda x, like: x.astype(like.dtype) if outputs.is_float(like) else x,
             value,
-            shapes[0],
+            plan.shapes[0],
         )
         mean_grads = shard_like(mean_grads, self.params)
-        grads, moments = finish(mean_grads, micro, count, self.metric, self.params)
+        grads, moments = mean_and_moments(
+            mean_grads, micro, count, self.metric, self.params
+        )
         return value, grads, moments
 
 

@@ -13,7 +13,7 @@ kind of each output follows from its shape alone, or is given by the user:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,18 @@ from optax_lena._types import PyTree
 
 MEAN, SUM, EXAMPLES, STACK, SHAPE = "mean", "sum", "examples", "stack", "shape"
 KINDS = (MEAN, SUM, EXAMPLES, STACK, SHAPE)
+
+
+class Plan(NamedTuple):
+    """How the outputs of all microbatches are put together.
+
+    Attributes:
+      shapes: the outputs of one microbatch, as `jax.eval_shape` returns them.
+      kinds: how each of their leaves is combined.
+    """
+
+    shapes: PyTree
+    kinds: list[str]
 
 
 def check_kinds(aux: PyTree | None, has_aux: bool) -> None:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from optax_lena._gather import axes
+from optax_lena._gather import axes, shards
 from optax_lena._gather.axes import AxisName
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.metric import Metric, metric_of
@@ -12,7 +12,7 @@ from optax_lena._measure.moments import (
     check_num_microbatches,
     check_weights,
 )
-from optax_lena._measure.sums import divide, finish, pack, weigh
+from optax_lena._measure.sums import divide, mean_and_moments, pack, weigh
 from optax_lena._types import PyTree
 
 
@@ -76,7 +76,7 @@ def moments_over_axis(
       4.0 17.0 16.0
     """
     axes.check_axis_name(axis_name)
-    axes.check_specs(param_specs)
+    shards.check_specs(param_specs)
     if not axes.is_bound(axis_name):
         raise ValueError(
             f"`axis_name` must name an axis that is bound here, got {axis_name!r}: "
@@ -87,13 +87,13 @@ def moments_over_axis(
     axes.check_local(grads, axis_name)
     own = check_weights(weight, (), equal=1 / count, name="weight")
     metric = metric_of(layers, preconditioner, grads)
-    metric = axes.metric_of_shards(metric, grads, axis_name, param_specs)
+    metric = shards.metric_of_shards(metric, grads, axis_name, param_specs)
     norms = pack(metric.sq_norms(grads))
     weighed = jax.tree.map(lambda x: weigh(own, x), (grads, norms))
     if weight is None:
         mean, micro = jax.lax.psum(weighed, axis_name)
-        return finish(mean, micro, count, metric, grads)
+        return mean_and_moments(mean, micro, count, metric, grads)
     counted = (own != 0).astype(jnp.int32)
     sums, total, count = jax.lax.psum((weighed, own, counted), axis_name)
     mean, micro = divide(sums, total)
-    return finish(mean, micro, count, metric, grads)
+    return mean_and_moments(mean, micro, count, metric, grads)

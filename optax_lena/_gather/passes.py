@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._dtypes import accumulation_dtype
-from optax_lena._gather.outputs import MEAN, SUM
+from optax_lena._gather.outputs import MEAN, SUM, Plan
 from optax_lena._measure.sums import weigh
 from optax_lena._types import PyTree, zeros_of
 
@@ -76,19 +76,14 @@ def _check_equal_rows(batch: PyTree) -> None:
 
 
 def weighted_scan(
-    visit: Callable[..., PyTree],
-    shapes: PyTree,
-    kinds: Sequence[str],
-    each: jax.Array,
-    xs: PyTree,
+    visit: Callable[..., PyTree], plan: Plan, weights: jax.Array, xs: PyTree
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Scans `visit` over xs; sums some of its leaves, stacks the others.
 
     Args:
       visit: `visit(*x) -> tree`, for one entry x of xs.
-      shapes: that tree, as `jax.eval_shape` returns it.
-      kinds: how each of its leaves is combined.
-      each: `[n]`, the weights of what is averaged.
+      plan: how that tree is combined.
+      weights: `[n]`, those of what is averaged.
       xs: a tuple of pytrees with leading axis n.
 
     Returns:
@@ -98,17 +93,17 @@ def weighted_scan(
     def body(sums: list[jax.Array], weight_and_x: Any) -> tuple[Any, Any]:
         weight, x = weight_and_x
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(visit(*x))]
-        summed, stacked = _partitioned(leaves, kinds)
+        summed, stacked = _partitioned(leaves, plan.kinds)
         added = [_added(weight, leaf, kind) for leaf, kind in summed]
         return jax.tree.map(jnp.add, sums, added), [leaf for leaf, _ in stacked]
 
     # Zeros keep the mesh axes of the leaves' types, as scan requires of a carry.
-    summed, _ = _partitioned(jax.tree.leaves(shapes), kinds)
+    summed, _ = _partitioned(jax.tree.leaves(plan.shapes), plan.kinds)
     zeros = [zeros_of(leaf, _sum_dtype(leaf, kind)) for leaf, kind in summed]
-    if len(each) > 1:
-        return jax.lax.scan(body, zeros, (each, xs))
+    if len(weights) > 1:
+        return jax.lax.scan(body, zeros, (weights, xs))
     # One microbatch per device is usual, and XLA's convolutions are slow inside loops.
-    sums, stacked = body(zeros, jax.tree.map(lambda x: x[0], (each, xs)))
+    sums, stacked = body(zeros, jax.tree.map(lambda x: x[0], (weights, xs)))
     return sums, [leaf[None] for leaf in stacked]
 
 
@@ -127,13 +122,13 @@ def _sum_dtype(leaf: Any, kind: str) -> Any:
     return accumulation_dtype(leaf)
 
 
-def merge(
-    sums: list[jax.Array], stacks: list[jax.Array], kinds: Sequence[str], shapes: PyTree
-) -> PyTree:
+def merge(sums: list[jax.Array], stacks: list[jax.Array], plan: Plan) -> PyTree:
     """Puts sums and stacks back into the tree that they were taken from."""
     summed, stacked = iter(sums), iter(stacks)
-    merged = [next(summed) if kind in (MEAN, SUM) else next(stacked) for kind in kinds]
-    return jax.tree.unflatten(jax.tree.structure(shapes), merged)
+    merged = [
+        next(summed) if kind in (MEAN, SUM) else next(stacked) for kind in plan.kinds
+    ]
+    return jax.tree.unflatten(jax.tree.structure(plan.shapes), merged)
 
 
 def _partitioned(leaves: list[Any], kinds: Sequence[str]) -> tuple[list, list]:

@@ -10,7 +10,7 @@ from optax_lena._measure.moments import (
     check_num_microbatches,
     check_weights,
 )
-from optax_lena._measure.sums import divide, finish, pack, weigh
+from optax_lena._measure.sums import divide, mean_and_moments, pack, weigh
 from optax_lena._types import PyTree
 
 
@@ -70,10 +70,10 @@ def moments_from_stack(
     norms = jax.vmap(lambda g: pack(metric.sq_norms(g)))(grads)
     mean, micro = jax.tree.map(total, grads), total(norms)
     if weights is None:
-        return finish(mean, micro, count, metric, grads)
+        return mean_and_moments(mean, micro, count, metric, grads)
     mean, micro = divide((mean, micro), each.sum())
     counted = jnp.sum(each != 0, dtype=jnp.int32)
-    return finish(mean, micro, counted, metric, grads)
+    return mean_and_moments(mean, micro, counted, metric, grads)
 
 
 def _leading_size(grads: PyTree) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 
 from optax_lena._checks import check_callable, check_choice, check_flag
-from optax_lena._gather import axes, outputs, ways
+from optax_lena._gather import axes, outputs, placement, shards, ways
 from optax_lena._gather.axes import AxisName
 from optax_lena._gather.call import (
     Call,
+    Options,
     check_arrays,
     check_further,
     check_key,
@@ -126,7 +127,7 @@ def value_and_grad(
     check_num_microbatches(num_microbatches)
     check_flag("has_aux", has_aux)
     outputs.check_kinds(aux, has_aux)
-    axes.check_specs(param_specs)
+    shards.check_specs(param_specs)
     if axis_name is not None:
         axes.check_axis_name(axis_name)
     if spread is not None:
@@ -149,17 +150,8 @@ def value_and_grad(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Gatherer:
+class Gatherer(Options):
     """What `value_and_grad` returns; its attributes are that function's arguments."""
-
-    loss_fn: Callable[..., Any]
-    num_microbatches: int
-    has_aux: bool
-    aux: PyTree | None
-    axis_name: AxisName | None
-    spread: str | None
-    layers: Layers
-    param_specs: PyTree | None
 
     def __call__(
         self,
@@ -181,13 +173,13 @@ class Gatherer:
             return ways.over_bound_axis(call, self.axis_name)
         check_some_examples(batch, (args, kwargs, key))
         if self.param_specs is not None:
-            shards = axes.metric_of_shards(metric, params, (), self.param_specs)
-            call = dataclasses.replace(call, metric=shards)
+            of_whole = shards.metric_of_shards(metric, params, (), self.param_specs)
+            call = dataclasses.replace(call, metric=of_whole)
         if self.spread == ways.TIME:
             return ways.in_time(call)
         if self.axis_name is not None:
             return ways.over_mesh_axis(call, self.axis_name)
-        if axes.spans_devices((params, batch)):
+        if placement.spans_devices((params, batch)):
             ways.check_no_weights(call, "the arrays lie on several devices")
             return ways.in_time(call)
         return ways.in_turn(call)

@@ -169,7 +169,7 @@ class IncrementalMoments:
         _check_like("like", like, sums.grads)
         metric = metric_of(self.layers, self.preconditioner, sums.grads)
         mean, micro = divide((sums.grads, sums.micro_sq_norm), sums.weight)
-        return finish(mean, micro, sums.num_microbatches, metric, like)
+        return mean_and_moments(mean, micro, sums.num_microbatches, metric, like)
 
 
 def _check_metric(moments: GradMoments, metric: Metric) -> None:
@@ -202,7 +202,7 @@ def add_gradient(
     )
 
 
-def finish(
+def mean_and_moments(
     mean: PyTree,
     micro_sq_norm: jax.Array,
     count: int | jax.Array,

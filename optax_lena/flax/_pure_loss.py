@@ -4,8 +4,8 @@ In: the loss, the model and further arguments, which may hold modules and `nnx.R
 Out: a function of the parameters and a microbatch, for `optax_lena.value_and_grad`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,43 @@ from optax_lena._gather import outputs
 from optax_lena._gather.call import fold_in
 from optax_lena._measure.parameters import parameter_names
 from optax_lena._types import PyTree
+from optax_lena.flax._passed_on import source
 
 _NODE = object()  # where an argument holds a module or nnx.Rngs
+
+
+class _Variables(NamedTuple):
+    """What the loss may change: all variables but the parameters and the random keys.
+
+    Keys differ between microbatches, and stay as they are.
+
+    Attributes:
+      rest: those of the model.
+      node_rest: those of modules among the further arguments.
+      counts: how many numbers the random streams of the model have drawn.
+      node_counts: the same for the further arguments.
+    """
+
+    rest: Any
+    node_rest: Any
+    counts: Any
+    node_counts: Any
+
+
+class Same(NamedTuple):
+    """The variables that change in the same way in every microbatch, or not at all.
+
+    Attributes:
+      values: the new value of each such variable, and None for every other one.
+      structure: that of `_Variables`, whose leaves these are.
+    """
+
+    values: list[Any]
+    structure: jax.tree_util.PyTreeDef
+
+    def changing(self) -> list[bool]:
+        """Says of each variable whether it differs between microbatches."""
+        return [value is None for value in self.values]
 
 
 class PureLoss:
@@ -47,7 +82,9 @@ class PureLoss:
                 f"({wrt!r}), got none in {model!r}."
             )
         _check_no_part_of(model, self.nodes)
-        self.nodes_def, *self.nodes_state = nnx.split(self.nodes, nnx.RngState, ...)
+        self.nodes_def, self.node_rngs, self.node_rest = nnx.split(
+            self.nodes, nnx.RngState, ...
+        )
 
     def __call__(
         self,
@@ -58,23 +95,22 @@ class PureLoss:
         changing: Sequence[bool],
     ) -> tuple[jax.Array, Any]:
         """Returns the loss, and `(aux, changed variables)`."""
-        loss, aux, state, _ = self._run(params, microbatch, key)
-        leaves = jax.tree.leaves(state)
+        loss, aux, variables, _ = self._run(params, microbatch, key)
+        leaves = jax.tree.leaves(variables)
         changed = [x for x, changes in zip(leaves, changing, strict=True) if changes]
         return loss, (aux, changed)
 
     def _run(
         self, params: Any, microbatch: PyTree, key: jax.Array
-    ) -> tuple[jax.Array, Any, Any, Any]:
+    ) -> tuple[jax.Array, Any, _Variables, Any]:
         """Returns the loss, auxiliary data, all other variables, and the parameters."""
         number = jax.random.bits(key)
-        node_rngs, node_rest = self.nodes_state
         # Copies: nnx does not let the loss mutate variables of an outer trace.
         model = nnx.merge(
             self.graphdef, params, fold_in(self.rngs, number), self.rest, copy=True
         )
         nodes = nnx.merge(
-            self.nodes_def, fold_in(node_rngs, number), node_rest, copy=True
+            self.nodes_def, fold_in(self.node_rngs, number), self.node_rest, copy=True
         )
         merged = iter(nodes)
         others = fold_in(self.others, number)
@@ -86,16 +122,16 @@ class PureLoss:
         loss, aux = out if self.has_aux else (out, None)
         _, after, rngs, rest = nnx.split(model, self.wrt, nnx.RngState, ...)
         _, node_rngs, node_rest = nnx.split(nodes, nnx.RngState, ...)
-        # Not the keys: they differ between microbatches.
-        counts = [nnx.filter_state(x, nnx.RngCount) for x in (rngs, node_rngs)]
-        self.state_def = jax.tree.structure((rest, node_rest, *counts))
-        return loss, aux, (rest, node_rest, *counts), after
+        counts, node_counts = (
+            nnx.filter_state(x, nnx.RngCount) for x in (rngs, node_rngs)
+        )
+        return loss, aux, _Variables(rest, node_rest, counts, node_counts), after
 
     def random_states(self) -> tuple[Any, Any]:
         """Returns the random streams of the model, and of the further arguments."""
-        return self.rngs, self.nodes_state[0]
+        return self.rngs, self.node_rngs
 
-    def same_in_every_microbatch(self, batch: PyTree, count: int) -> list[Any]:
+    def same_in_every_microbatch(self, batch: PyTree, count: int) -> Same:
         """Computes the variables that do not depend on examples.
 
         Which those are is read from the traced program: a value is the same in every
@@ -108,14 +144,13 @@ class PureLoss:
         Returns:
           The new value of each such variable, and None for every other one.
         """
-        traced, batch = self._traced(batch, count)
+        traced, structure, batch = self._traced(batch, count)
         inputs = (self.params, batch, jax.random.key(0))
         leaves, starts = jax.tree.leaves(inputs), len(jax.tree.leaves(self.params))
         # Equations that only print or call back would keep their inputs in use.
         pure = [eqn for eqn in traced.jaxpr.eqns if eqn.outvars or not eqn.effects]
         jaxpr = traced.jaxpr.replace(eqns=pure, effects=set())
-        # The outputs are the values of other variables, then the parameters.
-        num_all, num_values = len(jaxpr.outvars), self.state_def.num_leaves
+        num_all, num_values = len(jaxpr.outvars), structure.num_leaves
         self._check_params(jaxpr, num_values)
         is_same = []
         for i in range(num_values):
@@ -125,15 +160,23 @@ class PureLoss:
         program, used = partial_eval.dce_jaxpr(jaxpr, needed)
         given = [x for x, is_used in zip(leaves, used, strict=True) if is_used]
         values = iter(jax.core.eval_jaxpr(program, traced.consts, *given))
-        self._check(traced.out_avals[:num_values], is_same, batch)
-        return [next(values) if same else None for same in is_same]
+        variables = jax.tree.unflatten(structure, traced.out_avals[:num_values])
+        _check_can_be_combined(variables, is_same, batch)
+        return Same([next(values) if same else None for same in is_same], structure)
 
-    def _traced(self, batch: PyTree, count: int) -> tuple[Any, PyTree]:
-        """Returns the traced program, and the examples that it was traced with."""
+    def _traced(
+        self, batch: PyTree, count: int
+    ) -> tuple[Any, jax.tree_util.PyTreeDef, PyTree]:
+        """Returns the traced program, the structure of the variables, and the examples.
 
-        def trace(examples: PyTree) -> tuple[Any, PyTree]:
-            run = jax.make_jaxpr(lambda *x: self._run(*x)[2:])
-            return run(self.params, examples, jax.random.key(0)), examples
+        The program returns the values of other variables, then the parameters. The
+        examples are those that it was traced with.
+        """
+
+        def trace(examples: PyTree) -> tuple[Any, jax.tree_util.PyTreeDef, PyTree]:
+            run = jax.make_jaxpr(lambda *x: self._run(*x)[2:], return_shape=True)
+            program, shapes = run(self.params, examples, jax.random.key(0))
+            return program, jax.tree.structure(shapes[0]), examples
 
         try:  # as many as a microbatch has, which the loss may rely on
             return trace(jax.tree.map(lambda x: x[: len(x) // count], batch))
@@ -151,7 +194,7 @@ class PureLoss:
         """
         after, names = jaxpr.outvars[first:], parameter_names(self.params)
         for name, before, now in zip(names, jaxpr.invars, after, strict=False):
-            if _source(jaxpr, now) is not before:
+            if source(jaxpr, now) is not before:
                 raise ValueError(
                     f"The loss must not change the variable {name!r}, a parameter that "
                     f"`wrt` selects ({self.wrt!r}): the optimizer updates those, "
@@ -160,110 +203,43 @@ class PureLoss:
                     "data."
                 )
 
-    def _check(
-        self, avals: Sequence[Any], is_same: Sequence[bool], batch: PyTree
-    ) -> None:
-        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-        names = parameter_names(jax.tree.unflatten(self.state_def, avals))
-        for name, aval, same in zip(names, avals, is_same, strict=True):
-            is_joined = aval.shape[:1] in sizes and aval.shape
-            if not same and not outputs.is_float(aval) and not is_joined:
-                raise ValueError(
-                    f"The loss must not change the variable {name!r}, of dtype "
-                    f"{aval.dtype}, in a way that depends on the examples: every "
-                    "microbatch has a value of its own, and only floating-point ones "
-                    "can be averaged. Return it as auxiliary data."
-                )
-
-    def write(self, same: list[Any], changed: list[Any]) -> None:
+    def write(self, same: Same, changed: list[Any]) -> None:
         """Writes the new values into the model, and into nodes among the arguments."""
         new = iter(changed)
-        leaves = [next(new) if value is None else value for value in same]
-        rest, node_rest, counts, node_counts = jax.tree.unflatten(
-            self.state_def, leaves
-        )
-        nnx.update(self.model, rest, counts)
-        nnx.update(self.nodes, node_rest, node_counts)
-
-
-def _source(jaxpr: Any, var: Any) -> Any:
-    """Follows a variable back to its source, through equations that pass it on."""
-    eqn = _maker(jaxpr, var)
-    if eqn is None:
-        return var
-    if eqn.primitive.name == "transpose":
-        given = _untransposed(jaxpr, eqn)
-    else:
-        given = _given(eqn, [out is var for out in eqn.outvars].index(True))
-    return var if given is None else _source(jaxpr, given)
-
-
-def _maker(jaxpr: Any, var: Any) -> Any:
-    """Returns the equation that computes a variable; None for an input."""
-    return next((e for e in jaxpr.eqns if any(out is var for out in e.outvars)), None)
-
-
-def _untransposed(jaxpr: Any, eqn: Any) -> Any:
-    """Returns what a transposition restores, if it undoes another; None if not.
-
-    A loop over another axis than the first moves the axis there and back.
-    """
-    before = _maker(jaxpr, _source(jaxpr, eqn.invars[0]))
-    if before is None or before.primitive.name != "transpose":
-        return None
-    there, back = (e.params["permutation"] for e in (before, eqn))
-    is_back = all(there[axis] == i for i, axis in enumerate(back))
-    return before.invars[0] if is_back else None
-
-
-def _given(eqn: Any, place: int) -> Any:
-    """Returns the input that an equation passes on as this output; None if none is.
-
-    nnx's loops, branches, `nnx.jit` and `nnx.remat` return every variable that they
-    get.
-    """
-    name, params = eqn.primitive.name, eqn.params
-    if name == "cond":  # the same in every branch
-        given = [
-            _passed_on(branch, eqn.invars[1:], place) for branch in params["branches"]
-        ]
-        return given[0] if all(x is given[0] for x in given) else None
-    if name == "scan":
-        num_consts, num_carry = _counts(params)
-        given = _passed_on(params["jaxpr"], range(len(eqn.invars)), place)
-        # A carry in its own place, or a stack of what iterations took from a stack.
-        is_same = given is not None and (
-            given >= num_consts + num_carry
-            if place >= num_carry
-            else given == num_consts + place
-        )
-        return eqn.invars[given] if is_same else None
-    if name == "while":
-        inputs = eqn.invars[params["cond_nconsts"] :]
-        given = _passed_on(params["body_jaxpr"], range(len(inputs)), place)
-        return inputs[given] if given == params["body_nconsts"] + place else None
-    inner = params.get("jaxpr", params.get("call_jaxpr"))
-    return None if inner is None else _passed_on(inner, eqn.invars, place)
-
-
-def _counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns how many constants and carries a scan has."""
-    if "num_carry" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carries, _ = params["ft_in"].unpack()  # jax >= 0.12
-    return len(consts), len(carries)
-
-
-def _passed_on(inner: Any, inputs: Sequence[Any], place: int) -> Any:
-    """Returns which of the inputs an inner program passes on as this output."""
-    inner = getattr(inner, "jaxpr", inner)
-    source = _source(inner, inner.outvars[place])
-    pairs = zip(inputs, inner.invars, strict=False)
-    return next((x for x, own in pairs if own is source), None)
+        leaves = [next(new) if value is None else value for value in same.values]
+        variables = jax.tree.unflatten(same.structure, leaves)
+        nnx.update(self.model, variables.rest, variables.counts)
+        nnx.update(self.nodes, variables.node_rest, variables.node_counts)
 
 
 def _is_node(x: Any) -> bool:
     return isinstance(x, (nnx.Module, nnx.Rngs, nnx.Variable))
+
+
+def _check_can_be_combined(
+    variables: _Variables, is_same: Sequence[bool], batch: PyTree
+) -> None:
+    """Raises a `ValueError` for a variable of which microbatches have several values.
+
+    Unless these can be averaged, or joined along their first axis.
+
+    Args:
+      variables: their types.
+      is_same: for each variable, whether it is the same in every microbatch.
+      batch: the examples that the loss was traced with.
+    """
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    avals = jax.tree.leaves(variables)
+    names = parameter_names(tuple(variables))
+    for name, aval, same in zip(names, avals, is_same, strict=True):
+        is_joined = aval.shape[:1] in sizes and aval.shape
+        if not same and not outputs.is_float(aval) and not is_joined:
+            raise ValueError(
+                f"The loss must not change the variable {name!r}, of dtype "
+                f"{aval.dtype}, in a way that depends on the examples: every "
+                "microbatch has a value of its own, and only floating-point ones "
+                "can be averaged. Return it as auxiliary data."
+            )
 
 
 def _check_no_part_of(model: Any, nodes: list[Any]) -> None:

@@ -109,8 +109,7 @@ def value_and_grad(
         if own == num_microbatches:
             check_some_examples(batch, (args, kwargs, key, *loss.random_states()))
         same = loss.same_in_every_microbatch(batch, own)
-        changing = [value is None for value in same]
-        pure = functools.partial(loss, changing=changing)
+        pure = functools.partial(loss, changing=same.changing())
         key = jax.random.key(0) if key is None else key
         given = {"weights": weights, "key": key, "preconditioner": preconditioner}
         f = dataclasses.replace(gatherer, loss_fn=pure)
