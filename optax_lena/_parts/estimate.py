@@ -134,6 +134,8 @@ class Measured(NamedTuple):
       batch_scale: float32 `()`, S.
       loss: `()`, of the batch; None where the loop does not give it.
       coherence: `()`, of the last steps; 1 without a momentum buffer.
+      entered: `()`, in (0, 1], how much of the last step's squared length has reached
+        the momentum buffer, at most; below 1 if it was clipped.
     """
 
     estimate: Estimate
@@ -143,6 +145,7 @@ class Measured(NamedTuple):
     batch_scale: jax.Array
     loss: jax.Array | None = None
     coherence: ArrayLike = 1.0
+    entered: ArrayLike = 1.0
 
     def sq_norms(self) -> jax.Array:
         """Returns the squared norm of the batch's gradient, `[rows]`."""

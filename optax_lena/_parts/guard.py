@@ -4,7 +4,8 @@ In: trust ratios, and what this update measured. Out: the ratios to train at.
 `GrowthLimit` limits every row relative to its own last ratio, or that before a short
 batch. `SpikeLimit` multiplies every ratio, though not below 1 / S, by
 
-$$\text{factor} = \min\Bigl(1, \sqrt{\text{limit} \cdot \max(1, \text{coherence})
+$$\text{factor} = \min\Bigl(1, \sqrt{\text{limit}
+  \cdot \frac{\max(1, \text{coherence})}{\text{entered}}
   \cdot \frac{\text{usual}}{\lVert\bar g\rVert^2}}\Bigr), \qquad
   \log \text{usual} = \sum_{i \ge 1} 0.1 \cdot 0.9^{i - 1}
     \log \lVert\bar g_{t-i}\rVert^2$$
@@ -16,7 +17,9 @@ may fall below 1. At S = 1 nothing is ever cut.
 
 A gradient also grows where a network leaves a plateau. The two cases differ in
 direction: at a rate that is too large each step undoes the one before, and on the way
-out of a plateau all steps agree. This coherence (`coherence.py`) lifts the limit.
+out of a plateau all steps agree. This coherence (`coherence.py`) lifts the limit. So
+does what the last gradient has lost on its way to the momentum buffer, by clipping:
+what has entered cannot spike.
 
 The usual norm is a geometric mean. The first gradients of a run can be a hundred times
 longer than those after a few updates, and would hold up an arithmetic mean until the
@@ -62,7 +65,8 @@ class SpikeLimit:
 
     A spike is a gradient of the whole model whose squared norm is more than `limit`
     times the geometric mean over the last ten or so updates. Where their steps went the
-    same way, the limit is multiplied by their coherence, if the optimizer knows it
+    same way, the limit is multiplied by their coherence, and where the last one was
+    clipped, divided by the share that was left of it, if the optimizer knows these
     (`lena_amplified` does). The ratios are cut by the factor that brings the norm back
     to the limit; to 1 / S, if the norm is too large for float32. Put the guard before
     the momentum buffer, which would otherwise keep the spike.
@@ -118,8 +122,10 @@ class SpikeLimit:
 
     def factor(self, state: SpikeLimitState, measured: Measured) -> jax.Array:
         """Returns what brings the gradient back to the limit; 1 before the first."""
-        limit = self.limit * jnp.maximum(measured.coherence, 1)
-        allowed = limit * self.usual(state, measured)
+        # A gradient that is clipped behind the gatherer cannot spike in the buffer. To
+        # cut its rate as well would leave no step at all while it is long.
+        lifted = jnp.maximum(measured.coherence, 1) / measured.entered
+        allowed = self.limit * lifted * self.usual(state, measured)
         sq_norm = measured.sq_norms()[-1]
         is_spike = (allowed > 0) & (sq_norm > allowed)
         # No root of 0: its derivative by S, or by a rate, would not be finite.

@@ -90,10 +90,11 @@ def _update(
 ) -> tuple[PyTree, LayerRateWithMomentumState]:
     extra_args["moments"] = moments
     kept, longer = factors(momentum, batch_scale, **extra_args)
-    coherence = state.last_steps.read(kept)
-    steps, rates = scale.update(
-        updates, state.rates, params, coherence=coherence, **extra_args
-    )
+    known = {
+        "coherence": state.last_steps.read(kept),
+        "entered": state.last_steps.entered,
+    }
+    steps, rates = scale.update(updates, state.rates, params, **known, **extra_args)
     updates, trace = buffer.update(steps, state.buffer, params, **extra_args)
     last_steps = state.last_steps.add(
         kept,

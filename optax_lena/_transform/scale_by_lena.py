@@ -143,7 +143,8 @@ def scale_by_layer_rate(
       The transformation, whose `update` takes the keyword argument `moments`, and needs
       it unless `rate.needs_moments` is false and `batch_scale` is given. It also takes
       `value`, the loss of the whole batch, which `LossLimit` and `Backoff` read, and
-      `coherence`, that of the last steps, which a `SpikeLimit` reads.
+      `coherence` and `entered`, which a `SpikeLimit` reads: whether the last steps
+      agree, and how much of the last one's squared length clipping has left.
 
     Raises:
       ValueError: where an argument is out of its range.
@@ -190,6 +191,7 @@ def _update(
     moments: GradMoments | None = None,
     value: jax.typing.ArrayLike | None = None,
     coherence: jax.typing.ArrayLike = 1.0,
+    entered: jax.typing.ArrayLike = 1.0,
     is_half: bool = False,
     **extra_args: Any,
 ) -> tuple[PyTree, ScaleByLenaState]:
@@ -203,7 +205,7 @@ def _update(
     layout = layout_of(layers, updates)
     rows = follow_names(rate, state, layout.names)
     measured = _measure(moments, updates, layout, scale)
-    measured = measured._replace(coherence=coherence)
+    measured = measured._replace(coherence=coherence, entered=entered)
     if rate.reads_loss and value is not None:
         check_loss(value, updates)
         measured = measured._replace(loss=_loss(value, moments))

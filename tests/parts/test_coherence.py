@@ -50,7 +50,31 @@ def test_before_the_first_step_it_is_one():
 
 def test_a_buffer_that_holds_more_than_the_steps_does_not_count_as_more_than_equal():
     """Weight decay is in the buffer and not in the gradient's moments."""
-    assert Coherence(jnp.float32(100), jnp.float32(1)).read(0.5) == 3
+    both = Coherence.zeros()._replace(together=jnp.float32(100), apart=jnp.float32(1))
+    assert both.read(0.5) == 3
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.8])
+@pytest.mark.parametrize("share", [1e-6, 0.01, 0.1])
+def test_of_a_step_that_was_clipped_no_more_entered_than_the_buffers_say(kept, share):
+    """It is a bound: the step entered whole, or was the difference of both buffers."""
+    rng = np.random.default_rng(2)
+    coherence, buffer = Coherence.zeros(), np.zeros(5)
+    for step in rng.normal(size=(20, 5)):
+        before, buffer = buffer, kept * buffer + share * step
+        length = np.sum(step**2)
+        coherence = coherence.add(kept, length, np.sum(buffer**2))
+        most = np.linalg.norm(buffer) + kept * np.linalg.norm(before)
+        bound = most**2 / length
+        expected = bound if bound < 0.5 else 1
+        np.testing.assert_allclose(coherence.entered, expected, rtol=1e-4)
+        assert coherence.entered > 0.999 * share**2
+
+
+def test_of_a_step_that_vanished_nothing_is_known():
+    assert Coherence.zeros().add(0.8, jnp.float32(4), jnp.float32(0)).entered == 1
+    unknown = Coherence.zeros().add(0.8, jnp.float32(4), jnp.float32(jnp.nan))
+    assert unknown.entered == 1
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])

@@ -340,6 +340,14 @@ def test_coherence_lifts_the_limit_and_never_lowers_it(coherence, lifted):
     np.testing.assert_allclose(found, np.sqrt(2 * lifted / 9), rtol=1e-5)
 
 
+@pytest.mark.parametrize("coherence", [1e-3, 1.0])
+def test_what_has_entered_of_a_clipped_step_lifts_the_limit(coherence):
+    update = measured(model(32 * 9, 9), 16)
+    update = update._replace(coherence=coherence, entered=jnp.float32(0.5))
+    found = SpikeLimit(2).factor(after(32.0, 1.0), update)
+    np.testing.assert_allclose(found, np.sqrt(2 / 0.5 / 9), rtol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [0.0, jnp.nan])
 def test_a_ratio_may_grow_from_the_one_before_a_bad_one(bad):
     limit, update = GrowthLimit(1.5), measured(model(1, 1), 16)

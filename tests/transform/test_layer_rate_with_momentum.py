@@ -67,11 +67,35 @@ def test_without_a_buffer_nothing_is_known_of_steps():
     assert all(metrics["model/spike_factor"][5:] < 0.9)
 
 
-def test_gradients_that_were_clipped_in_front_of_it_lift_no_limit():
+def test_gradients_that_are_clipped_in_front_of_it_are_not_cut_as_well():
     """Moments are those of the gradient as it was."""
-    clipped = optax.chain(optax.clip(1e-3), optax_lena.lena_amplified(0.01, SCALE))
-    metrics, _ = trained(growing(lambda t: 1), clipped)
-    assert all(metrics["model/coherence"][1:] < 1e-3)
+    tx = optax_lena.lena_amplified(0.01, SCALE)
+    overshooting = growing(lambda t: (-1) ** t)
+    cut, _ = trained(overshooting, tx)
+    clipped, _ = trained(overshooting, optax.chain(optax.clip(1e-3), tx))
+    assert all(clipped["model/coherence"][1:] < 1e-3)
+    assert all(cut["model/spike_factor"][3:] < 1)
+    assert all(clipped["model/spike_factor"] == 1)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_what_is_not_clipped_enters_whole(momentum, dtype):
+    tx = optax_lena.lena_amplified(
+        0.01, SCALE, momentum=momentum, accumulator_dtype=dtype, weight_decay=0.1
+    )
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.normal(size=(40, 1, 1)))
+    noise = lengths * rng.normal(size=(40, 2, 8))
+    for stacks in ({"w": jnp.float32(noise)}, growing(lambda t: (-1) ** t)):
+        params = jax.tree.map(lambda x: jnp.ones(x.shape[2:]), stacks)
+        state = tx.init(params)
+        for stack in stacks["w"]:
+            grads, moments = optax_lena.moments_from_stack({"w": stack})
+            updates, state = tx.update(grads, state, params, moments=moments)
+            params = optax.apply_updates(params, updates)
+            [inner] = [s for s in state if isinstance(s, LayerRateWithMomentumState)]
+            assert inner.last_steps.entered == 1
 
 
 def test_weight_decay_in_the_buffer_lifts_the_limit_no_further_than_equal_steps():
