@@ -23,7 +23,7 @@ from benchmarks import command
 from benchmarks.records import files
 from benchmarks.records.environment import environment
 from benchmarks.records.home import kept
-from benchmarks.unseen import bar
+from benchmarks.unseen import bar, recipes
 from benchmarks.unseen.adamw import ADAMW
 from benchmarks.unseen.catalogue import TASKS
 from benchmarks.unseen.family import Family
@@ -32,7 +32,7 @@ from benchmarks.unseen.run import BASE_STEPS, Score, scores
 from benchmarks.unseen.sgd import SGD
 from benchmarks.unseen.task import Task
 
-FAMILIES = {"sgd": SGD, "adamw": ADAMW, "muon": MUON}
+FAMILIES = {"sgd": SGD, "adamw": ADAMW, "muon": MUON, **recipes.FAMILIES}
 SCALES, SEEDS, TUNING_SEEDS = (16, 32, 64), (0, 1, 2), (100, 101)
 AGAIN_SEEDS = (10, 11, 12, 13, 14, 15)
 

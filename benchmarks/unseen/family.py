@@ -19,6 +19,11 @@ from benchmarks.unseen.task import Task
 WARMUP = 0.05 * BASE_STEPS
 
 
+def cosine(rate: float) -> optax.Schedule:
+    """A cosine over the base run."""
+    return optax.cosine_decay_schedule(rate, BASE_STEPS)
+
+
 class Method(NamedTuple):
     """One way to train at S.
 
@@ -79,6 +84,7 @@ class Family:
       pairs: by the label of a row, two methods: one gain for each layer, and one for
         the model.
       preconditioned: whether moments are those of the gradient as Adam divides it.
+      schedule: of a rate, over base batches.
     """
 
     label: str
@@ -92,6 +98,7 @@ class Family:
     developed: Sequence[str]
     pairs: Mapping[str, tuple[str, str]]
     preconditioned: bool = True
+    schedule: Callable[[float], optax.Schedule] = cosine
 
     @property
     def rivals(self) -> Sequence[str]:
@@ -113,8 +120,8 @@ class Family:
     def optimizer(
         self, method: str, rate: float, batch_scale: int
     ) -> optax.GradientTransformation:
-        """The optimizer of a method, with a cosine over the base run."""
-        schedule = optax.cosine_decay_schedule(rate, BASE_STEPS)
+        """The optimizer of a method, with the family's schedule."""
+        schedule = self.schedule(rate)
         if method == "base":
             return self.base(schedule)
         return self.methods[method].make(schedule, batch_scale)

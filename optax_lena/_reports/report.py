@@ -160,7 +160,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
       >>> print(numbers["model/warming_up"], numbers["warmup_factor/w"])
       1.0 0.0
     """
-    flat = {}
+    flat: dict[str, jax.Array] = {}
     for label, state in lena_states(opt_state).items():
         prefix = f"{label}/" if label else ""
         columns = _columns(state)

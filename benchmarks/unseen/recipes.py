@@ -1,0 +1,194 @@
+"""Recipes of SGD other than momentum 0.9 with a cosine, as users bring them along.
+
+Eight tasks on which no rule was chosen, named before the first run, each with the base
+rate that is the best at S = 1 of itself, its half and its double.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+import optax_lena
+from benchmarks.unseen.family import WARMUP, Family, Method, cosine
+from benchmarks.unseen.run import BASE_STEPS
+
+Optimizer = Callable[..., optax.GradientTransformation]
+
+
+def _constant(rate: float) -> optax.Schedule:
+    return optax.constant_schedule(rate)
+
+
+def _steps(rate: float) -> optax.Schedule:
+    tenth_at = {BASE_STEPS // 2: 0.1, 3 * BASE_STEPS // 4: 0.1}
+    return optax.piecewise_constant_schedule(rate, tenth_at)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a user's program says, but for the rate.
+
+    Attributes:
+      label: for people.
+      rates: at S = 1, by the name of a task.
+      schedule: of a rate, over base batches.
+      momentum: β, or None.
+      nesterov: whether it looks ahead.
+      weight_decay: λ.
+      clip: the largest norm of a gradient, or None.
+    """
+
+    label: str
+    rates: Mapping[str, float]
+    schedule: Callable[[float], optax.Schedule] = cosine
+    momentum: float | None = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip: float | None = None
+
+    def method(self, label: str, make: Optimizer, **options: Any) -> Method:
+        """One of our optimizers with this recipe."""
+
+        def at_scale(
+            schedule: optax.Schedule, batch_scale: int
+        ) -> optax.GradientTransformation:
+            tx = make(
+                schedule,
+                batch_scale,
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.weight_decay,
+                **options,
+            )
+            return self._clipped(tx)
+
+        needs_moments = make not in (optax_lena.linear_scaling, _square_root)
+        return Method(label, at_scale, needs_moments)
+
+    def base(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """Plain optax, at the base batch."""
+        decay = optax.add_decayed_weights(self.weight_decay)
+        sgd = optax.sgd(schedule, self.momentum, self.nesterov)
+        return self._clipped(optax.chain(decay, sgd))
+
+    def family(self, name: str) -> Family:
+        """The methods that take this recipe to S."""
+        warmed = functools.partial(self.method, warmup_steps=WARMUP)
+        return Family(
+            label=self.label,
+            records=f"recipe_{name}",
+            rate=lambda task: self.rates.get(task.name),
+            grid=lambda task: [x * self.rates[task.name] for x in (0.5, 1, 2)],
+            base=self.base,
+            schedule=self.schedule,
+            methods={
+                "linear": warmed("linear scaling", optax_lena.linear_scaling),
+                "square_root": warmed("square-root scaling", _square_root),
+                "adascale": self.method("AdaScale", optax_lena.adascale),
+                "lena": warmed("LENA", optax_lena.lena),
+                "lena_no_warmup": self.method("LENA, no warm-up", optax_lena.lena),
+                "lena_amplified": warmed("amplified LENA", optax_lena.lena_amplified),
+            },
+            recommended="lena_amplified",
+            own=("lena_amplified",),
+            developed=(),
+            pairs={},
+            preconditioned=False,
+        )
+
+    def _clipped(
+        self, tx: optax.GradientTransformation
+    ) -> optax.GradientTransformation:
+        if self.clip is None:
+            return tx
+        return optax.chain(optax.clip_by_global_norm(self.clip), tx)
+
+
+def _square_root(
+    schedule: optax.Schedule, batch_scale: int, **options: Any
+) -> optax.GradientTransformation:
+    share = math.sqrt(batch_scale) / batch_scale
+    return optax_lena.linear_scaling(
+        lambda step: share * schedule(step), batch_scale, **options
+    )
+
+
+RECIPES = {
+    "constant": Recipe(
+        label="momentum SGD (0.9), constant rate",
+        schedule=_constant,
+        rates={
+            "two losses of unequal size": 0.0002,
+            "hashing by triplets": 0.1,
+            "who dies first": 0.0025,
+            "neurons that spike": 0.005,
+            "states of rest": 0.005,
+            "lists to be ordered": 0.025,
+            "words in a gap": 0.0125,
+            "digits by a book of codes": 0.005,
+        },
+    ),
+    "no_momentum": Recipe(
+        label="SGD without momentum, cosine",
+        momentum=None,
+        rates={
+            "two losses of unequal size": 0.0064,
+            "hashing by triplets": 1.6,
+            "who dies first": 0.16,
+            "neurons that spike": 0.08,
+            "states of rest": 0.08,
+            "lists to be ordered": 0.4,
+            "words in a gap": 0.2,
+            "digits by a book of codes": 0.16,
+        },
+    ),
+    "momentum_98": Recipe(
+        label="momentum SGD (0.98), cosine",
+        momentum=0.98,
+        rates={
+            "two losses of unequal size": 0.0001,
+            "hashing by triplets": 0.05,
+            "who dies first": 0.005,
+            "neurons that spike": 0.0025,
+            "states of rest": 0.00125,
+            "lists to be ordered": 0.0125,
+            "words in a gap": 0.003125,
+            "digits by a book of codes": 0.0025,
+        },
+    ),
+    "nesterov": Recipe(
+        label="Nesterov SGD (0.9), decay 5e-4, rate in steps",
+        nesterov=True,
+        weight_decay=5e-4,
+        schedule=_steps,
+        rates={
+            "two losses of unequal size": 0.0008,
+            "hashing by triplets": 0.1,
+            "who dies first": 0.02,
+            "neurons that spike": 0.02,
+            "states of rest": 0.01,
+            "lists to be ordered": 0.05,
+            "words in a gap": 0.0125,
+            "digits by a book of codes": 0.02,
+        },
+    ),
+    "clipped": Recipe(
+        label="momentum SGD (0.9), gradients clipped at 1, cosine",
+        clip=1.0,
+        rates={
+            "two losses of unequal size": 0.0256,
+            "hashing by triplets": 0.4,
+            "who dies first": 0.02,
+            "neurons that spike": 0.01,
+            "states of rest": 0.01,
+            "lists to be ordered": 0.05,
+            "words in a gap": 0.025,
+            "digits by a book of codes": 0.02,
+        },
+    ),
+}
+FAMILIES = {f"sgd_{name}": recipe.family(name) for name, recipe in RECIPES.items()}
