@@ -180,14 +180,14 @@ RECIPES = {
         label="momentum SGD (0.9), gradients clipped at 1, cosine",
         clip=1.0,
         rates={
-            "two losses of unequal size": 0.0256,
+            "two losses of unequal size": 0.0512,
             "hashing by triplets": 0.4,
-            "who dies first": 0.02,
-            "neurons that spike": 0.01,
+            "who dies first": 0.04,
+            "neurons that spike": 0.02,
             "states of rest": 0.01,
             "lists to be ordered": 0.05,
             "words in a gap": 0.025,
-            "digits by a book of codes": 0.02,
+            "digits by a book of codes": 0.04,
         },
     ),
 }
