@@ -82,7 +82,7 @@ class Recipe:
             label=self.label,
             records=f"recipe_{name}",
             rate=lambda task: self.rates.get(task.name),
-            grid=lambda task: [x * self.rates[task.name] for x in (0.5, 1, 2)],
+            grid=lambda task: _around(self.rates[task.name]),
             base=self.base,
             schedule=self.schedule,
             methods={
@@ -106,6 +106,11 @@ class Recipe:
         if self.clip is None:
             return tx
         return optax.chain(optax.clip_by_global_norm(self.clip), tx)
+
+
+def _around(rate: float) -> list[float]:
+    # Records keep four digits of a rate.
+    return [float(f"{multiple * rate:.4g}") for multiple in (0.5, 1, 2)]
 
 
 def _square_root(
@@ -183,11 +188,11 @@ RECIPES = {
             "two losses of unequal size": 0.0512,
             "hashing by triplets": 0.4,
             "who dies first": 0.04,
-            "neurons that spike": 0.02,
+            "neurons that spike": 0.08,
             "states of rest": 0.01,
             "lists to be ordered": 0.05,
             "words in a gap": 0.025,
-            "digits by a book of codes": 0.04,
+            "digits by a book of codes": 0.08,
         },
     ),
 }
