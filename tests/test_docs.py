@@ -35,7 +35,7 @@ def test_every_block_runs(page, tmp_path, monkeypatch):
     examples = list(sybil.parse(page).examples())
     # Generated, or prose; what README shows is tested below.
     prose = ["README.md", "benchmarks.md", "small_tasks.md", "choices.md", "cost.md"]
-    prose += ["adamw_results.md", "related.md"]
+    prose += ["adamw_results.md", "recipes.md", "related.md"]
     assert examples or page.name in prose
     for example in examples:
         example.evaluate()

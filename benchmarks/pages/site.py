@@ -15,6 +15,7 @@ from benchmarks.pages import (
     ramp_block,
     ramp_figure,
     rates_block,
+    recipes_block,
     result_block,
     summary_block,
     tasks_block,
@@ -27,6 +28,7 @@ from benchmarks.records import files
 from benchmarks.records.home import ROOT, kept
 from benchmarks.records.record import Record, one_per_seed
 from benchmarks.training.tables import TABLES
+from benchmarks.unseen import recipes
 from benchmarks.unseen.__main__ import FAMILIES, rates_file
 from benchmarks.unseen.run import Score
 from benchmarks.watch import Watched
@@ -35,6 +37,7 @@ README = ROOT / "README.md"
 RESULT_PAGE, SMALL_PAGE = ROOT / "docs/benchmarks.md", ROOT / "docs/small_tasks.md"
 ADAMW_PAGE, CHOICES_PAGE = ROOT / "docs/adamw_results.md", ROOT / "docs/choices.md"
 BATCH_PAGE, COST_PAGE = ROOT / "docs/batch_size.md", ROOT / "docs/cost.md"
+RECIPES_PAGE = ROOT / "docs/recipes.md"
 PAGES = (
     README,
     RESULT_PAGE,
@@ -43,6 +46,7 @@ PAGES = (
     CHOICES_PAGE,
     BATCH_PAGE,
     COST_PAGE,
+    RECIPES_PAGE,
 )
 FIGURES = ROOT / "docs/benchmarks"
 # Files of records and the table they belong to: runs that end where the base run does.
@@ -96,6 +100,12 @@ def filled() -> dict[Path, str]:
             block = rates_block.block(name, loaded[name][0], rates)
             fill(RESULT_PAGE, f"{name}_rates", block)
     fill(SMALL_PAGE, "unseen_tasks", tasks_block.block(small))
+    by_recipe = {recipe: _small(recipe) for recipe in recipes.FAMILIES}
+    fill(RECIPES_PAGE, "recipes", recipes_block.block(by_recipe))
+    for recipe, runs in by_recipe.items():
+        if runs:
+            block = unseen_block.block(runs, recipe)
+            fill(RECIPES_PAGE, FAMILIES[recipe].records, block)
     for recipe, page in UNSEEN_PAGES.items():
         if scores := small[recipe]:
             name = FAMILIES[recipe].records

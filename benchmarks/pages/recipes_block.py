@@ -1,0 +1,51 @@
+"""The block of other recipes of SGD: how many of their rows hold the bar."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from benchmarks.pages import layout
+from benchmarks.pages.unseen_block import of_tables
+from benchmarks.unseen import bar
+from benchmarks.unseen.__main__ import FAMILIES, SCALES, SEEDS
+from benchmarks.unseen.run import Score
+
+
+def block(recorded: Mapping[str, Sequence[Score]]) -> str:
+    """A row for every recipe: rows that hold, and differences to the best other method.
+
+    Args:
+      recorded: runs of `python -m benchmarks.unseen`, by recipe.
+    """
+    found = verdicts(recorded)
+    head = [f"S = {scale}" for scale in SCALES]
+    rows = [["recipe", "rows that hold", "rows with lost runs", *head]]
+    for recipe, own in found.items():
+        held, lost = sum(one.holds for one in own), sum(one.lost > 0 for one in own)
+        row = [f"{held} of {len(own)}", str(lost), *_differences(own)]
+        rows.append([FAMILIES[recipe].label, *row])
+    every = [one for own in found.values() for one in own]
+    caption = (
+        "Differences are the mean over tasks of the scores of `lena_amplified` less "
+        "those of the best other method, in points, where both lose no run. "
+        f"In all {sum(one.holds for one in every)} rows of {len(every)} hold the bar."
+    )
+    return layout.block([layout.markdown(rows), caption])
+
+
+def verdicts(
+    recorded: Mapping[str, Sequence[Score]],
+) -> dict[str, list[bar.Verdict]]:
+    """What the bar says of every row, by recipe."""
+    return {
+        recipe: bar.verdicts(FAMILIES[recipe], bar.of_seeds(of_tables(runs), SEEDS))
+        for recipe, runs in recorded.items()
+        if runs
+    }
+
+
+def _differences(own: Sequence[bar.Verdict]) -> list[str]:
+    cells = []
+    for scale in SCALES:
+        gained = [mean(v.gained) for v in own if v.batch_scale == scale and v.gained]
+        cells.append(f"{mean(gained):+.1f}" if gained else "")
+    return cells
