@@ -15,6 +15,14 @@ def accumulation_dtype(leaf: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def is_kind(dtype: Any, *kinds: Any) -> bool:
+    """Says whether a dtype is of one of these kinds; one of another library is not."""
+    try:
+        return any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    except TypeError:  # such as torch.float32
+        return False
+
+
 def weight_dtype() -> Any:
     """Returns the dtype of weights and of their sums: float32, or float64 with x64."""
     return jnp.result_type(float)

@@ -1,6 +1,7 @@
 """One call of a gatherer: its options and arguments, and what all ways share."""
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from optax_lena._checks import shown
+from optax_lena._dtypes import is_kind
 from optax_lena._gather import outputs, passes
 from optax_lena._gather.axes import AxisName
 from optax_lena._gather.outputs import Plan
@@ -123,11 +125,27 @@ def check_arrays(what: str, tree: PyTree) -> None:
     for path, leaf in tree_leaves_with_path(tree):
         dtype = getattr(leaf, "dtype", type(leaf))
         is_number = isinstance(leaf, (bool, int, float, complex))
-        if not is_number and not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        if not is_number and not is_kind(dtype, *kinds):
             got = f"an array of {dtype}" if hasattr(leaf, "dtype") else shown(leaf)
             raise TypeError(
                 f"{what} must hold arrays of numbers, got {got} at "
                 f"{keystr(path) or 'its root'}: leave it out, or make numbers of it."
+            )
+
+
+def check_dense(batch: PyTree) -> None:
+    """Raises a `TypeError` that names a sparse array, whose leaves have no examples."""
+    sparse = sys.modules.get("jax.experimental.sparse")
+    if sparse is None:  # then there is none
+        return
+    is_sparse = lambda x: isinstance(x, sparse.JAXSparse)  # noqa: E731
+    for path, leaf in tree_leaves_with_path(batch, is_leaf=is_sparse):
+        if is_sparse(leaf):
+            raise TypeError(
+                f"`batch` must hold dense arrays, got {type(leaf).__name__} at "
+                f"{keystr(path) or 'its root'}, which would be cut along what it "
+                "stores and not along its rows: pass x.todense(), or arrays of indices "
+                "and values with a row for each example."
             )
 
 
@@ -226,4 +244,4 @@ def fold_in(tree: PyTree, number: jax.Array) -> PyTree:
 
 def _is_key(x: Any) -> bool:
     dtype = getattr(x, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    return dtype is not None and is_kind(dtype, jax.dtypes.prng_key)

@@ -17,6 +17,7 @@ from optax_lena._gather.call import (
     Call,
     Options,
     check_arrays,
+    check_dense,
     check_further,
     check_key,
     check_some_examples,
@@ -167,6 +168,7 @@ class Gatherer(Options):
         metric = metric_of(self.layers, preconditioner, params, "params")
         check_key(key)
         check_arrays("`batch`", batch)
+        check_dense(batch)
         check_further(batch, args, kwargs)
         call = Call(self, params, batch, args, kwargs, weights, key, metric)
         if self.axis_name is not None and axes.is_bound(self.axis_name):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
+from optax_lena._dtypes import is_kind
 from optax_lena._measure.layers import MODEL
 from optax_lena._types import shard_axes
 
@@ -49,7 +50,7 @@ def check_inexact(name: str, tree: Any) -> None:
     """Raises a `TypeError` that names a parameter which is not floating-point."""
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         dtype = getattr(leaf, "dtype", type(leaf))
-        is_inexact = dtype in (float, complex) or jnp.issubdtype(dtype, jnp.inexact)
+        is_inexact = dtype in (float, complex) or is_kind(dtype, jnp.inexact)
         if not is_inexact:
             got = getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
             raise TypeError(

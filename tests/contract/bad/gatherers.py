@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO
 
 import optax_lena as ol
 from tests.contract.bad.rows import (
@@ -17,6 +18,17 @@ from tests.contract.bad.rows import (
     bad,
     over_axis,
 )
+
+
+class Tensor:
+    """An array of another library, whose dtype is not NumPy's."""
+
+    class Dtype:
+        def __repr__(self):
+            return "torch.float32"
+
+    dtype, shape, ndim = Dtype(), (4,), 1
+
 
 COUNTS = {"w": jnp.arange(2)}
 KEY = jax.random.key(0)
@@ -156,6 +168,8 @@ OF_GATHERERS = [
         "arrays",
         ({"y": "b"}, "'y'"),
         ({"y": np.array(["label"] * 300)}, "an array of <U5 at ['y']: leave it out"),
+        ({"y": Tensor()}, "an array of torch.float32 at ['y']: leave it out"),
+        ({"y": BCOO.fromdense(jnp.eye(4))}, "BCOO at ['y']"),
     ),
     *bad("value_and_grad", "batch", gathered("batch"), "the examples", None, (), {}),
     *bad(
