@@ -98,11 +98,16 @@ TESTS = {
     "_gather/over_axis.py": ROUTES,
     "_gather/passes.py": (*GATHER, *ROUTES),
     "_gather/placement.py": (
+        "gather/test_placement.py",
         *ROUTES,
         "gather/test_constrained.py",
         "gather/test_outputs.py",
     ),
-    "_gather/shards.py": ("gather/test_tensor_parallel.py", *ROUTES),
+    "_gather/shards.py": (
+        "gather/test_shards.py",
+        "gather/test_tensor_parallel.py",
+        *ROUTES,
+    ),
     "_gather/stack.py": ("gather/test_stack.py",),
     "_gather/successive.py": ("gather/test_successive.py",),
     "_gather/value_and_grad.py": (*GATHER, *ROUTES),
