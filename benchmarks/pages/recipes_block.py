@@ -32,6 +32,25 @@ def block(recorded: Mapping[str, Sequence[Score]]) -> str:
     return layout.block([layout.markdown(rows), caption])
 
 
+def sentence(recorded: Mapping[str, Sequence[Score]], link: str) -> str:
+    """What the block says, in short; empty without records.
+
+    Args:
+      recorded: as the block takes it.
+      link: the page of the block.
+    """
+    found = verdicts(recorded)
+    if not found:
+        return ""
+    rows = [one for own in found.values() for one in own]
+    tasks = len({one.task for one in rows})
+    held, lost = sum(one.holds for one in rows), sum(one.lost > 0 for one in rows)
+    return (
+        f"With [{len(found)} other recipes]({link}) on {tasks} of them it holds in "
+        f"{held} of {len(rows)} rows, and loses runs in {lost or 'none'}."
+    )
+
+
 def verdicts(
     recorded: Mapping[str, Sequence[Score]],
 ) -> dict[str, list[bar.Verdict]]:

@@ -93,14 +93,16 @@ def filled() -> dict[Path, str]:
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
     small = {recipe: _small(recipe) for recipe in UNSEEN_PAGES}
-    summary = summary_block.block(loaded | {"demo": demo}, _gpt(), small["sgd"])
+    by_recipe = {recipe: _small(recipe) for recipe in recipes.FAMILIES}
+    summary = summary_block.block(
+        loaded | {"demo": demo}, _gpt(), small["sgd"], by_recipe
+    )
     fill(README, "results", summary)
     for name in WITH_RATES:
         if rates := files.read_if_there(kept(f"{name}_rates"), Record):
             block = rates_block.block(name, loaded[name][0], rates)
             fill(RESULT_PAGE, f"{name}_rates", block)
     fill(SMALL_PAGE, "unseen_tasks", tasks_block.block(small))
-    by_recipe = {recipe: _small(recipe) for recipe in recipes.FAMILIES}
     fill(RECIPES_PAGE, "recipes", recipes_block.block(by_recipe))
     for recipe, runs in by_recipe.items():
         if runs:

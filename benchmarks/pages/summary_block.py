@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from benchmarks.methods.registry import METHODS
-from benchmarks.pages import again_block, layout, unseen_block
+from benchmarks.pages import again_block, layout, recipes_block, unseen_block
 from benchmarks.pages.outcomes import Outcome, gap, gap_error, outcomes
 from benchmarks.pages.result_block import cell, percent
 from benchmarks.pages.verdicts import Found, accuracy
@@ -23,7 +23,7 @@ TASKS = {
 HEADLINE, OURS, PEER = "fashion_long", "lena_amplified", "adascale_warmup"
 # Where a run that keeps the accuracy is to be expected, and updates can be counted.
 COUNTED = (32, 64, 128)
-SMALL = "docs/small_tasks.md"
+SMALL, RECIPES = "docs/small_tasks.md", "docs/recipes.md"
 # Points of accuracy that README names no S for.
 _LITTLE = 0.5
 SHOWN = (
@@ -43,6 +43,7 @@ def block(
     kept: Mapping[str, tuple[Sequence[Record], float]],
     gpt: Sequence[Record],
     unseen: Sequence[Score],
+    recipes: Mapping[str, Sequence[Score]],
 ) -> str:
     """The table of README, and how to read it.
 
@@ -50,6 +51,7 @@ def block(
       kept: by name, the runs of a task and its target.
       gpt: test runs with AdamW, ours and the square root of S with our memories.
       unseen: of momentum SGD on the small tasks.
+      recipes: of other recipes on some of them, by recipe.
     """
     found = {name: outcomes(*kept[name]) for name in TASKS}
     head = [f"{label}, S = {s}" for label, scales in TASKS.values() for s in scales]
@@ -66,6 +68,7 @@ def block(
     text = " ".join([caption, *_headline(found[HEADLINE])])
     small = unseen_block.sentence(unseen, tasks=f"[small tasks]({SMALL})")
     small = f"{small} {again_block.sentence(unseen)}".strip()
+    small = f"{small} {recipes_block.sentence(recipes, link=RECIPES)}".strip()
     return layout.block([layout.markdown(rows), text, small, *_adamw(gpt)])
 
 
