@@ -42,6 +42,9 @@ STEP = 0.1
 # A squared norm counts as at least this share of the usual one. A batch with nothing to
 # learn has a gradient of nearly zero, and says nothing about the next one.
 _LEAST = 0.01
+# After so many spikes in a row their level is the usual one, as with `LossLimit`. Only
+# one of the small tasks has more than 25 (docs/choices.md).
+_LASTING = 50
 
 
 class SpikeLimitState(NamedTuple):
@@ -52,11 +55,13 @@ class SpikeLimitState(NamedTuple):
       signal: float32 `()`, never negative; noise / S + signal is the geometric mean of
         the squared norms, if all had this S.
       weight: float32 `()`, in [0, 1], the weight of the mean so far.
+      in_a_row: int32 `()`, how many gradients were spikes, up to the last one.
     """
 
     noise: jax.Array
     signal: jax.Array
     weight: jax.Array
+    in_a_row: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +100,8 @@ class SpikeLimit:
         """Returns the state before the first update, of the whole model, `()` each."""
         del num_rows
         # Each is an array of its own: JAX does not donate one buffer twice.
-        return SpikeLimitState(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+        noise, signal, weight = (jnp.zeros(()) for _ in range(3))
+        return SpikeLimitState(noise, signal, weight, jnp.zeros((), jnp.int32))
 
     def update(
         self, state: SpikeLimitState, trust_ratio: jax.Array, measured: Measured
@@ -139,7 +145,9 @@ class SpikeLimit:
         usual, sq_norm = self.usual(state, measured), measured.sq_norms()[-1]
         noise, scale = measured.estimate.noise[-1], measured.batch_scale
         is_seen = measured.is_usable[-1] & ~measured.overflows & (sq_norm > 0)
-        is_first = usual <= 0
+        spikes = jnp.where(factor < 1, state.in_a_row + 1, 0)
+        is_lasting = spikes > _LASTING
+        is_first = (usual <= 0) | is_lasting
         weight = (1 - STEP) * state.weight + STEP
         # Divided by the weight: no bias from the start at zero.
         step = jnp.where(is_first, 1, STEP / weight)
@@ -157,6 +165,7 @@ class SpikeLimit:
             jnp.where(is_seen, noise, state.noise),
             jnp.where(is_seen, level * (1 - portion), state.signal),
             jnp.where(is_seen, weight, state.weight),
+            jnp.where(is_seen, jnp.where(is_lasting, 0, spikes), state.in_a_row),
         )
 
 

@@ -236,6 +236,29 @@ def test_the_guards_memory_moves_only_where_the_model_is_usable(usable, overflow
     assert (moved.weight > 0) == (usable and not overflows)
 
 
+def factors_of(levels):
+    """The factor at each of these squared norms, after one of 1."""
+    limit, state, factors = SpikeLimit(), after(0.0, 1.0), []
+    for level in levels:
+        update = measured(model(0.0, level), 16)
+        _, state, factor = limit.update(state, jnp.ones(2), update)
+        factors.append(float(factor))
+    return np.array(factors)
+
+
+def test_a_level_that_lasts_is_the_usual_one():
+    """As after a change of the loss in mid-run: not a spike for hundreds of updates."""
+    factors = factors_of([1e6] * 60 + [1e8])
+    assert all(factors[:51] < 1)
+    assert all(factors[51:60] == 1)
+    assert factors[60] < 1
+
+
+def test_spikes_with_a_usual_gradient_between_them_do_not_last():
+    factors = factors_of([*[1e6] * 40, 1.0] * 3)
+    assert all(factors[np.arange(123) % 41 < 40] < 1)
+
+
 def test_a_rate_that_is_too_large_does_not_run_away():
     """On a quadratic whose steep direction bears a ratio of 4 of the 16.
 
