@@ -63,7 +63,7 @@ def _mask_of(name: str, mask: Any, tree: Any) -> Any:
             f"of it, got {shown(given)} for {jax.tree.structure(tree)}: make it of "
             "them, such as jax.tree.map(lambda p: p.ndim > 1, params)."
         ) from error
-    if not all(map(_is_boolean, jax.tree.leaves(given))):
+    if not all(map(_is_truth, jax.tree.leaves(given))):
         raise ValueError(
             f"`{name}` must be a pytree of booleans like the parameters, or return "
             f"one, got {shown(given)}: such as jax.tree.map(lambda p: p.ndim > 1, "
@@ -82,6 +82,13 @@ def _is_boolean(x: Any) -> bool:
     if isinstance(x, (np.ndarray, jax.Array)):
         return x.dtype == bool
     return isinstance(x, (bool, np.bool_, numbers.Integral)) and x in (0, 1)
+
+
+def _is_truth(x: Any) -> bool:
+    """Says whether it is true or false, as any number is, which is all optax asks."""
+    if isinstance(x, (np.ndarray, jax.Array)):
+        return x.ndim == 0
+    return isinstance(x, (bool, np.bool_, numbers.Number))
 
 
 def is_masked(node: Any) -> bool:

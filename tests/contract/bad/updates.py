@@ -171,7 +171,7 @@ OF_UPDATES = [
         {"v": True},
         (lambda params: {"v": True}, "{'v': True}"),
         (lambda params: params, "float32"),
-        (lambda params: {"w": 2}, "{'w': 2}"),
+        (lambda params: {"w": "yes"}, "{'w': 'yes'}"),
     ),
     *bad(
         "lena_lars",
