@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_lena._dtypes import is_kind
 from optax_lena._types import varying
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -85,7 +86,7 @@ def check_loss(value: Any, like: Any) -> None:
 def _is_loss(value: Any) -> bool:
     """Whether it is a real number or an array of such, be it of booleans."""
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
-        return _is_real(value.dtype) or value.dtype == bool
+        return is_kind(value.dtype, np.floating, np.integer, np.bool_)
     # Others, such as an nnx.Variable, say how they become an array.
     return isinstance(value, (int, float)) or hasattr(value, "__jax_array__")
 
@@ -232,16 +233,11 @@ def _known(value: Any) -> Any:
     is_unknown = isinstance(value, (jax.core.Tracer, jax.ShapeDtypeStruct))
     if not is_unknown and not isinstance(value, (np.ndarray, np.generic, jax.Array)):
         return None
-    if np.shape(value) != () or not _is_real(value.dtype):
+    if np.shape(value) != () or not is_kind(value.dtype, np.floating, np.integer):
         return None
     if is_unknown or not getattr(value, "is_fully_addressable", True):
         return _UNKNOWN
     return _to_float(np.asarray(value))
-
-
-def _is_real(dtype: Any) -> bool:
-    kinds = (np.floating, np.integer)
-    return any(jax.dtypes.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _to_float(value: Any) -> float:

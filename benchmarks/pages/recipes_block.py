@@ -20,14 +20,15 @@ def block(recorded: Mapping[str, Sequence[Score]]) -> str:
     head = [f"S = {scale}" for scale in SCALES]
     rows = [["recipe", "rows that hold", "rows with lost runs", *head]]
     for recipe, own in found.items():
-        held, lost = sum(one.holds for one in own), sum(one.lost > 0 for one in own)
+        held, lost = _counts(own)
         row = [f"{held} of {len(own)}", str(lost), *_differences(own)]
         rows.append([FAMILIES[recipe].label, *row])
     every = [one for own in found.values() for one in own]
+    held, _ = _counts(every)
     caption = (
         "Differences are the mean over tasks of the scores of `lena_amplified` less "
         "those of the best other method, in points, where both lose no run. "
-        f"In all {sum(one.holds for one in every)} rows of {len(every)} hold the bar."
+        f"In all {held} rows of {len(every)} hold the bar."
     )
     return layout.block([layout.markdown(rows), caption])
 
@@ -44,7 +45,7 @@ def sentence(recorded: Mapping[str, Sequence[Score]], link: str) -> str:
         return ""
     rows = [one for own in found.values() for one in own]
     tasks = len({one.task for one in rows})
-    held, lost = sum(one.holds for one in rows), sum(one.lost > 0 for one in rows)
+    held, lost = _counts(rows)
     return (
         f"With [{len(found)} other recipes]({link}) on {tasks} of them it holds in "
         f"{held} of {len(rows)} rows, and loses runs in {lost or 'none'}."
@@ -60,6 +61,11 @@ def verdicts(
         for recipe, runs in recorded.items()
         if runs
     }
+
+
+def _counts(rows: Sequence[bar.Verdict]) -> tuple[int, int]:
+    """How many hold the bar, and in how many runs are lost."""
+    return sum(one.holds for one in rows), sum(one.lost > 0 for one in rows)
 
 
 def _differences(own: Sequence[bar.Verdict]) -> list[str]:

@@ -75,16 +75,21 @@ def _json_rows(text: str) -> tuple[list[Row], dict[int, str]]:
     broken: dict[int, str] = {}
     if text.lstrip().startswith("["):  # one list, perhaps over many lines
         with contextlib.suppress(ValueError, RecursionError):
-            return [dict(_flat(r)) for r in json.loads(text) if isinstance(r, dict)], {}
+            return _objects(text), {}
     # Not `splitlines`, which splits at characters that a JSON string may hold.
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         try:
-            found = json.loads(line.rstrip("\n")) if line.strip() else {}
-            many = found if isinstance(found, list) else [found]
-            rows += [dict(_flat(row)) for row in many if isinstance(row, dict)]
+            rows += _objects(line.rstrip("\n")) if line.strip() else [{}]
         except (ValueError, RecursionError) as error:
             broken[number] = f"line {number} is not JSON ({error})"
     return rows, broken
+
+
+def _objects(text: str) -> list[Row]:
+    """Returns the object that a text holds, or those of its list, flattened."""
+    found = json.loads(text)
+    many = found if isinstance(found, list) else [found]
+    return [dict(_flat(row)) for row in many if isinstance(row, dict)]
 
 
 def _flat(row: Row, prefix: str = "") -> list[tuple[str, Any]]:

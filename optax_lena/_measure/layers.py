@@ -39,7 +39,7 @@ class Layers:
           The layer's name: parameters with the same layer name form one layer.
         """
         raise NotImplementedError(
-            f"a subclass of Layers must have a method layer_of(parameter) that returns "
+            "a subclass of Layers must have a method layer_of(parameter) that returns "
             f"the name of the parameter's layer, got {type(self).__name__} without one."
         )
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_lena._dtypes import accumulation_dtype, without_dtype
+from optax_lena._dtypes import accumulation_dtype, is_kind, without_dtype
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import stack_size
 from optax_lena._measure.parameters import check_inexact, leaves_by_name, tree_of_names
@@ -169,8 +169,7 @@ def _aligned(preconditioner: PyTree, like: PyTree) -> PyTree:
 
 def _multiplier(parameter: str, given: Any) -> jax.Array:
     dtype = getattr(given, "dtype", np.dtype(type(given)))
-    is_real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer))
-    if not is_real:
+    if not is_kind(dtype, jnp.floating, jnp.integer):
         raise ValueError(
             "`preconditioner` must hold real numbers, or be an optax_lena.Metric, got "
             f"{given!r} at parameter {parameter!r}."

@@ -18,7 +18,7 @@ import numpy as np
 from jax.tree_util import GetAttrKey
 
 from optax_lena._checks import FLOAT32_MAX, check_number
-from optax_lena._dtypes import weight_dtype
+from optax_lena._dtypes import is_kind, weight_dtype
 from optax_lena._masks import is_masked
 from optax_lena._measure.layout import Layout, stack_size
 from optax_lena._measure.metric import Metric, ShardedMetric
@@ -152,7 +152,7 @@ def check_count(count: Any) -> None:
         check_num_microbatches(count)
         return
     dtype = getattr(count, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or jnp.shape(count):
+    if dtype is None or not is_kind(dtype, jnp.integer) or jnp.shape(count):
         got = count if dtype is None else f"{dtype} of shape {jnp.shape(count)}"
         raise TypeError(
             "`moments.num_microbatches` must be an integer, or an integer array of "
@@ -266,7 +266,7 @@ def align_norms(
     ):
         expected = () if axis is None else (stack_size(parameter, node, axis),)
         dtype, shape = (getattr(entry, x, None) for x in ("dtype", "shape"))
-        is_real = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+        is_real = dtype is not None and is_kind(dtype, jnp.floating)
         if shape != expected or not is_real:
             got = f"{shape}, {dtype}" if dtype else jax.tree.structure(entry)
             raise ValueError(

@@ -35,6 +35,7 @@ from jax.typing import ArrayLike
 
 from optax_lena._checks import FLOAT32_MAX, check_number
 from optax_lena._parts.estimate import Estimate, Measured
+from optax_lena._parts.loss_limit import LASTING
 
 # Per update, not per base batch: instability takes updates, whatever their batch. The
 # memory is as long as that of a momentum of 0.9.
@@ -42,9 +43,6 @@ STEP = 0.1
 # A squared norm counts as at least this share of the usual one. A batch with nothing to
 # learn has a gradient of nearly zero, and says nothing about the next one.
 _LEAST = 0.01
-# After so many spikes in a row their level is the usual one, as with `LossLimit`. Only
-# one of the small tasks has more than 25 (docs/choices.md).
-_LASTING = 50
 
 
 class SpikeLimitState(NamedTuple):
@@ -146,7 +144,8 @@ class SpikeLimit:
         noise, scale = measured.estimate.noise[-1], measured.batch_scale
         is_seen = measured.is_usable[-1] & ~measured.overflows & (sq_norm > 0)
         spikes = jnp.where(factor < 1, state.in_a_row + 1, 0)
-        is_lasting = spikes > _LASTING
+        # Only one of the small tasks has more than 25 in a row (docs/choices.md).
+        is_lasting = spikes > LASTING
         is_first = (usual <= 0) | is_lasting
         weight = (1 - STEP) * state.weight + STEP
         # Divided by the weight: no bias from the start at zero.

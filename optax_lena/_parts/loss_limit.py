@@ -25,7 +25,7 @@ _SHRINK, _GROWTH, _LEAST = 0.5, 1.02, 1 / 16
 _MARGIN = 0.02
 # After so many losses in a row above the limit their level is the usual one. The number
 # was not tuned: of the small tasks hardly any comes so far (docs/choices.md).
-_LASTING = 50
+LASTING = 50
 
 
 class LossLimitState(NamedTuple):
@@ -123,7 +123,7 @@ class LossLimit:
         """Moves the share by one update's loss, `()`."""
         loss = jnp.asarray(loss, jnp.float32)
         is_finite = jnp.isfinite(loss)
-        is_lasting = state.in_a_row >= _LASTING
+        is_lasting = state.in_a_row >= LASTING
         before = jax.tree.map(lambda x: jnp.where(is_lasting, 0, x), state.losses)
         is_first = before.has_started == 0
         losses = before.start(loss)
