@@ -33,13 +33,18 @@ def _lena_adamw(
 
 
 def memories(
-    b1: float, batch_scale: int, b1_floor: float = FLOORS["b1"]
+    b1: float,
+    batch_scale: int,
+    b1_floor: float = FLOORS["b1"],
+    *,
+    b2: float = B2,
+    eps: float = EPS,
 ) -> dict[str, Any]:
     """What Adam's averages keep of themselves at S, if they count examples."""
     return {
         "b1": float(optax_lena.decay_at(b1, batch_scale, b1_floor)),
-        "b2": float(optax_lena.decay_at(B2, batch_scale, FLOORS["b2"])),
-        "eps": EPS / math.sqrt(batch_scale),
+        "b2": float(optax_lena.decay_at(b2, batch_scale, FLOORS["b2"])),
+        "eps": eps / math.sqrt(batch_scale),
     }
 
 

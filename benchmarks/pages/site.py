@@ -58,6 +58,7 @@ TRANSFERRED = {
 }
 # Tables whose base rate has records of its grid.
 WITH_RATES = ("text", "fashion_batchnorm")
+RECIPES = {"recipes": recipes.OF_SGD, "recipes_adamw": recipes.OF_ADAMW}
 UNSEEN_PAGES = {"sgd": SMALL_PAGE, "adamw": ADAMW_PAGE, "muon": ADAMW_PAGE}
 
 
@@ -93,9 +94,12 @@ def filled() -> dict[Path, str]:
     demo = result_block.load(kept("demo"))
     fill(RESULT_PAGE, "demo", demo_block.block(demo[0]))
     small = {recipe: _small(recipe) for recipe in UNSEEN_PAGES}
-    by_recipe = {recipe: _small(recipe) for recipe in recipes.FAMILIES}
+    others = {
+        name: {recipe: _small(recipe) for recipe in families}
+        for name, families in RECIPES.items()
+    }
     summary = summary_block.block(
-        loaded | {"demo": demo}, _gpt(), small["sgd"], by_recipe
+        loaded | {"demo": demo}, _gpt(), small["sgd"], *others.values()
     )
     fill(README, "results", summary)
     for name in WITH_RATES:
@@ -103,11 +107,12 @@ def filled() -> dict[Path, str]:
             block = rates_block.block(name, loaded[name][0], rates)
             fill(RESULT_PAGE, f"{name}_rates", block)
     fill(SMALL_PAGE, "unseen_tasks", tasks_block.block(small))
-    fill(RECIPES_PAGE, "recipes", recipes_block.block(by_recipe))
-    for recipe, runs in by_recipe.items():
-        if runs:
-            block = unseen_block.block(runs, recipe)
-            fill(RECIPES_PAGE, FAMILIES[recipe].records, block)
+    for name, by_recipe in others.items():
+        fill(RECIPES_PAGE, name, recipes_block.block(by_recipe))
+        for recipe, runs in by_recipe.items():
+            if runs:
+                block = unseen_block.block(runs, recipe)
+                fill(RECIPES_PAGE, FAMILIES[recipe].records, block)
     for recipe, page in UNSEEN_PAGES.items():
         if scores := small[recipe]:
             name = FAMILIES[recipe].records

@@ -44,6 +44,7 @@ def block(
     gpt: Sequence[Record],
     unseen: Sequence[Score],
     recipes: Mapping[str, Sequence[Score]],
+    adamw: Mapping[str, Sequence[Score]],
 ) -> str:
     """The table of README, and how to read it.
 
@@ -51,7 +52,8 @@ def block(
       kept: by name, the runs of a task and its target.
       gpt: test runs with AdamW, ours and the square root of S with our memories.
       unseen: of momentum SGD on the small tasks.
-      recipes: of other recipes on some of them, by recipe.
+      recipes: of other recipes of SGD on some of them, by recipe.
+      adamw: of recipes of AdamW.
     """
     found = {name: outcomes(*kept[name]) for name in TASKS}
     head = [f"{label}, S = {s}" for label, scales in TASKS.values() for s in scales]
@@ -69,7 +71,9 @@ def block(
     small = unseen_block.sentence(unseen, tasks=f"[small tasks]({SMALL})")
     small = f"{small} {again_block.sentence(unseen)}".strip()
     small = f"{small} {recipes_block.sentence(recipes, link=RECIPES)}".strip()
-    return layout.block([layout.markdown(rows), text, small, *_adamw(gpt)])
+    with_adam = " ".join([*_adamw(gpt), recipes_block.sentence(adamw, link=RECIPES)])
+    parts = [layout.markdown(rows), text, small, with_adam.strip()]
+    return layout.block([part for part in parts if part])
 
 
 def _base(found: Mapping[str, Found]) -> list[str]:

@@ -96,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 ]
                 files.append(rows, path)
                 print(name, method, scale, rate, *found, flush=True)
-        if options.tune:
-            print(_tuned(name, family.grid(task), files.read(path, Score)))
+        if options.tune and (grid := family.grid(task)):
+            print(_tuned(name, grid, files.read(path, Score)))
 
 
 def _hanging(

@@ -26,12 +26,15 @@ WEIGHT_DECAY = 0.01
 Memories = Callable[[int], dict[str, Any]]
 
 
-def scalings(base: Callable[..., Any], memories: Memories) -> dict[str, Method]:
+def scalings(
+    base: Callable[..., Any], memories: Memories, warmup_steps: float = WARMUP
+) -> dict[str, Method]:
     """Multiples of the base recipe's rate after a fixed warm-up, which need no moments.
 
     Args:
       base: the optimizer, of a schedule and what its averages keep of themselves.
       memories: what they keep at S, if they count examples.
+      warmup_steps: in base-batch steps; 0: none.
     """
 
     def scaled(
@@ -40,7 +43,8 @@ def scalings(base: Callable[..., Any], memories: Memories) -> dict[str, Method]:
         def make(
             schedule: optax.Schedule, batch_scale: int
         ) -> optax.GradientTransformation:
-            rate = warmed_up(schedule, batch_scale, multiple(batch_scale), WARMUP)
+            multiplied = multiple(batch_scale)
+            rate = warmed_up(schedule, batch_scale, multiplied, warmup_steps)
             return base(rate, **(memories(batch_scale) if by_examples else {}))
 
         return Method(label, make, needs_moments=False)

@@ -102,7 +102,7 @@ def test_the_summary_puts_tasks_side_by_side():
         for method, accuracy in (("lena_adamw", 0.6), ("adamw_transferred", 0.58))
         for seed in (0, 1)
     ]
-    text = summary_block.block(kept, gpt, [], {})
+    text = summary_block.block(kept, gpt, [], {}, {})
     assert "On 0 [small tasks](docs/small_tasks.md)" in text
     assert "`lena_adamw` changes accuracy by +2.0 ± 0.7 points at S = 16, on" in text
     lines = text.splitlines()

@@ -1,8 +1,4 @@
-"""Recipes of SGD other than momentum 0.9 with a cosine, as users bring them along.
-
-Eight tasks on which no rule was chosen, named before the first run, each with the base
-rate that is the best at S = 1 of itself, its half and its double.
-"""
+"""Recipes of SGD other than momentum 0.9 with a cosine."""
 
 import dataclasses
 import functools
@@ -14,13 +10,10 @@ import optax
 
 import optax_lena
 from benchmarks.unseen.family import WARMUP, Family, Method, cosine
+from benchmarks.unseen.recipes.shared import around, clipped, constant
 from benchmarks.unseen.run import BASE_STEPS
 
 Optimizer = Callable[..., optax.GradientTransformation]
-
-
-def _constant(rate: float) -> optax.Schedule:
-    return optax.constant_schedule(rate)
 
 
 def _steps(rate: float) -> optax.Schedule:
@@ -66,7 +59,7 @@ class Recipe:
                 weight_decay=self.weight_decay,
                 **options,
             )
-            return self._clipped(tx)
+            return clipped(tx, self.clip)
 
         needs_moments = make not in (optax_lena.linear_scaling, _square_root)
         return Method(label, at_scale, needs_moments)
@@ -75,7 +68,7 @@ class Recipe:
         """Plain optax, at the base batch."""
         decay = optax.add_decayed_weights(self.weight_decay)
         sgd = optax.sgd(schedule, self.momentum, self.nesterov)
-        return self._clipped(optax.chain(decay, sgd))
+        return clipped(optax.chain(decay, sgd), self.clip)
 
     def family(self, name: str) -> Family:
         """The methods that take this recipe to S."""
@@ -84,7 +77,7 @@ class Recipe:
             label=self.label,
             records=f"recipe_{name}",
             rate=lambda task: self.rates.get(task.name),
-            grid=lambda task: _around(self.rates[task.name]),
+            grid=lambda task: around(self.rates.get(task.name)),
             base=self.base,
             schedule=self.schedule,
             methods={
@@ -102,18 +95,6 @@ class Recipe:
             preconditioned=False,
         )
 
-    def _clipped(
-        self, tx: optax.GradientTransformation
-    ) -> optax.GradientTransformation:
-        if self.clip is None:
-            return tx
-        return optax.chain(optax.clip_by_global_norm(self.clip), tx)
-
-
-def _around(rate: float) -> list[float]:
-    # Records keep four digits of a rate.
-    return [float(f"{multiple * rate:.4g}") for multiple in (0.5, 1, 2)]
-
 
 def _square_root(
     schedule: optax.Schedule, batch_scale: int, **options: Any
@@ -127,7 +108,7 @@ def _square_root(
 RECIPES = {
     "constant": Recipe(
         label="momentum SGD (0.9), constant rate",
-        schedule=_constant,
+        schedule=constant,
         rates={
             "two losses of unequal size": 0.0002,
             "hashing by triplets": 0.1,
@@ -200,4 +181,3 @@ RECIPES = {
         },
     ),
 }
-FAMILIES = {f"sgd_{name}": recipe.family(name) for name, recipe in RECIPES.items()}
