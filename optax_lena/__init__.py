@@ -6,7 +6,7 @@ gathered, the parts that make up a rate, the transformation, the optimizers, rep
 """
 
 import importlib
-from typing import Any
+import typing
 
 from optax_lena._measure.layers import Layers as Layers
 from optax_lena._measure.layers import by_regex as by_regex
@@ -75,8 +75,13 @@ from optax_lena._advice.configs import maxtext_config as maxtext_config
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    """Imports `optax_lena.flax` and `optax_lena.plotting` when they are first used."""
-    if name in ("flax", "plotting"):
-        return importlib.import_module(f"optax_lena.{name}")
-    raise AttributeError(f"module 'optax_lena' has no attribute {name!r}")
+if typing.TYPE_CHECKING:  # a type checker then finds names that are misspelt
+    from optax_lena import flax as flax
+    from optax_lena import plotting as plotting
+else:
+
+    def __getattr__(name):
+        """Imports `optax_lena.flax` and `optax_lena.plotting` at their first use."""
+        if name in ("flax", "plotting"):
+            return importlib.import_module(f"optax_lena.{name}")
+        raise AttributeError(f"module 'optax_lena' has no attribute {name!r}")

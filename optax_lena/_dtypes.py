@@ -38,6 +38,13 @@ def without_dtype(number: ArrayLike, like: jax.Array) -> jax.Array:
     return jnp.asarray(number, jnp.finfo(like.dtype).dtype)
 
 
+def multiply(number: ArrayLike, array: jax.Array) -> jax.Array:
+    """Returns a real number times an array, in the array's dtype, also if complex."""
+    number = without_dtype(number, array)
+    with jax.numpy_dtype_promotion("standard"):
+        return number * array
+
+
 def add(one: jax.Array, other: jax.Array) -> jax.Array:
     """Returns the sum in the wider dtype, also under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):

@@ -19,7 +19,7 @@ PAGES = [README, *sorted(ROOT.glob("docs/*.md"))]
 INIT = ast.parse((ROOT / "optax_lena" / "__init__.py").read_text())
 EXPORTS = [
     (alias.name, alias.asname)
-    for node in ast.walk(INIT)
+    for node in INIT.body
     if isinstance(node, ast.ImportFrom) and node.module.startswith("optax_lena")
     for alias in node.names
 ]

@@ -25,7 +25,7 @@ def block(recorded: Mapping[str, Sequence[Score]]) -> str:
         rows.append([FAMILIES[recipe].label, *row])
     every = [one for own in found.values() for one in own]
     held, _ = _counts(every)
-    recommended = _recommended(found)
+    recommended = _recommended(recorded)
     caption = (
         f"Differences are the mean over tasks of the scores of `{recommended}` less "
         "those of the best other method, in points, where both lose no run. "

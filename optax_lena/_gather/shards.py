@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from optax_lena._gather.axes import AxisName, is_checked, names
+from optax_lena._gather.axes import AxisName, is_bound, is_checked, names
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.parameters import leaves_by_name
 from optax_lena._types import PyTree, bound_axes, shard_axes, varying
@@ -50,7 +50,8 @@ def metric_of_shards(
 
     Raises:
       ValueError: if neither says it, and there is another bound axis; or if the specs
-        shard a parameter over the batch's axis, or along its stacked layers.
+        name an axis that is not bound, or shard a parameter over the batch's axis, or
+        along its stacked layers.
     """
     if param_specs is not None:
         specs = jax.tree.broadcast(param_specs, grads, is_leaf=_is_spec)
@@ -74,6 +75,7 @@ def metric_of_shards(
             )
         return metric
     own = [tuple(n for n in axes if n not in names(axis_name)) for axes in sharded]
+    _check_bound(own)
     return ShardedMetric(metric, tuple(own)) if any(own) else metric
 
 
@@ -119,6 +121,17 @@ def _check_specs_of(
                 f"which its layers are stacked, got {spec}: a sum over the devices "
                 "would add up the norms of different layers. Shard another of its "
                 "axes, or let `layers` take the slices of a device for one layer."
+            )
+
+
+def _check_bound(sharded: list[tuple[str, ...]]) -> None:
+    for axis in dict.fromkeys(axis for axes in sharded for axis in axes):
+        if not is_bound(axis):
+            raise ValueError(
+                f"`param_specs` must name axes of a shard_map around the gatherer, got "
+                f"{axis!r}, which is not bound here: leave param_specs out under "
+                "jax.jit, where arrays are whole, or call the gatherer inside "
+                "jax.shard_map."
             )
 
 

@@ -51,7 +51,8 @@ def from_successive_gradients(
     $$\sigma^2 / S = 2 d, \qquad \lVert\mu\rVert^2 = m - 2 d$$
 
     which is what two halves of *this* batch with `batch_sq_norm` $= m$ and
-    `micro_sq_norm` $= m + 2d$ would show; those are the moments that `tx` gets.
+    `micro_sq_norm` $= m + 2d$ would show; those are the moments that `tx` gets, and
+    beside them $\lVert g_t \rVert^2$, in which a `SpikeLimit` looks for spikes.
 
     It is biased: between the two gradients the parameters move, and the change of the
     true gradient, $\frac12 \lVert \mu_t - \mu_{t-1} \rVert^2$, counts as noise. The
@@ -116,10 +117,9 @@ def _update(
         )
     multipliers = multipliers_of(preconditioner, state.inner_state, grads)
     metric = metric_of(layers, multipliers, grads)
-    moments, is_finite = _moments(metric, grads, state)
-    updates, inner_state = tx.update(
-        grads, state.inner_state, params, moments=moments, is_half=True, **extra_args
-    )
+    moments, own, is_finite = _moments(metric, grads, state)
+    extra_args |= {"moments": moments, "gradient_sq_norm": own}
+    updates, inner_state = tx.update(grads, state.inner_state, params, **extra_args)
     kept = jax.tree.map(
         lambda g, s: jnp.where(is_finite, g, s).astype(s.dtype), grads, state.grads
     )
@@ -128,8 +128,8 @@ def _update(
 
 def _moments(
     metric: Metric, grads: PyTree, state: SuccessiveState
-) -> tuple[GradMoments, jax.Array]:
-    """Returns the moments, and whether the gradient is finite."""
+) -> tuple[GradMoments, PyTree, jax.Array]:
+    """Returns the moments, the gradient's own norms, and whether it is finite."""
 
     def wide(g: jax.Array) -> jax.Array:
         return g.astype(accumulation_dtype(g))
@@ -146,4 +146,6 @@ def _moments(
         if grad.dtype != old.dtype:
             is_finite &= jnp.all(jnp.isfinite(grad.astype(old.dtype)))
     count = jnp.where(state.has_grads & is_finite, 2, 1)
-    return moments_in(metric, micro, batch, count), is_finite
+    moments = moments_in(metric, micro, batch, count)
+    own = jax.tree.map(lambda x: x.astype(jnp.float32), norms[0])
+    return moments, own, is_finite

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_lena._dtypes import accumulation_dtype
+from optax_lena._dtypes import accumulation_dtype, multiply
 from optax_lena._measure.entries import Row, entries_of
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.parameters import parameter_names
@@ -105,6 +105,6 @@ def scale_leaves(updates: PyTree, factors: list[jax.Array], layout: Layout) -> P
         if axis is not None:
             others = [i for i in range(leaf.ndim) if i != axis % leaf.ndim]
             factor = jnp.expand_dims(factor, others)
-        wide = leaf.astype(accumulation_dtype(leaf)) * factor
+        wide = multiply(factor, leaf.astype(accumulation_dtype(leaf)))
         scaled.append(wide.astype(leaf.dtype))
     return jax.tree.unflatten(treedef, scaled)

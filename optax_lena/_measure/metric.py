@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_lena._dtypes import accumulation_dtype, is_kind, without_dtype
+from optax_lena._dtypes import accumulation_dtype, is_kind, multiply
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import stack_size
 from optax_lena._measure.parameters import check_inexact, leaves_by_name, tree_of_names
@@ -179,7 +179,7 @@ def _multiplier(parameter: str, given: Any) -> jax.Array:
 
 def _multiply(grad: jax.Array, multiplier: jax.Array) -> jax.Array:
     wide = grad.astype(accumulation_dtype(grad))
-    return wide * without_dtype(multiplier, wide)
+    return multiply(multiplier, wide)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,7 +207,8 @@ class ShardedMetric:
     def sq_norms(self, grads: PyTree) -> PyTree:
         """Returns the squared norms of the whole tensors."""
         leaves, treedef = jax.tree.flatten(self.metric.sq_norms(grads))
-        for axes in set(self.axes) - {()}:
+        # In one order on all hosts, which must trace the same program; a set has none.
+        for axes in dict.fromkeys(axes for axes in self.axes if axes):
             places = [i for i, own in enumerate(self.axes) if own == axes]
             sums = jax.lax.psum([leaves[i] for i in places], axes)
             for i, total in zip(places, sums, strict=True):

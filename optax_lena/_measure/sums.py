@@ -6,6 +6,7 @@ use them through `IncrementalMoments`.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ from optax_lena._checks import check_is
 from optax_lena._dtypes import (
     accumulation_dtype,
     cast_like,
+    multiply,
     weight_dtype,
-    without_dtype,
 )
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.layout import layout_of
@@ -229,7 +230,7 @@ def mean_and_moments(
 def divide(tree: PyTree, total: jax.Array) -> PyTree:
     """Divides floating-point sums by a total; all are 0 if that is 0."""
     scale = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
-    return jax.tree.map(lambda x: x * without_dtype(scale, x), tree)
+    return jax.tree.map(functools.partial(multiply, scale), tree)
 
 
 def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
@@ -239,8 +240,7 @@ def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
     weight of 0 and usually a loss of 0 / 0.
     """
     value = value.astype(accumulation_dtype(value))
-    weighted = without_dtype(weight, value) * value
-    return jnp.where(weight == 0, jnp.zeros_like(value), weighted)
+    return jnp.where(weight == 0, jnp.zeros_like(value), multiply(weight, value))
 
 
 def pack(norms: PyTree) -> jax.Array:

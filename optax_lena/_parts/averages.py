@@ -33,8 +33,8 @@ class AveragesState(NamedTuple):
     @classmethod
     def zeros(cls, *shape: int) -> "AveragesState":
         """Returns the averages before the first update."""
-        # Each is an array of its own: JAX does not donate one buffer twice.
-        return cls(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(shape))
+        zeros = jnp.zeros(shape, jnp.float32)
+        return cls(zeros, zeros, zeros)
 
     def move(
         self, estimate: Estimate, step: ArrayLike, is_usable: jax.Array

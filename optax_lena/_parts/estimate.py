@@ -136,6 +136,8 @@ class Measured(NamedTuple):
       coherence: `()`, of the last steps; 1 without a momentum buffer.
       entered: `()`, in (0, 1], how much of the last step's squared length has reached
         the momentum buffer, at most; below 1 if it was clipped.
+      gradient_sq_norm: `[rows]`, of this update's gradient, where the estimate is that
+        of two batches; None: what the estimate says.
     """
 
     estimate: Estimate
@@ -146,9 +148,17 @@ class Measured(NamedTuple):
     loss: jax.Array | None = None
     coherence: ArrayLike = 1.0
     entered: ArrayLike = 1.0
+    gradient_sq_norm: jax.Array | None = None
+
+    def of_gradient(self, sq_norm: jax.Array) -> Self:
+        """Returns it with the squared norms of this update's gradient, `[layers]`."""
+        rows = _with_model(sq_norm, self.is_finite[:-1])
+        return self._replace(gradient_sq_norm=rows)
 
     def sq_norms(self) -> jax.Array:
         """Returns the squared norm of the batch's gradient, `[rows]`."""
+        if self.gradient_sq_norm is not None:
+            return self.gradient_sq_norm
         return self.estimate.noise / self.batch_scale + self.estimate.signal
 
 
@@ -203,7 +213,7 @@ def not_measured(num_layers: int, batch_scale: jax.Array) -> Measured:
     Returns:
       Zeros. All rows are finite, so that whatever counts S goes on.
     """
-    zeros = jnp.zeros(num_layers + 1)
+    zeros = jnp.zeros(num_layers + 1, jnp.float32)
     return Measured(
         estimate=Estimate(zeros, zeros),
         is_finite=jnp.ones(num_layers + 1, bool),

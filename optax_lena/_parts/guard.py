@@ -97,9 +97,8 @@ class SpikeLimit:
     def init(self, num_rows: int) -> SpikeLimitState:
         """Returns the state before the first update, of the whole model, `()` each."""
         del num_rows
-        # Each is an array of its own: JAX does not donate one buffer twice.
-        noise, signal, weight = (jnp.zeros(()) for _ in range(3))
-        return SpikeLimitState(noise, signal, weight, jnp.zeros((), jnp.int32))
+        zero = jnp.float32(0)
+        return SpikeLimitState(zero, zero, zero, jnp.int32(0))
 
     def update(
         self, state: SpikeLimitState, trust_ratio: jax.Array, measured: Measured
@@ -233,7 +232,7 @@ class GrowthLimit:
 
     def init(self, num_rows: int) -> GrowthState:
         """Returns the state before the first update."""
-        return GrowthState(jnp.ones(num_rows), jnp.zeros(()))
+        return GrowthState(jnp.ones(num_rows, jnp.float32), jnp.float32(0))
 
     def update(
         self, state: GrowthState, trust_ratio: jax.Array, measured: Measured
@@ -258,4 +257,4 @@ class GrowthLimit:
         remembered = jnp.where(is_shorter, jnp.maximum(ratio, last), ratio)
         remembered = jnp.where(is_seen, remembered, last)
         scale = jnp.where(jnp.any(measured.is_finite), scale, state.last_scale)
-        return ratio, GrowthState(remembered, scale), jnp.ones(())
+        return ratio, GrowthState(remembered, scale), jnp.float32(1)

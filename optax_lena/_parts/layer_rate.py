@@ -116,7 +116,7 @@ class LayerRate:
             loss_limit=() if self.loss_limit is None else self.loss_limit.init(),
             guard=() if self.guard is None else self.guard.init(num_rows),
             progress=Count.zeros(num_rows),
-            warmup_end=-jnp.ones(num_rows),
+            warmup_end=-jnp.ones(num_rows, jnp.float32),
             clocks=Clocks.zeros(),
             applied=Applied.nothing(num_rows, self._first_factor(num_rows)),
         )
@@ -191,7 +191,7 @@ class LayerRate:
     ) -> tuple[jax.Array, Any, jax.Array]:
         """Returns the ratios to train at, the guard's state, and a spike's factor."""
         if self.guard is None:
-            return ratio, state, jnp.ones(())
+            return ratio, state, jnp.float32(1)
         new = self.guard.update(state, ratio, measured)
         names = "ratios", "state", "factor"
         cut, state, factor = returned.members("guard", names, new)
@@ -204,7 +204,7 @@ class LayerRate:
         """Returns the limit's state, the estimate that the rule sees, and the share."""
         limit = state.loss_limit
         if self.loss_limit is None:
-            return limit, estimate, jnp.ones(())
+            return limit, estimate, jnp.float32(1)
         if loss is not None:
             limit = self.loss_limit.update(limit, loss)
         share = self.loss_limit.read(limit)

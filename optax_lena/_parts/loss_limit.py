@@ -112,12 +112,8 @@ class LossLimit:
 
     def init(self) -> LossLimitState:
         """Returns the state before the first update."""
-        # Each is an array of its own: JAX does not donate one buffer twice.
-        highest, lowest, least = (jnp.zeros(()) for _ in range(3))
-        share, in_a_row = jnp.ones(()), jnp.zeros((), jnp.int32)
-        return LossLimitState(
-            LastLosses.zeros(), highest, lowest, least, share, in_a_row
-        )
+        zero, one = jnp.float32(0), jnp.float32(1)
+        return LossLimitState(LastLosses.zeros(), zero, zero, zero, one, jnp.int32(0))
 
     def update(self, state: LossLimitState, loss: ArrayLike) -> LossLimitState:
         """Moves the share by one update's loss, `()`."""

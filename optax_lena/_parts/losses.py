@@ -35,8 +35,7 @@ class LastLosses(NamedTuple):
     @classmethod
     def zeros(cls) -> Self:
         """Returns the averages before the first loss."""
-        # Each is an array of its own: JAX does not donate one buffer twice.
-        return cls(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+        return cls(jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
     def start(self, loss: jax.Array) -> Self:
         """Returns what to compare a loss with: itself, if it is the first.
@@ -51,7 +50,7 @@ class LastLosses(NamedTuple):
         return type(self)(
             jnp.where(is_first, loss, self.mean),
             jnp.where(is_first, _FIRST_SCATTER * jnp.abs(loss), self.scatter),
-            jnp.ones((), jnp.int32),
+            jnp.int32(1),
         )
 
     def brought_near(self, loss: jax.Array) -> jax.Array:

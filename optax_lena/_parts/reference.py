@@ -7,7 +7,7 @@ which then depend on the scale of the loss.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,14 @@ from optax_lena._checks import known_number
 from optax_lena._parts.averages import AveragesState
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.estimate import Estimate, Measured
+from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.warmup import StateAwareWarmup, Worth, ramp
-
-if TYPE_CHECKING:
-    from optax_lena._parts.layer_rate import LayerRate
 
 _EPS = 1e-6
 _HORIZON = 1000
 
 
-def follow_authors(rate: "LayerRate", batch_scale: Any) -> "LayerRate":
+def follow_authors(rate: LayerRate, batch_scale: Any) -> LayerRate:
     """Returns the same rate with the authors' estimator and warm-up.
 
     Args:

@@ -51,20 +51,21 @@ class Applied(NamedTuple):
     @classmethod
     def nothing(cls, num_rows: int, warmup_factor: jax.Array) -> "Applied":
         """Returns the values before the first update."""
-        # Every entry is an array of its own: JAX does not donate one buffer twice.
+        zero, one = jnp.float32(0), jnp.float32(1)
+        zeros, ones = jnp.full(num_rows, zero), jnp.full(num_rows, one)
         return cls(
-            noise=jnp.zeros(num_rows),
-            signal=jnp.zeros(num_rows),
-            noise_share=jnp.ones(()),
-            gain=jnp.ones(num_rows),
-            trust_ratio=jnp.ones(num_rows),
+            noise=zeros,
+            signal=zeros,
+            noise_share=one,
+            gain=ones,
+            trust_ratio=ones,
             warmup_factor=warmup_factor.astype(jnp.float32),
-            layer_rate=jnp.zeros(num_rows),
-            schedule=jnp.zeros(()),
-            step_sq_norm=jnp.zeros(()),
-            coherence=jnp.ones(()),
-            spike_factor=jnp.ones(()),
-            base_batches=jnp.ones(()),
+            layer_rate=zeros,
+            schedule=zero,
+            step_sq_norm=zero,
+            coherence=one,
+            spike_factor=one,
+            base_batches=one,
         )
 
 

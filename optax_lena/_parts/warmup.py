@@ -71,7 +71,7 @@ class StateAwareWarmup:
 
     def init(self, num_rows: int) -> jax.Array:
         """Returns the factor before the first update."""
-        return ramp(jnp.zeros(num_rows), self.steps)
+        return ramp(jnp.zeros(num_rows, jnp.float32), self.steps)
 
     def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
         """Counts one update.
@@ -124,7 +124,7 @@ class FixedWarmup:
 
     def init(self, num_rows: int) -> jax.Array:
         """Returns the factor before the first update."""
-        return ramp(jnp.zeros(num_rows), self.steps)
+        return ramp(jnp.zeros(num_rows, jnp.float32), self.steps)
 
     def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
         """Counts one update; see `StateAwareWarmup.update`."""

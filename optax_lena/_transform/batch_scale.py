@@ -15,7 +15,7 @@ def scale_of(
     batch_scale: ArrayLike | None,
     *,
     moments: Any = None,
-    is_half: bool = False,
+    gradient_sq_norm: Any = None,
     **extra_args: Any,
 ) -> ArrayLike:
     """Returns S, in the same way for all transformations of a chain.
@@ -23,7 +23,8 @@ def scale_of(
     Args:
       batch_scale: S, as the user gave it; None: the number of microbatches.
       moments: the update's moments, or None.
-      is_half: whether the moments are those of two batches, and not of this one.
+      gradient_sq_norm: given where the moments are those of two batches, and not of
+        this one; see `scale_by_layer_rate`.
       **extra_args: other arguments of the update, which are not read.
 
     Returns:
@@ -34,7 +35,7 @@ def scale_of(
       TypeError: if it is not given and there are no moments.
     """
     del extra_args
-    if is_half:  # the microbatches are two batches, and do not say what S is
+    if gradient_sq_norm is not None:  # two batches do not say what S is
         check_given("batch_scale", batch_scale, "from_successive_gradients")
     if batch_scale is not None:
         is_plain = isinstance(batch_scale, (int, float))

@@ -8,6 +8,7 @@ of the buffer.
 import functools
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
@@ -98,7 +99,7 @@ def _update(
     updates, trace = buffer.update(steps, state.buffer, params, **extra_args)
     last_steps = state.last_steps.add(
         kept,
-        longer**2 * rates.applied.step_sq_norm,
+        jnp.float32(longer**2) * rates.applied.step_sq_norm,
         sq_norm_of_whole(trace, moments),
     )
     return updates, LayerRateWithMomentumState(rates, trace, last_steps)

@@ -11,7 +11,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from optax_lena._dtypes import add, cast_like, without_dtype
+from optax_lena._dtypes import add, cast_like, multiply
 from optax_lena._parts.memory import FIRST_FLOOR, Memory
 from optax_lena._transform.batch_scale import scale_of
 from optax_lena._transformation import transformation
@@ -72,8 +72,7 @@ def _update(
     kept, longer = factors(momentum, batch_scale, **extra_args)
 
     def move(update: jax.Array, trace: jax.Array) -> jax.Array:
-        remembered = without_dtype(kept, trace) * trace
-        return add(without_dtype(longer, update) * update, remembered)
+        return add(multiply(longer, update), multiply(kept, trace))
 
     trace = jax.tree.map(move, updates, state.trace)
     updates = jax.tree.map(move, updates, trace) if nesterov else trace

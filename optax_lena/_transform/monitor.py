@@ -115,9 +115,9 @@ def _update(
     **extra_args: Any,
 ) -> tuple[PyTree, MonitorState]:
     # What wrappers say about the moments is for both; a loss is for the optimizer only.
-    is_half = extra_args.get("is_half", False)
+    shared = {"gradient_sq_norm": extra_args.get("gradient_sq_norm")}
     watched = _watched(grads, only)
-    _, seen = lena.update(watched, state.lena, moments=moments, is_half=is_half)
+    _, seen = lena.update(watched, state.lena, moments=moments, **shared)
     given = extra_args
     if moments is not None and _takes_moments(tx):
         given = extra_args | {"moments": moments}

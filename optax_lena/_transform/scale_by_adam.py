@@ -21,7 +21,7 @@ from optax_lena._checks import (
     check_eps,
     check_flag,
 )
-from optax_lena._dtypes import add, cast_like, without_dtype
+from optax_lena._dtypes import add, cast_like, multiply, without_dtype
 from optax_lena._parts.clocks import Count
 from optax_lena._parts.memory import FIRST_FLOOR, SECOND_FLOOR, Forgotten, Memory
 from optax_lena._transform.batch_scale import scale_of
@@ -217,13 +217,11 @@ def _over_weight(average: PyTree, memory: Memory, steps: Count) -> PyTree:
 
 # The order of the terms and the dtypes of the numbers are those of optax, for its bits.
 def _move(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
-    added, kept = without_dtype(moved.added, new), without_dtype(moved.kept, old)
-    return add(added * new, kept * old)
+    return add(multiply(moved.added, new), multiply(moved.kept, old))
 
 
 def _ahead(moved: Forgotten, old: jax.Array, new: jax.Array) -> jax.Array:
-    added, kept = without_dtype(moved.added, new), without_dtype(moved.kept, old)
-    return add(kept * old, added * new)
+    return add(multiply(moved.kept, old), multiply(moved.added, new))
 
 
 def _as_float32(number: ArrayLike) -> jax.Array:

@@ -144,7 +144,10 @@ def scale_by_layer_rate(
       it unless `rate.needs_moments` is false and `batch_scale` is given. It also takes
       `value`, the loss of the whole batch, which `LossLimit` and `Backoff` read, and
       `coherence` and `entered`, which a `SpikeLimit` reads: whether the last steps
-      agree, and how much of the last one's squared length clipping has left.
+      agree, and how much of the last one's squared length clipping has left. Where the
+      moments are those of two batches (`from_successive_gradients`),
+      `gradient_sq_norm`, a pytree like `moments.batch_sq_norm`, says which part of them
+      is this batch's own.
 
     Raises:
       ValueError: where an argument is out of its range.
@@ -192,12 +195,12 @@ def _update(
     value: jax.typing.ArrayLike | None = None,
     coherence: jax.typing.ArrayLike = 1.0,
     entered: jax.typing.ArrayLike = 1.0,
-    is_half: bool = False,
+    gradient_sq_norm: PyTree | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, ScaleByLenaState]:
     """Scales the updates, and remembers what the moments say."""
     del params, extra_args
-    scale = scale_of(batch_scale, moments=moments, is_half=is_half)
+    scale = scale_of(batch_scale, moments=moments, gradient_sq_norm=gradient_sq_norm)
     scale = jnp.asarray(scale, jnp.float32)
     if rate.needs_moments or moments is not None:
         check_moments(moments)
@@ -205,6 +208,9 @@ def _update(
     layout = layout_of(layers, updates)
     rows = follow_names(rate, state, layout.names)
     measured = _measure(moments, updates, layout, scale)
+    if gradient_sq_norm is not None:
+        norms = align_norms(gradient_sq_norm, "gradient_sq_norm", updates, layout)
+        measured = measured.of_gradient(layout.gather(norms))
     measured = measured._replace(coherence=coherence, entered=entered)
     if rate.reads_loss and value is not None:
         check_loss(value, updates)

@@ -1,7 +1,7 @@
 """A linen `TrainState` that hands moments to the optimizer."""
 
 import functools
-from typing import Any
+from typing import Any, Self
 
 import jax
 import optax
@@ -40,7 +40,7 @@ class TrainState(train_state.TrainState):
         value: jax.Array | None = None,
         weight: jax.typing.ArrayLike | None = None,
         **kwargs: Any,
-    ) -> "TrainState":
+    ) -> Self:
         """Makes one update of the parameters.
 
         Args:

@@ -32,11 +32,13 @@ def weighed_step(tx, case):
 
 @pytest.mark.parametrize("case", OURS)
 @pytest.mark.parametrize("is_integer", [False, True])
-def test_every_update_runs_without_promotion(case, is_integer):
+@pytest.mark.parametrize("x64", [False, True])
+def test_every_update_runs_without_promotion(case, is_integer, x64):
     factory, arguments = CASES[case]
     given = {"batch_scale": jnp.int32(4)} if is_integer else {}
-    expected = weighed_step(build(case), case)
-    with jax.numpy_dtype_promotion("strict"):
-        got = weighed_step(factory(**arguments | given), case)
+    with jax.enable_x64(x64):
+        expected = weighed_step(build(case), case)
+        with jax.numpy_dtype_promotion("strict"):
+            got = weighed_step(factory(**arguments | given), case)
     if not is_integer or "batch_scale" in arguments:
         assert_same_step(got, expected)

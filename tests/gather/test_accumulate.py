@@ -117,6 +117,18 @@ def test_a_non_finite_microbatch_is_left_out_and_replaced(bad):
     assert int(state.skipped) == 1
 
 
+def test_a_microbatch_whose_moments_are_not_finite_is_left_out():
+    """Sums of its norms would stay so, though its gradient is finite."""
+    tx = optax_lena.accumulate(inner(), 2)
+    state = tx.init(PARAMS)
+    grads, moments = optax_lena.moments_from_stack(stream(4))
+    nan = jax.tree.map(lambda x: jnp.nan * x, moments.micro_sq_norm)
+    for given in (moments._replace(micro_sq_norm=nan), moments, moments):
+        _, state = tx.update(grads, state, PARAMS, moments=given)
+    assert int(state.skipped) == 1 and int(state.updates) == 1
+    assert np.isfinite(optax_lena.metrics(state)["noise/a"])
+
+
 @pytest.mark.parametrize("padding", [0.0, np.nan, np.inf])
 def test_a_call_of_weight_zero_counts_as_a_call_whatever_its_gradient_is(padding):
     """Padding usually has a gradient of 0 / 0, and the loop counts its calls."""

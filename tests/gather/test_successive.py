@@ -113,9 +113,38 @@ def test_it_refuses_moments_for_it_makes_its_own(inside_accumulate):
 
 def test_a_gradient_that_the_parameters_dtype_cannot_hold_measures_nothing():
     """It is kept in that dtype: else an infinite one would stand for the last."""
-    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, batch_scale=8))
+    tx = optax_lena.from_successive_gradients(
+        optax_lena.lena_amplified(0.1, batch_scale=8)
+    )
     state = tx.init({"w": jnp.zeros(2, jnp.float16)})
     for grad in (1e5, 1.0, 2.0):
         _, state = tx.update({"w": jnp.full(2, grad, jnp.float32)}, state)
-    assert jnp.all(jnp.isfinite(state.grads["w"]))
-    assert optax_lena.metrics(state)["noise/w"] == 8 * 2 * 0.5
+        assert jnp.all(jnp.isfinite(state.grads["w"]))
+    # Of 1 and 2: a noise of 8 * 2 * 0.5 and a signal of 4, over the norm of 12.
+    np.testing.assert_allclose(optax_lena.metrics(state)["noise/w"], 8 / 12)
+
+
+def successive(momentum, spike_at=12, **options):
+    """Spike factor and coherence at equal gradients with noise, of which one is long."""
+    tx = optax_lena.from_successive_gradients(
+        optax_lena.lena_amplified(0.1, 8, momentum=momentum), **options
+    )
+    grads = np.random.default_rng(0).normal(1, 1, (16, 1000)).astype(np.float32)
+    grads[spike_at] *= 10
+    state, found = tx.init({"w": jnp.zeros(1000)}), []
+    for grad in grads:
+        _, state = tx.update({"w": grad}, state)
+        metrics = optax_lena.metrics(state)
+        found.append([metrics[f"model/{x}"] for x in ("spike_factor", "coherence")])
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.9])
+@pytest.mark.parametrize("layers", [optax_lena.per_parameter, optax_lena.whole_model])
+def test_a_spike_is_cut_and_not_the_gradient_behind_it(momentum, layers):
+    """Its own norm counts, where noise and signal are those of two gradients."""
+    factor, coherence = successive(momentum, layers=layers)
+    limit = 1.25 * np.maximum(coherence[12], 1) / 100
+    np.testing.assert_allclose(factor[12], np.sqrt(limit), rtol=0.05)
+    assert np.all(np.delete(factor, 12) == 1)
+    assert coherence[1] == 1  # one step agrees with itself

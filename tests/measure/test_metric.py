@@ -139,3 +139,20 @@ def test_only_what_is_sharded_is_summed_over_the_shards():
     np.testing.assert_allclose(got["a"], over_x)
     np.testing.assert_allclose(got["b"], squares)
     np.testing.assert_allclose(got["c"], jnp.full((2, 3), squares.sum()))
+
+
+def test_sums_over_shards_stand_in_the_order_of_the_parameters():
+    """All hosts must trace the same program, and sets have another order on each."""
+    axes = [("x",), ("y",), ("z",), ("x", "y"), ("x", "z"), ("y", "z"), ("x", "y", "z")]
+    metric = ShardedMetric(optax_lena.Metric(), (*axes, ("x",)))
+    norms = lambda g: metric.sq_norms([g] * 8)
+    for axis in "xyz":
+        norms = jax.vmap(norms, axis_name=axis)
+    summed = []
+    with pytest.MonkeyPatch.context() as patched:
+        psum = jax.lax.psum
+        patched.setattr(
+            jax.lax, "psum", lambda x, name: summed.append(name) or psum(x, name)
+        )
+        norms(jnp.ones((2, 2, 2)))
+    assert summed == axes

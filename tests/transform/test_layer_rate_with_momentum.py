@@ -44,6 +44,7 @@ def test_gradients_that_agree_may_grow_and_those_that_overshoot_may_not():
     for metrics, is_above in ((out_of_a_plateau, True), (overshooting, False)):
         coherence = metrics["model/coherence"]
         assert coherence[0] == 1
+        np.testing.assert_allclose(coherence[1], 1, rtol=1e-6)  # of a single step
         assert all(coherence[2:] > 1.5) if is_above else all(coherence[2:] < 0.7)
     assert all(out_of_a_plateau["model/spike_factor"] == 1)
     assert all(overshooting["model/spike_factor"][3:] < 1)

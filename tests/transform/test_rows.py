@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import optax_lena
 from optax_lena._transform.names import row_ids
-from optax_lena._transform.rows import follows
+from optax_lena._transform.rows import _places, follows
 from tests import helpers
 
 TX = optax_lena.scale_by_lena(4, warmup_steps=8)
@@ -52,6 +52,12 @@ def test_rows_that_moved_come_back_with_all_that_belongs_to_them():
     moved = moved._replace(row_ids=jnp.asarray(ids))
     got, expected = (TX.update(grads, s, moments=moments) for s in (moved, state))
     helpers.assert_trees_equal(got, expected)
+
+
+def test_digests_differ_in_either_half():
+    wanted = jnp.uint32([[7, 1], [7, 2], [8, 2]]).reshape(-1)
+    given = jnp.uint32([[7, 2], [9, 2], [7, 3]]).reshape(-1)
+    np.testing.assert_array_equal(_places(wanted, given), [-1, 0, -1])
 
 
 def test_a_row_of_another_name_starts_afresh():
