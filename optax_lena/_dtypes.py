@@ -23,6 +23,12 @@ def is_kind(dtype: Any, *kinds: Any) -> bool:
         return False
 
 
+def is_key(x: Any) -> bool:
+    """Says whether `x` is a typed PRNG key, or an array of them."""
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and is_kind(dtype, jax.dtypes.prng_key)
+
+
 def weight_dtype() -> Any:
     """Returns the dtype of weights and of their sums: float32, or float64 with x64."""
     return jnp.result_type(float)

@@ -19,7 +19,7 @@ PLACES = re.findall(
 OPTIMIZERS = sorted(
     path.stem
     for path in FILES
-    if path.parent.name == "_optimizers" and path.stem not in ("__init__", "parts")
+    if path.parent.name == "_optimizers" and path.stem not in ("__init__", "links")
 )
 
 

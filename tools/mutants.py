@@ -93,6 +93,7 @@ TESTS = {
     "_measure/metric.py": ("measure/test_metric.py", "measure/test_sums.py"),
     "_gather/accumulate.py": ("gather/test_accumulate.py", *GATHER),
     "_gather/axes.py": (*ROUTES, "gather/test_tensor_parallel.py"),
+    "_gather/arguments.py": (*GATHER, *ROUTES),
     "_gather/call.py": (*GATHER, *ROUTES),
     "_gather/outputs.py": ("gather/test_outputs.py", *GATHER),
     "_gather/over_axis.py": ROUTES,
@@ -123,7 +124,7 @@ TESTS = {
     "_optimizers/lena_lars.py": ("optimizers/test_lena_lars.py",),
     "_optimizers/lena_muon.py": ("optimizers/test_lena_muon.py",),
     "_optimizers/linear_scaling.py": SGD,
-    "_optimizers/parts.py": SGD,
+    "_optimizers/links.py": SGD,
     "_transform/adam_preconditioner.py": ("transform/test_adam_preconditioner.py",),
     "_transform/batch_scale.py": (
         "transform/test_batch_scale.py",
@@ -356,9 +357,8 @@ def run(mutants: list[Mutant], jobs: int) -> list[Mutant]:
             raise SystemExit("The tests fail without a change.")
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             done = pool.map(judge, mutants)
-            for number, (mutant, survived) in enumerate(
-                zip(mutants, done, strict=True), 1
-            ):
+            pairs = zip(mutants, done, strict=True)
+            for number, (mutant, survived) in enumerate(pairs, 1):
                 word = "SURVIVED" if survived else "killed"
                 print(f"{number:4} {word:8} {mutant}", flush=True)
                 survivors += [mutant] if survived else []

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax_lena
 from benchmarks.methods.guards import ArithmeticLimit, LimitToBase, RememberedSpikes
 from benchmarks.methods.loss_limits import FirstLossLimit
-from optax_lena._optimizers.parts import normalised_rate
+from optax_lena._optimizers.links import normalised_rate
 
 LENA = optax_lena.LayerRate(
     clock="base_steps",

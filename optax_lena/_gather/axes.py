@@ -75,6 +75,34 @@ def check_local(grads: PyTree, axis_name: AxisName) -> None:
             )
 
 
+def not_spread(batch: PyTree, axis_name: AxisName) -> list[str]:
+    """Returns the axes over which no array of a batch varies, as types say it."""
+    leaves = jax.tree.leaves(batch)
+    if not leaves or not is_checked(axis_name):
+        return []
+    spread = set().union(*map(varying, leaves))
+    return [name for name in names(axis_name) if name not in spread]
+
+
+def check_loss_differs(loss: Any, copied: list[str]) -> None:
+    """Raises a `ValueError` for a loss that is the same on all devices of an axis.
+
+    Args:
+      loss: the loss of a microbatch with parameters that are the same on all devices,
+        or its type.
+      copied: axes over which the batch does not vary.
+    """
+    same = sorted(set(copied) - varying(loss))
+    if same:
+        raise ValueError(
+            f"`batch` must be spread over the axes of `axis_name`, got one that is the "
+            f"same on every device of {same}, so that copies of its examples would "
+            "count as others and the noise would come out too small: shard it over "
+            "these axes in the `in_specs` of jax.shard_map, or leave them out of "
+            "`axis_name`."
+        )
+
+
 def check_own_loss(loss: Any, params: PyTree, axis_name: AxisName) -> None:
     """Raises a `ValueError` for a loss that is not the mean of a device's own examples.
 

@@ -12,16 +12,16 @@ import jax
 
 from optax_lena._checks import check_callable, check_choice, check_flag
 from optax_lena._gather import axes, outputs, placement, shards, ways
-from optax_lena._gather.axes import AxisName
-from optax_lena._gather.call import (
-    Call,
-    Options,
+from optax_lena._gather.arguments import (
     check_arrays,
+    check_averaged,
     check_dense,
     check_further,
     check_key,
     check_some_examples,
 )
+from optax_lena._gather.axes import AxisName
+from optax_lena._gather.call import Call, Options
 from optax_lena._measure.layers import Layers, check_layers, per_parameter
 from optax_lena._measure.metric import Metric, metric_of
 from optax_lena._measure.moments import GradMoments, check_num_microbatches
@@ -106,8 +106,9 @@ def value_and_grad(
         finite, or `key` is no key, or an auxiliary output is unclear, or a further
         argument is an array with as many rows as the batch, or nothing differs between
         microbatches, neither examples nor keys;
-        in `shard_map`, if a parameter is sharded over the axis, or the loss is averaged
-        over it already, or varies over an axis that is not named.
+        in `shard_map`, if a parameter is sharded over the axis, or all its devices have
+        the same examples, or the loss is averaged over it already, or varies over an
+        axis that is not named.
       TypeError: when called, if a parameter is an integer array, or the batch or
         auxiliary data hold anything but arrays.
 
@@ -167,6 +168,7 @@ class Gatherer(Options):
         """Returns the loss, its gradient over the whole batch, and the moments."""
         metric = metric_of(self.layers, preconditioner, params, "params")
         check_key(key)
+        check_averaged(params)
         check_arrays("`batch`", batch)
         check_dense(batch)
         check_further(batch, args, kwargs)

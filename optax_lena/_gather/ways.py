@@ -99,6 +99,10 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
     weights, offset = local.weights_of(n), jax.lax.axis_index(axis_name) * n
     xs = (passes.split(call.batch, n), offset + jnp.arange(n))
     first = jax.tree.map(_first, xs)
+    if copied := axes.not_spread(call.batch, axis_name):
+        # Keys, and what the loss closes over, may differ between devices all the same.
+        of_copies = jax.eval_shape(call.grad_of, *first)
+        axes.check_loss_differs(_loss_in(of_copies), copied)
     shapes = jax.eval_shape(local.grad_of, *first)
     loss, specs = _loss_in(shapes), call.options.param_specs
     axes.check_own_loss(loss, call.params, axis_name)

@@ -7,7 +7,7 @@ import optax
 
 from optax_lena._checks import check_flag, check_steps
 from optax_lena._measure.layers import whole_model
-from optax_lena._optimizers import parts
+from optax_lena._optimizers import links
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.reference import follow_authors
 from optax_lena._parts.warmup import StateAwareWarmup
@@ -74,8 +74,8 @@ def adascale(
     rate = LayerRate(learning_rate, clock="gain_steps", warmup=warmup)
     rate = follow_authors(rate, batch_scale) if reference else rate
     return optax.chain(
-        parts.decay(weight_decay, weight_decay_mask),
-        parts.buffer(momentum, nesterov, accumulator_dtype),
+        links.decay(weight_decay, weight_decay_mask),
+        links.buffer(momentum, nesterov, accumulator_dtype),
         scale_by_layer_rate(rate, batch_scale, layers=whole_model),
-        parts.descent,
+        links.descent,
     )

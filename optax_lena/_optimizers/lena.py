@@ -7,7 +7,7 @@ import optax
 
 from optax_lena._checks import check_flag, check_steps
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._optimizers import parts
+from optax_lena._optimizers import links
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.reference import follow_authors
 from optax_lena._parts.warmup import StateAwareWarmup
@@ -87,7 +87,7 @@ def lena(
     check_flag("reference", reference)
     rate = LayerRate(learning_rate, warmup=StateAwareWarmup(warmup_steps))
     rate = follow_authors(rate, batch_scale) if reference else rate
-    buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
-    decay = parts.decay(weight_decay, weight_decay_mask)
+    buffer = links.buffer(momentum, nesterov, accumulator_dtype)
+    decay = links.decay(weight_decay, weight_decay_mask)
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    return optax.chain(decay, buffer, scale, parts.descent)
+    return optax.chain(decay, buffer, scale, links.descent)

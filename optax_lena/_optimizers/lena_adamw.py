@@ -6,7 +6,7 @@ import jax
 import optax
 
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._optimizers import parts
+from optax_lena._optimizers import links
 from optax_lena._parts.backoff import Backoff
 from optax_lena._transform.scale_by_adam import scale_by_adam
 
@@ -111,10 +111,10 @@ def lena_adamw(
       NeurIPS 2022; Marek et al., *Small Batch Size Training for Language Models*, 2025;
       `AdamScale` in `scaling_rules.py` of AdaptDL.
     """
-    rate = parts.normalised_rate(learning_rate, warmup_steps, Backoff())
-    scale = parts.scale_by_normalised_rate(rate, batch_scale, layers)
+    rate = links.normalised_rate(learning_rate, warmup_steps, Backoff())
+    scale = links.scale_by_normalised_rate(rate, batch_scale, layers)
     adam = scale_by_adam(
         batch_scale, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, nesterov=nesterov
     )
-    decay = parts.decay(weight_decay, weight_decay_mask)
-    return optax.chain(adam, decay, scale, parts.descent)
+    decay = links.decay(weight_decay, weight_decay_mask)
+    return optax.chain(adam, decay, scale, links.descent)

@@ -8,7 +8,7 @@ import optax
 
 from optax_lena._checks import check_steps
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._optimizers import parts
+from optax_lena._optimizers import links
 from optax_lena._parts.averages import Averages
 from optax_lena._parts.guard import SpikeLimit
 from optax_lena._parts.layer_rate import LayerRate
@@ -103,8 +103,8 @@ def lena_amplified(
     check_steps(warmup_steps)
     warmup = FixedWarmup(warmup_steps)
     rate = dataclasses.replace(_RATE, learning_rate=learning_rate, warmup=warmup)
-    parts.check_buffer(momentum, nesterov, accumulator_dtype)
+    links.check_buffer(momentum, nesterov, accumulator_dtype)
     buffer = momentum, nesterov, accumulator_dtype
     scale = layer_rate_with_momentum(rate, batch_scale, layers, *buffer)
-    decay = parts.decay(weight_decay, weight_decay_mask)
-    return optax.chain(decay, scale, parts.descent)
+    decay = links.decay(weight_decay, weight_decay_mask)
+    return optax.chain(decay, scale, links.descent)

@@ -14,7 +14,7 @@ import optax
 
 from optax_lena._checks import check_rate, check_steps
 from optax_lena._measure.layers import Layers, per_parameter
-from optax_lena._optimizers import parts
+from optax_lena._optimizers import links
 from optax_lena._parts.layer_rate import LayerRate, evaluate
 from optax_lena._parts.rules import square_root_gain
 from optax_lena._parts.warmup import StateAwareWarmup
@@ -127,20 +127,28 @@ def lena_lars(
     gain = LayerRate(rule=square_root_gain, warmup=StateAwareWarmup(warmup_steps))
     lena = scale_by_layer_rate(gain, batch_scale, layers=layers)
     lars = scale_by_lars_ratio(trust_coefficient, eps, layers, trust_ratio_mask)
-    decay = parts.decay(weight_decay, weight_decay_mask)
-    buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
-    links = LenaLarsState(decay, lars, buffer, lena)
-    init = functools.partial(_init, links)
-    update = functools.partial(_update, links, learning_rate)
+    decay = links.decay(weight_decay, weight_decay_mask)
+    buffer = links.buffer(momentum, nesterov, accumulator_dtype)
+    txs = _Transformations(decay, lars, buffer, lena)
+    init = functools.partial(_init, txs)
+    update = functools.partial(_update, txs, learning_rate)
     return transformation(init, update, LenaLarsState)
 
 
-def _init(links: LenaLarsState, params: PyTree) -> LenaLarsState:
-    return LenaLarsState(*(link.init(params) for link in links))
+class _Transformations(NamedTuple):
+    # Of any type: in optax's types a state is any tree, and these are known.
+    decay: Any
+    lars: Any
+    buffer: Any
+    lena: Any
+
+
+def _init(txs: _Transformations, params: PyTree) -> LenaLarsState:
+    return LenaLarsState(*(tx.init(params) for tx in txs))
 
 
 def _update(
-    links: LenaLarsState,
+    txs: _Transformations,
     learning_rate: optax.ScalarOrSchedule,
     updates: PyTree,
     state: LenaLarsState,
@@ -149,12 +157,12 @@ def _update(
 ) -> tuple[PyTree, LenaLarsState]:
     # No chain: the rate stands before the buffer, and its clock behind.
     rate = evaluate(learning_rate, state.lena.clocks.base_steps)
-    updates, decay = links.decay.update(updates, state.decay, params)
-    updates, lars = links.lars.update(updates, state.lars, params, **extra_args)
+    updates, decay = txs.decay.update(updates, state.decay, params)
+    updates, lars = txs.lars.update(updates, state.lars, params, **extra_args)
     updates = jax.tree.map(lambda u: jnp.asarray(-rate, u.dtype) * u, updates)
-    updates, buffer = links.buffer.update(updates, state.buffer)
-    updates, lena = links.lena.update(updates, state.lena, params, **extra_args)
-    # For the reports: the rate of the links behind the buffer is 1.
+    updates, buffer = txs.buffer.update(updates, state.buffer)
+    updates, lena = txs.lena.update(updates, state.lena, params, **extra_args)
+    # For the reports: the rate of what stands behind the buffer is 1.
     rate = jnp.array(rate, jnp.float32)  # a copy, as JAX does not donate it twice
     applied = lena.applied._replace(
         schedule=rate, layer_rate=rate * lena.applied.layer_rate

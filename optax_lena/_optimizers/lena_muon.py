@@ -15,7 +15,7 @@ from optax_lena._checks import check_beta, check_weight_decay
 from optax_lena._masks import is_masked
 from optax_lena._measure.layers import Layers, per_parameter, whole_model
 from optax_lena._measure.layout import layout_of
-from optax_lena._optimizers import parts
+from optax_lena._optimizers import links
 from optax_lena._parts.guard import GrowthLimit
 from optax_lena._transform.muon import (
     are_matrices,
@@ -121,7 +121,7 @@ def lena_muon(
       Jordan et al., *Muon*, 2024; Hao et al., *LANTON*, 2025, who set the rates of
       Muon's layers against each other by their noise, at one batch.
     """
-    rate = parts.normalised_rate(learning_rate, warmup_steps, GrowthLimit(_GROWTH))
+    rate = links.normalised_rate(learning_rate, warmup_steps, GrowthLimit(_GROWTH))
     check_options(options, tuple(inspect.signature(lena_muon).parameters))
     orthogonal = orthogonaliser(eps=eps, **(options or {}))
     momentum = momentum_of_examples(batch_scale, beta, nesterov, mu_dtype)
@@ -129,8 +129,8 @@ def lena_muon(
     adam = functools.partial(scale_by_adam, batch_scale, eps=eps, nesterov=nesterov)
     rest = _rest(orthogonal, adam, adam_b1, adam_b2, mu_dtype, adam_weight_decay)
     others = functools.partial(_has_others, orthogonal)
-    scale = parts.scale_by_normalised_rate(rate, batch_scale, layers, others)
-    tx = optax.chain(matrices, rest, scale, parts.descent)
+    scale = links.scale_by_normalised_rate(rate, batch_scale, layers, others)
+    tx = optax.chain(matrices, rest, scale, links.descent)
     init = functools.partial(_init, tx, orthogonal, layers)
     return optax.GradientTransformationExtraArgs(init, tx.update)
 
@@ -176,7 +176,7 @@ def _matrices(
     return optax.chain(
         optax.masked(momentum, only),
         orthogonalise(orthogonal),
-        optax.masked(parts.decay(weight_decay, mask), only),
+        optax.masked(links.decay(weight_decay, mask), only),
     )
 
 
@@ -195,7 +195,7 @@ def _rest(
     only = functools.partial(_are_others, orthogonal)
     return optax.chain(
         optax.masked(adam(b1=b1, b2=b2, mu_dtype=mu_dtype), only),
-        optax.masked(parts.decay(weight_decay, None), only),
+        optax.masked(links.decay(weight_decay, None), only),
     )
 
 

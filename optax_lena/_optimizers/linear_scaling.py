@@ -7,7 +7,7 @@ import optax
 
 from optax_lena._checks import check_flag, check_given, check_steps
 from optax_lena._measure.layers import Layers, whole_model
-from optax_lena._optimizers import parts
+from optax_lena._optimizers import links
 from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.reference import follow_authors
 from optax_lena._parts.rules import linear
@@ -78,9 +78,9 @@ def linear_scaling(
     check_given("batch_scale", batch_scale, "linear_scaling")
     check_steps(warmup_steps)
     check_flag("reference", reference)
-    decay = parts.decay(weight_decay, weight_decay_mask)
+    decay = links.decay(weight_decay, weight_decay_mask)
     rate = LayerRate(learning_rate, rule=linear, warmup=FixedWarmup(warmup_steps))
     rate = follow_authors(rate, batch_scale) if reference else rate
     scale = scale_by_layer_rate(rate, batch_scale, layers=layers)
-    buffer = parts.buffer(momentum, nesterov, accumulator_dtype)
-    return optax.chain(decay, buffer, scale, parts.descent)
+    buffer = links.buffer(momentum, nesterov, accumulator_dtype)
+    return optax.chain(decay, buffer, scale, links.descent)

@@ -47,7 +47,7 @@ def monitor(
 
     Args:
       tx: an optimizer of the parameters that are differentiated. Not `optax.lookahead`,
-        which holds them twice, nor a line search, which passes `moments` to the loss.
+        which holds them twice.
       layers: which parameters are one layer: `whole_model` for one number.
       batch_scale: S, the batch in base batches, which are the unit of noise scales;
         None: the number of microbatches, so that the unit is one microbatch.
@@ -119,7 +119,9 @@ def _update(
     watched = _watched(grads, only)
     _, seen = lena.update(watched, state.lena, moments=moments, **shared)
     given = extra_args
-    if moments is not None and _takes_moments(tx):
+    # A line search passes on to `value_fn` all that it does not know, and refuses more.
+    is_searched = "value_fn" in extra_args
+    if moments is not None and not is_searched and _takes_moments(tx):
         given = extra_args | {"moments": moments}
     updates, inner_state = tx.update(grads, state.inner_state, params, **given)
     return updates, MonitorState(inner_state, seen)

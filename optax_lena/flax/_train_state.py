@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import jax
 import optax
+from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 
 from optax_lena._measure.moments import GradMoments
@@ -56,6 +57,10 @@ class TrainState(train_state.TrainState):
         Returns:
           The state with new `params`, `opt_state` and `step`.
         """
+        if moments is not None and OVERWRITE_WITH_GRADIENT in grads:
+            # The optimizer gets no more than these (fp8).
+            micro, batch = (norms["params"] for norms in moments[:2])
+            moments = moments._replace(micro_sq_norm=micro, batch_sq_norm=batch)
         given = {"moments": moments, "value": value, "weight": weight}
         given = {name: x for name, x in given.items() if x is not None}
         if not given:

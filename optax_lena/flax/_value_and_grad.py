@@ -10,8 +10,8 @@ from flax import nnx
 
 from optax_lena._checks import check_flag
 from optax_lena._gather import outputs
+from optax_lena._gather.arguments import check_further, check_some_examples
 from optax_lena._gather.axes import AxisName, is_bound
-from optax_lena._gather.call import check_further, check_some_examples
 from optax_lena._gather.value_and_grad import value_and_grad as _value_and_grad
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.moments import GradMoments

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import linen as nn
 from flax.training import train_state
 
 import optax_lena
@@ -171,3 +172,46 @@ def test_linen_state_resumes_bit_for_bit(tmp_path, through, calls_before):
     helpers.assert_trees_equal(after, expected)
     assert int(after.opt_state.updates) == 2
     assert optax_lena.layer_report(after.opt_state)["Dense_0/kernel"]["progress"] > 2
+
+
+def fp8_state(tx):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(16, dot_general_cls=nn.Fp8DirectDotGeneralOp)(x)
+
+    model, x = Model(), jax.random.normal(jax.random.key(0), (64, 16))
+    loss_fn = lambda variables, x: jnp.mean((model.apply(variables, x) - 1) ** 2)
+    state = optax_lena.flax.TrainState.create(
+        apply_fn=model.apply, params=model.init(jax.random.key(0), x), tx=tx
+    )
+    return state, loss_fn, x
+
+
+def test_maxima_of_fp8_layers_are_not_averaged():
+    state, loss_fn, x = fp8_state(optax_lena.lena(0.1, 8))
+    message = helpers.says("'_overwrite_with_gradient'", "from_successive_gradients")
+    with pytest.raises(ValueError, match=message):
+        optax_lena.value_and_grad(loss_fn, 8)(state.params, x)
+
+
+def test_maxima_of_fp8_layers_have_no_moments_in_the_optimizer():
+    state, loss_fn, x = fp8_state(optax_lena.lena(0.1, 2))
+    halves = [jax.grad(loss_fn)(state.params, half) for half in (x[:32], x[32:])]
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *halves)
+    _, moments = optax_lena.moments_from_stack(stack)
+    grads = jax.grad(loss_fn)(state.params, x)
+    after = state.apply_gradients(grads=grads, moments=moments)
+    overwritten = "_overwrite_with_gradient"
+    helpers.assert_trees_equal(after.params[overwritten], grads[overwritten])
+    names = sorted(optax_lena.layer_report(after.opt_state))
+    assert names == ["Dense_0/bias", "Dense_0/kernel"]
+
+
+def test_fp8_layers_train_from_successive_gradients():
+    tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, 8))
+    state, loss_fn, x = fp8_state(tx)
+    first = loss_fn(state.params, x)
+    for _ in range(5):
+        state = state.apply_gradients(grads=jax.grad(loss_fn)(state.params, x))
+    assert loss_fn(state.params, x) < first

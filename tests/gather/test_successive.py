@@ -125,7 +125,7 @@ def test_a_gradient_that_the_parameters_dtype_cannot_hold_measures_nothing():
 
 
 def successive(momentum, spike_at=12, **options):
-    """Spike factor and coherence at equal gradients with noise, of which one is long."""
+    """Spike factor and coherence, at gradients with noise of which one is long."""
     tx = optax_lena.from_successive_gradients(
         optax_lena.lena_amplified(0.1, 8, momentum=momentum), **options
     )

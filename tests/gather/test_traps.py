@@ -207,6 +207,58 @@ def test_a_device_may_close_over_its_own_part():
     assert_trees_close(got, expected)
 
 
+def on_four_and_two(batch_spec, axis_name, loss_fn=loss_fn, **options):
+    """The gradient and its moments, on a mesh of two axes."""
+    mesh = jax.make_mesh((4, 2), ("data", "copy"), (AxisType.Auto,) * 2)
+    gather = optax_lena.value_and_grad(loss_fn, 8, axis_name=axis_name)
+    step = lambda params, batch: gather(params, batch, **options)[1:]
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), batch_spec), out_specs=P())
+    )({"w": WEIGHT}, BATCH)
+
+
+@pytest.mark.parametrize(
+    ("batch_spec", "axis_name", "same"),
+    [
+        (P(), "data", "'data'"),
+        (P("data"), ("data", "copy"), "'copy'"),
+        (P(), ("data", "copy"), "'copy', 'data'"),
+    ],
+)
+def test_copies_of_examples_are_no_other_examples(batch_spec, axis_name, same):
+    message = says("`batch` must be spread", f"[{same}]", "in_specs", "`axis_name`")
+    with pytest.raises(ValueError, match=message):
+        on_four_and_two(batch_spec, axis_name)
+
+
+def test_a_batch_that_is_the_same_everywhere_may_be_seen_with_other_noise():
+    """Then its copies are no copies: each device draws a key of its own."""
+
+    def noisy(params, batch, key):
+        return jnp.mean((batch + jax.random.normal(key, batch.shape)) @ params["w"])
+
+    key = jax.random.key(0)
+    _, moments = on_four_and_two(P(), ("data", "copy"), noisy, key=key)
+    assert moments.micro_sq_norm["w"] > moments.batch_sq_norm["w"]
+
+
+def test_of_all_arrays_of_a_batch_one_may_carry_the_axis():
+    def loss(params, batch):
+        return jnp.mean(batch["x"] @ params["w"] + batch["offset"]) ** 2
+
+    def step(params, x, offset):
+        gather = optax_lena.value_and_grad(loss, 4, axis_name="data")
+        return gather(params, {"x": x, "offset": offset})[1:]
+
+    offset, specs = jnp.ones(2), (P(), P("data"), P())
+    mapped = jax.shard_map(step, mesh=data_mesh(4), in_specs=specs, out_specs=P())
+    got = jax.jit(mapped)({"w": WEIGHT}, BATCH, offset)
+    expected = optax_lena.value_and_grad(loss, 4)(
+        {"w": WEIGHT}, {"x": BATCH, "offset": jnp.ones(8)}
+    )
+    assert_trees_close(got, expected[1:])
+
+
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_raw_key_that_all_microbatches_share_is_told_of(by_name):
     def noisy_loss(params, batch, rng):

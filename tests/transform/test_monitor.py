@@ -329,3 +329,17 @@ def test_an_optimizer_that_takes_other_keywords_gets_no_moments():
     updates, state = watched.update(grads, state, params, moments=moments)
     helpers.assert_trees_equal(updates, expected)
     assert optax_lena.metrics(state)["model/noise"] > 0
+
+
+def test_a_line_search_gets_no_moments():
+    """It passes what it does not know to the loss, and refuses more than that takes."""
+    params, x = {"w": jnp.zeros(3)}, jnp.arange(24.0).reshape(8, 3)
+    loss_fn = lambda params, x: jnp.mean((x @ params["w"] - 1) ** 2)
+    loss, grads, moments = optax_lena.value_and_grad(loss_fn, 4)(params, x)
+    given = {"value": loss, "grad": grads, "value_fn": lambda w: loss_fn(w, x)}
+    tx = optax.lbfgs()
+    expected, _ = tx.update(grads, tx.init(params), params, **given)
+    tx = optax_lena.monitor(tx, batch_scale=4)
+    got, state = tx.update(grads, tx.init(params), params, moments=moments, **given)
+    helpers.assert_trees_equal(got, expected)
+    assert optax_lena.metrics(state)["model/gain"] >= 1
