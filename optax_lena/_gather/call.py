@@ -51,14 +51,18 @@ class Call:
         equal = 1 / self.options.num_microbatches
         return check_weights(self.weights, (count,), equal=equal)
 
-    def grad_of(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
-        """Differentiates the loss of one microbatch, and takes the gradient's norms."""
+    def loss_of(self, params: PyTree, microbatch: PyTree, index: jax.Array) -> Any:
+        """Computes the loss of one microbatch, with its auxiliary data."""
         args, kwargs = fold_in((self.args, self.kwargs), index)
         if self.key is not None:
             kwargs["key"] = jax.random.fold_in(self.key, index)
-        loss_fn, has_aux = self.options.loss_fn, self.options.has_aux
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
-        value, grads = grad_fn(self.params, microbatch, *args, **kwargs)
+        return self.options.loss_fn(params, microbatch, *args, **kwargs)
+
+    def grad_of(self, microbatch: PyTree, index: jax.Array) -> tuple[Any, PyTree, Any]:
+        """Differentiates the loss of one microbatch, and takes the gradient's norms."""
+        has_aux = self.options.has_aux
+        grad_fn = jax.value_and_grad(self.loss_of, has_aux=has_aux)
+        value, grads = grad_fn(self.params, microbatch, index)
         if has_aux:
             check_arrays("The auxiliary data of `loss_fn`", value[1])
         return value, grads, pack(self.metric.sq_norms(grads))
@@ -81,8 +85,8 @@ class Call:
         sizes = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(microbatch)}
 
         def aux_of_larger() -> PyTree:
-            value, *_ = jax.eval_shape(self.grad_of, larger, jnp.int32(0))
-            return value[1]
+            _, aux = jax.eval_shape(self.loss_of, self.params, larger, jnp.int32(0))
+            return aux
 
         of_aux = outputs.kinds_of(value[1], self.options.aux, sizes, aux_of_larger)
         return Plan(shapes, [outputs.MEAN, *of_aux, *means])
