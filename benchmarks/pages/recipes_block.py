@@ -48,7 +48,7 @@ def sentence(recorded: Mapping[str, Sequence[Score]], link: str) -> str:
     tasks = len({one.task for one in rows})
     held, lost = _counts(rows)
     return (
-        f"With [{len(found)} other recipes]({link}) on {tasks} of them "
+        f"With [{len(found)} other recipes]({link}) on {tasks} of the small tasks "
         f"`{_recommended(found)}` holds in {held} of {len(rows)} rows, and loses runs "
         f"in {lost or 'none'}."
     )

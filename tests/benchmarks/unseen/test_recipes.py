@@ -126,6 +126,6 @@ def test_the_block_counts_the_rows_that_hold_and_those_with_lost_runs():
     assert f"| {label} | 1 of 3 | 1 | +3.0 | -10.0 |  |" in text
     assert "In all 1 rows of 3 hold the bar." in text
     short = recipes_block.sentence({"sgd_constant": recorded}, link="page.md")
-    assert "on 1 of them `lena_amplified` holds in 1 of 3 rows" in short
+    assert "on 1 of the small tasks `lena_amplified` holds in 1 of 3 rows" in short
     assert short.endswith("loses runs in 1.")
     assert not recipes_block.sentence({"sgd_constant": []}, link="page.md")
