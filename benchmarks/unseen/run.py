@@ -63,7 +63,7 @@ def scores(
         gradients, and what else the update reads.
 
     Returns:
-      The score of each; not a number where it is not finite.
+      The score of each; not a number where it or a parameter is not finite.
     """
     tx = optax.with_extra_args_support(tx)
     train, test = (jax.tree.map(jnp.asarray, x) for x in (task.train, task.test))
@@ -75,15 +75,16 @@ def scores(
         updates, state = tx.update(grads, state, params, **extra)
         return (optax.apply_updates(params, updates), state), None
 
-    def trained(key: jax.Array, examples: jax.Array) -> jax.Array:
+    def trained(key: jax.Array, examples: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = task.init(key)
         (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), examples)
-        return task.score(params, test)
+        return task.score(params, test), _are_finite(params)
 
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     orders = np.stack([_order(len(train[0]), batch_scale, seed) for seed in seeds])
-    found = jax.jit(jax.vmap(trained))(keys, orders)
-    return [x if math.isfinite(x) else math.nan for x in found.tolist()]
+    found, finite = jax.jit(jax.vmap(trained))(keys, orders)
+    pairs = zip(found.tolist(), finite.tolist(), strict=True)
+    return [x if is_fine and math.isfinite(x) else math.nan for x, is_fine in pairs]
 
 
 def plain(
@@ -121,6 +122,12 @@ def _measured(
     gather = optax_lena.value_and_grad(task.loss, num_microbatches)
     value, grads, moments = gather(*args, **options)
     return grads, {"moments": moments, "value": value}
+
+
+def _are_finite(params: Any) -> jax.Array:
+    """Whether all are; a score that only compares may be finite where they are not."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]
+    return jnp.all(jnp.stack(leaves))
 
 
 def _order(count: int, batch_scale: int, seed: int) -> np.ndarray:

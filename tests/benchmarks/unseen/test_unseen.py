@@ -4,6 +4,9 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from benchmarks.pages import unseen_block
@@ -12,6 +15,7 @@ from benchmarks.unseen import __main__ as program
 from benchmarks.unseen import run
 from benchmarks.unseen.__main__ import FAMILIES
 from benchmarks.unseen.run import Score
+from benchmarks.unseen.task import Task
 from tests import helpers
 
 RUN = ["--tasks", "autoencoder", "--methods", "lena", "lena_amplified"]
@@ -317,3 +321,27 @@ def test_where_examples_meet_every_method_sees_base_batches():
     helpers.assert_trees_equal(plain, measured)
     whole = jax.grad(task.loss)(params, batch)
     assert abs(whole["first"]["kernel"] - plain["first"]["kernel"]).max() > 1e-3
+
+
+def line(score):
+    """A regression on as many examples as a run of 64 steps reads."""
+    x = np.linspace(-1, 1, 64 * run.BASE_BATCH, dtype=np.float32)
+    return Task(
+        name="line",
+        rate=0.1,
+        rates=(0.1,),
+        init=lambda key: jax.random.normal(key, ()),
+        loss=lambda slope, batch: jnp.mean((slope * batch[0] - batch[0]) ** 2),
+        score=score,
+        train=(x,),
+        test=(x,),
+    )
+
+
+@pytest.mark.parametrize("rate", [0.1, math.inf])
+def test_a_run_whose_parameters_are_not_finite_has_no_score(rate, monkeypatch):
+    """A score that only compares is finite whatever the parameters are."""
+    monkeypatch.setattr(run, "BASE_STEPS", 64)
+    task = line(lambda slope, batch: 100 * jnp.mean(~(slope * batch[0] > batch[0])))
+    found = run.scores(task, optax.sgd(rate), 1, (0, 1), run.plain)
+    assert [math.isfinite(one) for one in found] == 2 * [math.isfinite(rate)]
