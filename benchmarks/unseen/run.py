@@ -1,6 +1,7 @@
 """One run of a task, and what it scored."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -81,7 +82,7 @@ def scores(
         return task.score(params, test), _are_finite(params)
 
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    orders = np.stack([_order(len(train[0]), batch_scale, seed) for seed in seeds])
+    orders = np.stack([_order(task, batch_scale, seed) for seed in seeds])
     found, finite = jax.jit(jax.vmap(trained))(keys, orders)
     pairs = zip(found.tolist(), finite.tolist(), strict=True)
     return [x if is_fine and math.isfinite(x) else math.nan for x, is_fine in pairs]
@@ -130,12 +131,17 @@ def _are_finite(params: Any) -> jax.Array:
     return jnp.all(jnp.stack(leaves))
 
 
-def _order(count: int, batch_scale: int, seed: int) -> np.ndarray:
-    """Rows of the training set, `[updates, S * base batch]`, epoch after epoch."""
-    total = BASE_STEPS * BASE_BATCH
-    epochs = [
-        np.random.default_rng([seed, epoch]).permutation(count)
-        for epoch in range(-(-total // count))
+def _order(task: Task, batch_scale: int, seed: int) -> np.ndarray:
+    """Rows of the training set, `[updates, S * base batch]`.
+
+    Epoch after epoch, or stage after stage, each in an order of its own.
+    """
+    count, total = len(task.train[0]), BASE_STEPS * BASE_BATCH
+    edges = [0, *(int(share * count) for share in task.stages), count]
+    parts = list(itertools.pairwise(edges)) * -(-total // count)
+    shuffled = [
+        first + np.random.default_rng([seed, part]).permutation(last - first)
+        for part, (first, last) in enumerate(parts)
     ]
-    order = np.concatenate(epochs)[:total].astype(np.int32)
+    order = np.concatenate(shuffled)[:total].astype(np.int32)
     return order.reshape(BASE_STEPS // batch_scale, batch_scale * BASE_BATCH)

@@ -33,6 +33,8 @@ class Task:
       muon_rate: of Muon's; None: too slow for a small task.
       mixes_examples: whether examples of one batch meet, so that every method has to
         see base batches.
+      stages: shares of the run after which the data change. Rows of the training set
+        then stand in the order of their stages, and are as many as a run reads.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Task:
     adamw_rate: float | None = None
     muon_rate: float | None = None
     mixes_examples: bool = False
+    stages: tuple[float, ...] = ()
 
 
 class Arrays(TypedDict):
