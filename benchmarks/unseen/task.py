@@ -154,6 +154,17 @@ def outputs(
     return apply(layers[-1], x)
 
 
+def teacher(
+    rng: np.random.Generator, sizes: tuple[int, ...], x: np.ndarray
+) -> np.ndarray:
+    """What a perceptron of tanh and of random weights makes of x."""
+    for inputs, width in zip(sizes[:-2], sizes[1:-1], strict=True):
+        kernel = rng.normal(size=(inputs, width)) * np.sqrt(2.0 / inputs)
+        x = np.tanh(x @ kernel + 0.3 * rng.normal(size=width))
+    kernel = rng.normal(size=sizes[-2:]) / np.sqrt(sizes[-2])
+    return x @ kernel
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """The mean over examples."""
     log_p = jax.nn.log_softmax(logits)

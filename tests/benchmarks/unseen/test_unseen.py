@@ -365,3 +365,10 @@ def test_stages_are_read_one_after_another(monkeypatch):
         part, rows = order[first:last], np.arange(first, last)
         assert (part != rows).any()
         np.testing.assert_array_equal(np.sort(part), rows)
+
+
+@pytest.mark.parametrize("name", ["late_modality", "sim_to_real"])
+def test_a_run_reads_every_example_of_its_stages(name):
+    task = program.TASKS[name]()
+    order = run._order(task, 64, 0)
+    assert order.size == len(task.train[0]) == len(np.unique(order))
