@@ -6,7 +6,8 @@ a line per run to `results/curve.jsonl`: the score and the logged noise scale ev
 base batches. A run ends with the base run's examples, or goes on for 2.5 times as many
 until its score is the mean one that the base run ends with minus half a point. What
 `advise` makes of the log at S = 8 is compared with these runs in docs/batch_size.md,
-which says what of it was chosen on them: the factor of the intervals.
+which says what of it was chosen on them: the factor of the intervals. Tasks whose data
+change in mid-run are left out, as such a run cannot go on.
 """
 
 import dataclasses
@@ -164,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = chosen.out or kept("curve")
     for name in chosen.tasks or TASKS:
         task, target = TASKS[name](), None
+        if task.stages:
+            continue
         for scale in (1, *SCALES):
             trainer = Trainer(task, scale)
             for seed in chosen.seeds:

@@ -15,6 +15,7 @@ from benchmarks.unseen import (
     regression,
     sequences,
     source,
+    stages,
     stepwise,
     structured,
     unlabelled,
@@ -88,7 +89,15 @@ TASKS: dict[str, Callable[[], Task]] = {
     "clicks": partial_gradients.clicks,
     "few_bits": partial_gradients.few_bits,
     "views": partial_gradients.views,
+    "distilled": combined.distilled,
+    "hypernetwork": fields.hypernetwork,
+    "weight_norm": classes.weight_norm,
+    "sampled_softmax": rare.sampled_softmax,
+    "ordinal": structured.ordinal,
+    "late_modality": stages.late_modality,
+    "sim_to_real": stages.sim_to_real,
+    "compartments": dynamics.compartments,
 }
-# The tasks of six independent testers are the last ones.
+# The tasks of seven independent testers are the last ones.
 _NAMES = tuple(TASKS)
 OF_TESTERS = _NAMES[_NAMES.index("denoising") :]

@@ -14,6 +14,7 @@ from benchmarks.unseen.task import (
     outputs,
     perceptron,
     task_of,
+    teacher,
 )
 
 
@@ -236,5 +237,52 @@ def parity() -> Task:
         init=lambda key: perceptron(key, (bits, 24, 24, 24, 24, 2), gain=1.0),
         # Zero by chance.
         losses=(loss, lambda params, batch: 2 * right(params, batch) - 100),
+        examples=(x.astype(np.float32), seen, labels),
+    )
+
+
+def weight_norm() -> Task:
+    """Directions and lengths of weights, on a teacher's classes with wrong labels.
+
+    A column of a kernel is a vector over its norm, times a length. Vectors start short,
+    so that their first gradients are large, and every step makes them longer.
+    """
+    rng, width, classes = np.random.default_rng(2), 16, 8
+    sizes = (width, 32, 32, 32, classes)
+    x = rng.normal(size=(EXAMPLES, width))
+    logits = teacher(rng, (width, 40, classes), x)
+    labels = (logits - logits.mean(0)).argmax(1).astype(np.int32)
+    is_wrong = rng.random(EXAMPLES) < 0.2
+    wrong = rng.integers(classes, size=EXAMPLES)
+    seen = np.where(is_wrong, wrong, labels).astype(np.int32)
+
+    def init(key):
+        keys = jax.random.split(key, len(sizes) - 1)
+        return [
+            {
+                "direction": 0.05 * jax.random.normal(one, (fan_in, fan_out)),
+                "length": jnp.ones(fan_out),
+                "bias": jnp.zeros(fan_out),
+            }
+            for one, fan_in, fan_out in zip(keys, sizes, sizes[1:], strict=False)
+        ]
+
+    def normed(layer, x):
+        vectors = layer["direction"]
+        kernel = vectors / jnp.sqrt(jnp.sum(vectors**2, 0, keepdims=True))
+        return x @ kernel * layer["length"][None] + layer["bias"][None]
+
+    def predict(params, x):
+        for layer in params[:-1]:
+            x = jax.nn.relu(normed(layer, x))
+        return normed(params[-1], x)
+
+    return task_of(
+        name="directions and lengths, wrong labels",
+        rate=0.05,
+        rates=(0.025, 0.05, 0.1),
+        adamw_rate=0.004,
+        init=init,
+        losses=classifier(predict),
         examples=(x.astype(np.float32), seen, labels),
     )

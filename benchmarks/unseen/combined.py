@@ -7,6 +7,7 @@ import numpy as np
 from benchmarks.unseen.task import (
     EXAMPLES,
     Task,
+    accuracy,
     apply,
     cross_entropy,
     cut,
@@ -15,6 +16,7 @@ from benchmarks.unseen.task import (
     outputs,
     perceptron,
     task_of,
+    teacher,
 )
 
 
@@ -208,4 +210,52 @@ def survival() -> Task:
         score=score,
         **cut(train=(x, time, died), test=(x, risk)),
         mixes_examples=True,
+    )
+
+
+def distilled() -> Task:
+    """A teacher's softened answers, on blends of two inputs, beside their labels.
+
+    At a temperature of 4, with its square before the divergence; a fifth of the labels
+    is wrong. The score is how often the student agrees with the teacher on inputs that
+    are not blended.
+    """
+    rng, width, classes, temperature = np.random.default_rng(0), 20, 10, 4.0
+    x = rng.normal(size=(2, EXAMPLES, width))
+    share = rng.beta(0.4, 0.4, size=(EXAMPLES, 1))
+    blend = share * x[0] + (1 - share) * x[1]
+    logits = teacher(rng, (width, 48, classes), np.concatenate([x[0], x[1], blend]))
+    logits = 5 * (logits - logits.mean(0)) / logits.std()
+    first, second, soft = np.split(logits, 3)
+    labels = np.stack([first.argmax(1), second.argmax(1)], 1)
+    is_wrong = rng.random(labels.shape) < 0.2
+    seen = np.where(is_wrong, rng.integers(classes, size=labels.shape), labels)
+    plain, blend, soft = (z.astype(np.float32) for z in (x[0], blend, soft))
+    share = share[:, 0].astype(np.float32)
+
+    def predict(params, x):
+        return outputs(params, x, jax.nn.relu)
+
+    def loss(params, batch):
+        x, soft, seen, share = batch
+        logits = predict(params, x)
+        log_p = jax.nn.log_softmax(logits / temperature)
+        log_q = jax.nn.log_softmax(soft / temperature)
+        apart = jnp.sum(jnp.exp(log_q) * (log_q - log_p), -1).mean()
+        hard = jnp.take_along_axis(jax.nn.log_softmax(logits), seen, axis=1)
+        labelled = -jnp.mean(share * hard[:, 0] + (1 - share) * hard[:, 1])
+        return 0.9 * temperature**2 * apart + 0.1 * labelled
+
+    return Task(
+        name="a student on blends, by a teacher's softened answers",
+        rate=0.0125,
+        rates=(0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2),
+        adamw_rate=0.008,
+        init=lambda key: perceptron(key, (width, 32, 32, classes)),
+        loss=loss,
+        score=lambda params, batch: accuracy(predict(params, batch[0]), batch[1]),
+        **cut(
+            train=(blend, soft, seen.astype(np.int32), share),
+            test=(plain, labels[:, 0]),
+        ),
     )

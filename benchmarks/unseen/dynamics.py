@@ -8,6 +8,7 @@ from benchmarks.unseen.task import (
     EXAMPLES,
     Task,
     classifier,
+    cut,
     explained,
     outputs,
     perceptron,
@@ -151,4 +152,61 @@ def kelvin() -> Task:
         init=init,
         losses=(loss, lambda p, batch: explained(predict(p, batch), batch[1])),
         examples=(x, noisy, true),
+    )
+
+
+def compartments() -> Task:
+    """How much of a drug is in the blood, by two compartments: a curved valley.
+
+    Logarithms of a volume and of three rates, each with effects of four properties of a
+    patient. Noise is in proportion to what is measured; the score is of logarithms.
+    """
+    rng = np.random.default_rng(7)
+    patient = rng.normal(size=(EXAMPLES, 4))
+    hours = np.exp(rng.uniform(np.log(0.1), np.log(48), size=EXAMPLES))
+    dose = rng.uniform(0.5, 2.0, size=EXAMPLES)
+    truth = {
+        "typical": np.log([0.5, 0.3, 1.0, 0.15]),
+        "effects": 0.2 * rng.normal(size=(4, 4)),
+    }
+
+    def predict(params, patient, hours, dose):
+        logs = params["typical"][None] + patient @ params["effects"]
+        volume, out, away, back = jnp.moveaxis(jnp.exp(logs), -1, 0)
+        total = out + away + back
+        root = jnp.sqrt(total**2 - 4 * out * back)
+        fast, slow = (total + root) / 2, 2 * out * back / (total + root)
+        share = (fast - back) / root
+        decays = share * jnp.exp(-fast * hours) + (1 - share) * jnp.exp(-slow * hours)
+        return dose / volume * decays
+
+    true = np.asarray(predict(truth, patient, hours, dose))
+    noisy = true * np.exp(0.3 * rng.standard_normal(EXAMPLES) - 0.045)
+    noisy += 0.02 * rng.standard_normal(EXAMPLES)
+    known = [z.astype(np.float32) for z in (patient, hours, dose)]
+
+    def init(key):
+        one, other = jax.random.split(key)
+        start = jnp.log(jnp.array([1.0, 1.0, 0.5, 0.5]))
+        return {
+            "typical": start + 0.05 * jax.random.normal(one, (4,)),
+            "effects": 0.05 * jax.random.normal(other, (4, 4)),
+        }
+
+    def loss(params, batch):
+        return jnp.mean((predict(params, *batch[:3]) - batch[3]) ** 2)
+
+    def score(params, batch):
+        own = jnp.log(predict(params, *batch[:3]) + 1e-2)
+        return explained(own, jnp.log(batch[3] + 1e-2))
+
+    return Task(
+        name="a drug in two compartments",
+        rate=0.00625,
+        rates=(0.0015625, 0.003125, 0.00625, 0.0125),
+        adamw_rate=0.016,
+        init=init,
+        loss=loss,
+        score=score,
+        **cut(train=(*known, noisy.astype(np.float32)), test=(*known, true)),
     )

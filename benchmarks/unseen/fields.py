@@ -1,4 +1,4 @@
-"""Fields over a space: an energy by its forces, a Gaussian process, a picture."""
+"""Fields over a space: energies with forces, a Gaussian process, a picture, curves."""
 
 import jax
 import jax.numpy as jnp
@@ -238,4 +238,46 @@ def splats() -> Task:
         loss=loss,
         score=lambda params, batch: explained(predict(params, batch[0]), batch[1]),
         **cut(train=(x, noisy), test=(x, true)),
+    )
+
+
+def hypernetwork() -> Task:
+    """Noisy curves, by a small network whose weights another network writes.
+
+    The other network reads four numbers that say what curve it is. An example has eight
+    points of one curve.
+    """
+    rng, points, width = np.random.default_rng(1), 8, 8
+    sizes = (width, width, width, 1)
+    kind = rng.uniform(-1, 1, size=(EXAMPLES, 4))
+    x = rng.uniform(-1, 1, size=(EXAMPLES, points))
+    high, fast, phase, bend = (kind[:, i : i + 1] for i in range(4))
+    true = (1 + 0.5 * high) * np.sin((2.5 + 1.5 * fast) * x + 2 * phase) + bend * x**2
+    noisy = true + 0.4 * rng.standard_normal(true.shape)
+    kind, x, noisy, true = (a.astype(np.float32) for a in (kind, x, noisy, true))
+
+    def predict(params, kind, x):
+        written = outputs(params, kind, jax.nn.relu)
+        parts = jnp.split(written, np.cumsum(sizes)[:-1], axis=-1)
+        inner, offset, outer, last = (part[:, None, :] for part in parts)
+        hidden = jnp.tanh(2 * inner * x[..., None] + offset)
+        return jnp.sum(hidden * outer, -1) + last[..., 0]
+
+    def loss(params, batch):
+        return jnp.mean((predict(params, *batch[:2]) - batch[2]) ** 2)
+
+    def score(params, batch):
+        """The share of the variance of all points that is explained."""
+        error = jnp.sum((predict(params, *batch[:2]) - batch[2]) ** 2)
+        return 100 * (1 - error / jnp.sum((batch[2] - batch[2].mean()) ** 2))
+
+    return Task(
+        name="curves, by weights that a network writes",
+        rate=0.025,
+        rates=(0.0125, 0.025, 0.05, 0.1),
+        adamw_rate=0.008,
+        init=lambda key: perceptron(key, (4, 32, 32, sum(sizes))),
+        loss=loss,
+        score=score,
+        **cut(train=(kind, x, noisy), test=(kind, x, true)),
     )

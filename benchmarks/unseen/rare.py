@@ -16,6 +16,8 @@ from benchmarks.unseen.task import (
     cut,
     dense,
     explained,
+    outputs,
+    perceptron,
     task_of,
 )
 
@@ -185,4 +187,66 @@ def factorisation() -> Task:
         ),
         score=lambda params, batch: explained(predict(params, batch), batch[2]),
         **cut(train=(user, item, noisy), test=(user, item, true)),
+    )
+
+
+def sampled_softmax() -> Task:
+    """The next of 500 items, by the mean of the last five, against eight drawn ones.
+
+    Some items are a hundred times as frequent as others. Negatives are drawn by
+    frequency, which is taken out of their logits. The score is how often the next item
+    is among the first twenty.
+    """
+    rng, items, taste, width, negatives = np.random.default_rng(3), 500, 6, 16, 8
+    frequency = 1 / np.arange(1, items + 1) ** 0.7
+    frequency /= frequency.sum()
+    latent = rng.normal(size=(items, taste))
+    users = rng.normal(size=(EXAMPLES, taste))
+    chances = np.log(frequency) + 1.2 * users @ latent.T
+    draws = [(chances + rng.gumbel(size=chances.shape)).argmax(1) for _ in range(6)]
+    found = np.stack(draws, 1).astype(np.int32)
+    drawn = rng.choice(items, size=(EXAMPLES, negatives), p=frequency).astype(np.int32)
+    log_frequency = jnp.asarray(np.log(frequency), jnp.float32)
+
+    def init(key):
+        keys = jax.random.split(key, 3)
+        return {
+            "history": jax.random.normal(keys[0], (items, width)),
+            "tower": perceptron(keys[1], (width, 32, width)),
+            "items": 0.25 * jax.random.normal(keys[2], (items, width)),
+            "offsets": jnp.zeros(items),
+        }
+
+    def user(params, history):
+        return outputs(params["tower"], params["history"][history].mean(1), jax.nn.relu)
+
+    def loss(params, batch):
+        found, drawn = batch
+        following = found[:, 5:]
+        rivals = jnp.concatenate([following, drawn], 1)
+        known = user(params, found[:, :5])
+        towards = jnp.einsum("bw,bkw->bk", known, params["items"][rivals])
+        logits = towards + params["offsets"][rivals] - log_frequency[rivals]
+        # A negative that is the next item itself.
+        is_same = jnp.pad(drawn == following, ((0, 0), (1, 0)))
+        logits = jnp.where(is_same, -1e9, logits)
+        return cross_entropy(logits, jnp.zeros(len(found), jnp.int32))
+
+    def score(params, batch):
+        found = batch[0]
+        logits = user(params, found[:, :5]) @ params["items"].T
+        logits = logits + params["offsets"][None]
+        own = jnp.take_along_axis(logits, found[:, 5:], axis=1)
+        # What is not a number counts as above.
+        return 100 * jnp.mean(jnp.sum(~(logits <= own), 1) < 20)
+
+    return Task(
+        name="the next item, against drawn negatives",
+        rate=0.1,
+        rates=(0.05, 0.1, 0.2),
+        adamw_rate=0.016,
+        init=init,
+        loss=loss,
+        score=score,
+        **cut(train=(found, drawn), test=(found, drawn), tests=4000),
     )

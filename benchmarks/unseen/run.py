@@ -1,6 +1,7 @@
 """One run of a task, and what it scored."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,7 +64,7 @@ def scores(
         gradients, and what else the update reads.
 
     Returns:
-      The score of each; not a number where it is not finite.
+      The score of each; not a number where it or a parameter is not finite.
     """
     tx = optax.with_extra_args_support(tx)
     train, test = (jax.tree.map(jnp.asarray, x) for x in (task.train, task.test))
@@ -75,15 +76,16 @@ def scores(
         updates, state = tx.update(grads, state, params, **extra)
         return (optax.apply_updates(params, updates), state), None
 
-    def trained(key: jax.Array, examples: jax.Array) -> jax.Array:
+    def trained(key: jax.Array, examples: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = task.init(key)
         (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), examples)
-        return task.score(params, test)
+        return task.score(params, test), _are_finite(params)
 
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    orders = np.stack([_order(len(train[0]), batch_scale, seed) for seed in seeds])
-    found = jax.jit(jax.vmap(trained))(keys, orders)
-    return [x if math.isfinite(x) else math.nan for x in found.tolist()]
+    orders = np.stack([_order(task, batch_scale, seed) for seed in seeds])
+    found, finite = jax.jit(jax.vmap(trained))(keys, orders)
+    pairs = zip(found.tolist(), finite.tolist(), strict=True)
+    return [x if is_fine and math.isfinite(x) else math.nan for x, is_fine in pairs]
 
 
 def plain(
@@ -123,12 +125,23 @@ def _measured(
     return grads, {"moments": moments, "value": value}
 
 
-def _order(count: int, batch_scale: int, seed: int) -> np.ndarray:
-    """Rows of the training set, `[updates, S * base batch]`, epoch after epoch."""
-    total = BASE_STEPS * BASE_BATCH
-    epochs = [
-        np.random.default_rng([seed, epoch]).permutation(count)
-        for epoch in range(-(-total // count))
+def _are_finite(params: Any) -> jax.Array:
+    """Whether all are; a score that only compares may be finite where they are not."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]
+    return jnp.all(jnp.stack(leaves))
+
+
+def _order(task: Task, batch_scale: int, seed: int) -> np.ndarray:
+    """Rows of the training set, `[updates, S * base batch]`.
+
+    Epoch after epoch, or stage after stage, each in an order of its own.
+    """
+    count, total = len(task.train[0]), BASE_STEPS * BASE_BATCH
+    edges = [0, *(int(share * count) for share in task.stages), count]
+    parts = list(itertools.pairwise(edges)) * -(-total // count)
+    shuffled = [
+        first + np.random.default_rng([seed, part]).permutation(last - first)
+        for part, (first, last) in enumerate(parts)
     ]
-    order = np.concatenate(epochs)[:total].astype(np.int32)
+    order = np.concatenate(shuffled)[:total].astype(np.int32)
     return order.reshape(BASE_STEPS // batch_scale, batch_scale * BASE_BATCH)

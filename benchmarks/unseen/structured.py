@@ -1,4 +1,4 @@
-"""What is asked for has parts: an order of eight things, or boxes in an image."""
+"""What is asked for has a structure: an order, boxes in an image, or grades."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from benchmarks.unseen.task import (
     dense,
     outputs,
     perceptron,
+    task_of,
+    teacher,
 )
 
 
@@ -194,4 +196,64 @@ def boxes() -> Task:
         loss=loss,
         score=score,
         **cut(train=(x, truth), test=(x, truth), count=10_000),
+    )
+
+
+def ordinal() -> Task:
+    """Six grades, of unequal shares, by one number and five thresholds in their order.
+
+    A threshold but the first is what it is above the one before. The score is Cohen's
+    kappa with quadratic weights.
+    """
+    rng, width, grades = np.random.default_rng(4), 16, 6
+    x = rng.normal(size=(EXAMPLES, width))
+    height = teacher(rng, (width, 24, 1), x)[:, 0]
+    height = (height - height.mean()) / height.std()
+    edges = np.array([-2.0, -0.8, -0.3, 0.2, 1.8])
+    true = np.searchsorted(edges, height).astype(np.int32)
+    noisy = height + rng.logistic(size=EXAMPLES) * 0.25
+    seen = np.searchsorted(edges, noisy).astype(np.int32)
+
+    def init(key):
+        return {
+            "network": perceptron(key, (width, 32, 32, 1)),
+            "first": jnp.full(1, -1.0),
+            "above": jnp.zeros(grades - 2),
+        }
+
+    def thresholds(params):
+        above = jnp.cumsum(jax.nn.softplus(params["above"]) + 1e-3)
+        return jnp.concatenate([params["first"], params["first"] + above])
+
+    def predict(params, x):
+        return outputs(params["network"], x, jax.nn.relu)[:, 0]
+
+    def loss(params, batch):
+        x, seen = batch
+        height, edges = predict(params, x), thresholds(params)
+        upper = edges[jnp.minimum(seen, grades - 2)]
+        lower = edges[jnp.maximum(seen - 1, 0)]
+        is_inside = (seen > 0) & (seen < grades - 1)
+        gap = jnp.where(is_inside, upper - lower, 1.0)
+        log_p = jnp.where(seen < grades - 1, jax.nn.log_sigmoid(upper - height), 0.0)
+        log_p += jnp.where(seen > 0, jax.nn.log_sigmoid(height - lower), 0.0)
+        log_p += jnp.where(is_inside, jnp.log1p(-jnp.exp(-gap)), 0.0)
+        return -jnp.mean(log_p)
+
+    def score(params, batch):
+        x, true = batch
+        own = jnp.sum(predict(params, x)[:, None] > thresholds(params)[None], 1)
+        observed = jnp.mean((own - true) ** 2.0)
+        spread = jnp.var(own.astype(jnp.float32)) + jnp.var(true.astype(jnp.float32))
+        by_chance = spread + (jnp.mean(own) - jnp.mean(true)) ** 2
+        return 100 * (1 - observed / by_chance)
+
+    return task_of(
+        name="six grades in their order",
+        rate=0.025,
+        rates=(0.0125, 0.025, 0.05, 0.1),
+        adamw_rate=0.008,
+        init=init,
+        losses=(loss, score),
+        examples=(x.astype(np.float32), seen, true),
     )

@@ -33,6 +33,8 @@ class Task:
       muon_rate: of Muon's; None: too slow for a small task.
       mixes_examples: whether examples of one batch meet, so that every method has to
         see base batches.
+      stages: shares of the run after which the data change. Rows of the training set
+        then stand in the order of their stages, and are as many as a run reads.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Task:
     adamw_rate: float | None = None
     muon_rate: float | None = None
     mixes_examples: bool = False
+    stages: tuple[float, ...] = ()
 
 
 class Arrays(TypedDict):
@@ -149,6 +152,17 @@ def outputs(
     for layer in layers[:-1]:
         x = activation(apply(layer, x))
     return apply(layers[-1], x)
+
+
+def teacher(
+    rng: np.random.Generator, sizes: tuple[int, ...], x: np.ndarray
+) -> np.ndarray:
+    """What a perceptron of tanh and of random weights makes of x."""
+    for inputs, width in zip(sizes[:-2], sizes[1:-1], strict=True):
+        kernel = rng.normal(size=(inputs, width)) * np.sqrt(2.0 / inputs)
+        x = np.tanh(x @ kernel + 0.3 * rng.normal(size=width))
+    kernel = rng.normal(size=sizes[-2:]) / np.sqrt(sizes[-2])
+    return x @ kernel
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

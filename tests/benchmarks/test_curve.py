@@ -1,5 +1,6 @@
 """Curves and logs: what is trained, what is recorded, and what advice makes of it."""
 
+import dataclasses
 import math
 
 import jax
@@ -32,6 +33,13 @@ def line():
         train=(x[:512], y[:512]),
         test=(x[512:], y[512:]),
     )
+
+
+def test_a_task_in_stages_is_left_out(monkeypatch, tmp_path):
+    staged = lambda: dataclasses.replace(line(), stages=(0.5,))
+    monkeypatch.setattr(curve, "TASKS", {"line": staged})
+    curve.main(["--out", str(tmp_path / "curve.jsonl")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_end_with_the_base_run_or_at_the_target(monkeypatch, tmp_path):

@@ -4,6 +4,9 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from benchmarks.pages import unseen_block
@@ -12,6 +15,7 @@ from benchmarks.unseen import __main__ as program
 from benchmarks.unseen import run
 from benchmarks.unseen.__main__ import FAMILIES
 from benchmarks.unseen.run import Score
+from benchmarks.unseen.task import Task
 from tests import helpers
 
 RUN = ["--tasks", "autoencoder", "--methods", "lena", "lena_amplified"]
@@ -317,3 +321,54 @@ def test_where_examples_meet_every_method_sees_base_batches():
     helpers.assert_trees_equal(plain, measured)
     whole = jax.grad(task.loss)(params, batch)
     assert abs(whole["first"]["kernel"] - plain["first"]["kernel"]).max() > 1e-3
+
+
+def line(score, stages=()):
+    """A regression on as many examples as a run of 64 steps reads."""
+    x = np.linspace(-1, 1, 64 * run.BASE_BATCH, dtype=np.float32)
+    return Task(
+        name="line",
+        rate=0.1,
+        rates=(0.1,),
+        init=lambda key: jax.random.normal(key, ()),
+        loss=lambda slope, batch: jnp.mean((slope * batch[0] - batch[0]) ** 2),
+        score=score,
+        train=(x,),
+        test=(x,),
+        stages=stages,
+    )
+
+
+@pytest.mark.parametrize("rate", [0.1, math.inf])
+def test_a_run_whose_parameters_are_not_finite_has_no_score(rate, monkeypatch):
+    """A score that only compares is finite whatever the parameters are."""
+    monkeypatch.setattr(run, "BASE_STEPS", 64)
+    task = line(lambda slope, batch: 100 * jnp.mean(~(slope * batch[0] > batch[0])))
+    found = run.scores(task, optax.sgd(rate), 1, (0, 1), run.plain)
+    assert [math.isfinite(one) for one in found] == 2 * [math.isfinite(rate)]
+
+
+@pytest.mark.parametrize("scale", [1, 16])
+def test_without_stages_a_run_reads_epoch_after_epoch(scale, monkeypatch):
+    monkeypatch.setattr(run, "BASE_STEPS", 160)
+    task = line(score=None)
+    order = run._order(task, scale, 3)
+    assert order.shape == (160 // scale, scale * run.BASE_BATCH)
+    epochs = [np.random.default_rng([3, epoch]).permutation(1024) for epoch in range(3)]
+    np.testing.assert_array_equal(order.ravel(), np.concatenate(epochs)[:2560])
+
+
+def test_stages_are_read_one_after_another(monkeypatch):
+    monkeypatch.setattr(run, "BASE_STEPS", 64)
+    order = run._order(line(score=None, stages=(0.25, 0.5)), 4, 3).ravel()
+    for first, last in ((0, 256), (256, 512), (512, 1024)):
+        part, rows = order[first:last], np.arange(first, last)
+        assert (part != rows).any()
+        np.testing.assert_array_equal(np.sort(part), rows)
+
+
+@pytest.mark.parametrize("name", ["late_modality", "sim_to_real"])
+def test_a_run_reads_every_example_of_its_stages(name):
+    task = program.TASKS[name]()
+    order = run._order(task, 64, 0)
+    assert order.size == len(task.train[0]) == len(np.unique(order))
