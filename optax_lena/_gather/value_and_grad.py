@@ -38,7 +38,7 @@ def value_and_grad(
     spread: str | None = None,
     layers: Layers = per_parameter,
     param_specs: PyTree | None = None,
-) -> Callable[..., tuple[Any, PyTree, GradMoments]]:
+) -> "Gatherer":
     r"""Like `jax.value_and_grad` over a large batch, and returns the moments as well.
 
     The batch is cut into n microbatches, which a `lax.scan` goes through one after

@@ -83,7 +83,7 @@ def value_and_grad(
     check_flag("has_aux", has_aux)
     outputs.check_kinds(aux, has_aux)
     # One gatherer: its options are checked before it is called.
-    gatherer: Any = _value_and_grad(
+    gatherer = _value_and_grad(
         loss_fn,
         num_microbatches,
         has_aux=True,
