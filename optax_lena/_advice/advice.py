@@ -111,8 +111,8 @@ class Advice:
         """
         meaning = "the updates that the base batch takes"
         check_number("base_updates", base_updates, meaning, at_least=0)
-        examples = float(self.curve.examples(batch_scale))
-        per_update = float(self._timed().examples(batch_scale))
+        examples = self.curve.examples(batch_scale)
+        per_update = self._timed().examples(batch_scale)
         return base_updates * examples / batch_scale * per_update
 
     @property

@@ -11,6 +11,7 @@ large ones $E_0 / b$ updates whatever their number of examples.
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -65,8 +66,12 @@ class Curve:
     @property
     def errors(self) -> tuple[float, ...]:
         """At each point, the curve over the measurement, minus 1."""
-        return tuple(float(self.examples(s)) / e - 1 for s, e in self.points)
+        return tuple(self.examples(s) / e - 1 for s, e in self.points)
 
+    @overload
+    def examples(self, batch_scale: float) -> float: ...
+    @overload
+    def examples(self, batch_scale: ArrayLike) -> float | np.ndarray: ...
     def examples(self, batch_scale: ArrayLike) -> float | np.ndarray:
         """Returns E(S).
 
@@ -83,6 +88,10 @@ class Curve:
         examples = self.base_examples + self.least_updates * scale
         return examples if examples.ndim else float(examples)
 
+    @overload
+    def efficiency(self, batch_scale: float) -> float: ...
+    @overload
+    def efficiency(self, batch_scale: ArrayLike) -> float | np.ndarray: ...
     def efficiency(self, batch_scale: ArrayLike) -> float | np.ndarray:
         r"""Returns $E_0 / E(S) = 1 / (1 + S/b)$, the use of an example, in (0, 1].
 

@@ -113,7 +113,7 @@ def _draw_curve(ax: Axes, advice: Advice, points: list[list[float]]) -> None:
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     ax.set_xlim(1, most)
-    top = max([float(advice.curve.examples(most)), *(e for _, e in points)])
+    top = max([advice.curve.examples(most), *(e for _, e in points)])
     ax.set_ylim(0.66 * min([1.0, *(e for _, e in points)]), 1.15 * top)
     ax.set_xlabel("S (batch over base batch)")
     ax.set_ylabel("examples to the target, times the base batch's")

@@ -65,7 +65,7 @@ def recommendation(advice: "Advice") -> str:
 
 
 def _recommended(advice: "Advice", scale: float) -> str:
-    examples = float(advice.curve.examples(scale))
+    examples = advice.curve.examples(scale)
     return (
         f"Recommended: S = {scale:g}{_examples(advice, scale)}, "
         f"{100 * (examples - 1):.0f} % more examples and "
@@ -119,7 +119,7 @@ def _table(advice: "Advice") -> str:
 
 
 def _table_row(advice: "Advice", scale: int) -> str:
-    examples = float(advice.curve.examples(scale))
+    examples = advice.curve.examples(scale)
     low, high = advice.examples_interval(scale)
     between = f"{fitted(low, '.2f', 7)} - {fitted(high, '.2f', 7)}"
     row = f"{scale:>8,}"
@@ -127,7 +127,7 @@ def _table_row(advice: "Advice", scale: int) -> str:
         row += f" {fitted(scale * advice.base_batch, ',', 10):>10}"
     row += f" {fitted(examples, '.2f', 9):>9}"
     row += f" {between if math.isfinite(advice.interval[1]) else '-':>15}"
-    row += f" {float(advice.curve.efficiency(scale)):>11.2f}"
+    row += f" {advice.curve.efficiency(scale):>11.2f}"
     row += f" {examples / scale:>8.3f}"
     if advice.step_seconds:
         row += f" {fitted(advice.time(scale) / advice.time(1), '.3f', 7):>7}"
