@@ -85,7 +85,6 @@ _UNTRIED = (
     "sampled_softmax",
     "ordinal",
     "late_modality",
-    "sim_to_real",
     "compartments",
 )
 

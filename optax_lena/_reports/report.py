@@ -88,6 +88,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
       - `progress`: how far its warm-up has come, in base-batch steps;
       - `warmup_factor`: its warm-up's factor on the learning rate, in [0, 1];
       - `warmup_end`: the base-batch step at which its warm-up ended; None before;
+        without a warm-up that of the first update;
       - `noise`: $\sigma^2$, trace of the covariance of a base-batch gradient;
       - `signal`: $\lVert\mu\rVert^2$, squared norm of the true gradient;
       - `noise_scale`: noise / signal, the batch (in base batches) at which half of
