@@ -126,6 +126,8 @@ def test_a_task_has_a_loss_and_a_score(name):
     for family in FAMILIES.values():
         rate = family.rate(task)
         assert rate is None or rate in family.grid(task)
+        # Records keep four digits.
+        assert all(one == float(f"{one:.4g}") for one in family.grid(task))
     params = task.init(jax.random.key(0))
     batch = jax.tree.map(lambda x: x[:16], task.train)
     assert math.isfinite(task.loss(params, batch))
