@@ -32,8 +32,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, float):
-        return int(value) if value.is_integer() else float(f"{value:.4g}")
+        return int(value) if value.is_integer() else four_digits(value)
     return value
+
+
+def four_digits(value: float) -> float:
+    """The number as records keep it."""
+    return float(f"{value:.4g}")
 
 
 def from_line(line: str, kind: type[T]) -> T:

@@ -23,6 +23,7 @@ from benchmarks import command
 from benchmarks.records import files
 from benchmarks.records.environment import environment
 from benchmarks.records.home import kept
+from benchmarks.records.lines import four_digits
 from benchmarks.unseen import bar, recipes
 from benchmarks.unseen.adamw import ADAMW
 from benchmarks.unseen.catalogue import TASKS
@@ -86,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for method, scale, rate in _rows(
             family, task, own, methods, own_scales, options.tune
         ):
-            left = [s for s in seeds if (name, method, scale, s, rate) not in done]
+            kept_rate = four_digits(rate)
+            left = [s for s in seeds if (name, method, scale, s, kept_rate) not in done]
             if left:
                 tx = family.optimizer(method, rate, scale)
                 found = scores(task, tx, scale, left, family.gradient(method))
@@ -121,7 +123,8 @@ def _tuned(name: str, grid: Sequence[float], recorded: Sequence[Score]) -> str:
     """
     runs = [one for one in recorded if one.task == name and one.seed in TUNING_SEEDS]
     scores = {
-        rate: mean(one.score or 0 for one in runs if one.rate == rate) for rate in grid
+        rate: mean(one.score or 0 for one in runs if four_digits(one.rate) == kept_rate)
+        for rate, kept_rate in zip(grid, map(four_digits, grid), strict=True)
     }
     best = max(grid, key=lambda rate: (scores[rate], rate))
     edge = ", the edge of the grid" if best in (min(grid), max(grid)) else ""

@@ -230,9 +230,9 @@ def parity() -> Task:
     loss, right = classifier(predict)
     return task_of(
         name="parity of three signs",
-        # The middle of those that tie, 0.001563 to 0.1.
+        # The middle of those that tie, 0.0015625 to 0.1.
         rate=0.0125,
-        rates=(0.0007813, 0.001563, 0.003125, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2),
+        rates=(0.00078125, 0.0015625, 0.003125, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2),
         adamw_rate=0.032,
         init=lambda key: perceptron(key, (bits, 24, 24, 24, 24, 2), gain=1.0),
         # Zero by chance.

@@ -203,7 +203,7 @@ def compartments() -> Task:
     return Task(
         name="a drug in two compartments",
         rate=0.00625,
-        rates=(0.001563, 0.003125, 0.00625, 0.0125),
+        rates=(0.0015625, 0.003125, 0.00625, 0.0125),
         adamw_rate=0.016,
         init=init,
         loss=loss,

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 import optax_lena
+from benchmarks.records.lines import four_digits
 from benchmarks.unseen.task import Task
 
 BASE_BATCH, BASE_STEPS = 16, 8192
@@ -43,7 +44,8 @@ class Score:
     @property
     def key(self) -> tuple[str, str, int, int, float]:
         """What was run."""
-        return self.task, self.method, self.batch_scale, self.seed, self.rate
+        rate = four_digits(self.rate)
+        return self.task, self.method, self.batch_scale, self.seed, rate
 
 
 def scores(

@@ -7,8 +7,7 @@ def around(rate: float | None) -> list[float]:
     """The rates that a base rate was chosen from; none for no rate."""
     if rate is None:
         return []
-    # Records keep four digits of a rate.
-    return [float(f"{multiple * rate:.4g}") for multiple in (0.5, 1, 2)]
+    return [multiple * rate for multiple in (0.5, 1, 2)]
 
 
 def clipped(
