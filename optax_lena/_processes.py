@@ -18,6 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from optax_lena._dtypes import is_key
+
 _DIGEST_SIZE = 16
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _LEAF = jax.tree.structure(0)
@@ -124,7 +126,7 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return repr((x.shape, x.dtype)).encode(), []
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if is_key(x):
             return b"key", [jax.random.key_data(jnp.asarray(x))]
         head = repr((np.shape(x), x.dtype)).encode()
         if x.dtype == object:  # its bytes are addresses

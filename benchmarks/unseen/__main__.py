@@ -122,10 +122,10 @@ def _tuned(name: str, grid: Sequence[float], recorded: Sequence[Score]) -> str:
       recorded: all runs of the family.
     """
     runs = [one for one in recorded if one.task == name and one.seed in TUNING_SEEDS]
-    scores = {
-        rate: mean(one.score or 0 for one in runs if four_digits(one.rate) == kept_rate)
-        for rate, kept_rate in zip(grid, map(four_digits, grid), strict=True)
-    }
+    by_rate: dict[float, list[float]] = {}
+    for one in runs:
+        by_rate.setdefault(four_digits(one.rate), []).append(one.score or 0)
+    scores = {rate: mean(by_rate[four_digits(rate)]) for rate in grid}
     best = max(grid, key=lambda rate: (scores[rate], rate))
     edge = ", the edge of the grid" if best in (min(grid), max(grid)) else ""
     return f"{name}: best at {best:g}{edge}"

@@ -146,6 +146,4 @@ def _moments(
         if grad.dtype != old.dtype:
             is_finite &= jnp.all(jnp.isfinite(grad.astype(old.dtype)))
     count = jnp.where(state.has_grads & is_finite, 2, 1)
-    moments = moments_in(metric, micro, batch, count)
-    own = jax.tree.map(lambda x: x.astype(jnp.float32), norms[0])
-    return moments, own, is_finite
+    return moments_in(metric, micro, batch, count), norms[0], is_finite

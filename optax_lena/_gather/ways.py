@@ -101,7 +101,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
     first = jax.tree.map(_first, xs)
     if copied := axes.not_spread(call.batch, axis_name):
         # Keys, and what the loss closes over, may differ between devices all the same.
-        of_copies = jax.eval_shape(call.grad_of, *first)
+        of_copies = jax.eval_shape(call.loss_of, call.params, *first)
         axes.check_loss_differs(_loss_in(of_copies), copied)
     shapes = jax.eval_shape(local.grad_of, *first)
     loss, specs = _loss_in(shapes), call.options.param_specs
@@ -222,7 +222,7 @@ def check_no_weights(call: Call, why: str) -> None:
 
 
 def _loss_in(shapes: PyTree) -> Any:
-    """Returns the type of the loss, the first leaf of what `grad_of` returns."""
+    """Returns the type of the loss: the first leaf, with or without gradients."""
     return jax.tree.leaves(shapes)[0]
 
 

@@ -115,9 +115,9 @@ def _update(
     **extra_args: Any,
 ) -> tuple[PyTree, MonitorState]:
     # What wrappers say about the moments is for both; a loss is for the optimizer only.
-    shared = {"gradient_sq_norm": extra_args.get("gradient_sq_norm")}
+    own = extra_args.get("gradient_sq_norm")
     watched = _watched(grads, only)
-    _, seen = lena.update(watched, state.lena, moments=moments, **shared)
+    _, seen = lena.update(watched, state.lena, moments=moments, gradient_sq_norm=own)
     given = extra_args
     # A line search passes on to `value_fn` all that it does not know, and refuses more.
     is_searched = "value_fn" in extra_args

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optax
@@ -10,8 +9,8 @@ import optax
 import optax_lena
 from benchmarks.methods.adamw import memories
 from benchmarks.unseen.adamw import scalings
-from benchmarks.unseen.family import WARMUP, Family, Method, cosine
-from benchmarks.unseen.recipes.shared import around, clipped, constant
+from benchmarks.unseen.family import WARMUP, Method
+from benchmarks.unseen.recipes.recipe import Recipe, constant
 from benchmarks.unseen.run import BASE_STEPS
 
 # Of recipes that have a warm-up of their own.
@@ -42,34 +41,22 @@ def _trapezoid(rate: float) -> optax.Schedule:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What a user's program says, but for the rate.
+class AdamRecipe(Recipe):
+    """A recipe of Adam or AdamW.
 
     Attributes:
-      label: for people.
-      rates: at S = 1, by the name of a task.
-      schedule: of a rate, over base batches.
       warmup_steps: of the rivals that warm up; 0 where the schedule does.
       b1: β1.
       b2: β2.
       eps: ε.
-      nesterov: whether it looks ahead.
-      weight_decay: λ.
-      clip: the largest norm of a gradient, or None.
-      developed: tasks on which a rule was chosen with this recipe.
     """
 
-    label: str
-    rates: Mapping[str, float]
-    schedule: Callable[[float], optax.Schedule] = cosine
     warmup_steps: float = WARMUP
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    clip: float | None = None
-    developed: Sequence[str] = ()
+    recommended = "lena_adamw"
+    preconditioned = True
 
     def base(
         self, schedule: optax.ScalarOrSchedule, **own: Any
@@ -81,34 +68,23 @@ class Recipe:
           own: what replaces β1, β2 and ε.
         """
         options = self._options | own
-        return clipped(optax.adamw(schedule, **options), self.clip)
+        return self.clipped(optax.adamw(schedule, **options))
 
     def lena(
         self, schedule: optax.Schedule, batch_scale: int
     ) -> optax.GradientTransformation:
         """Our optimizer with this recipe."""
-        tx = optax_lena.lena_adamw(schedule, batch_scale, **self._options)
-        return clipped(tx, self.clip)
-
-    def family(self, name: str) -> Family:
-        """The methods that take this recipe to S."""
-        kept = functools.partial(memories, self.b1, b2=self.b2, eps=self.eps)
-        return Family(
-            label=self.label,
-            records=f"recipe_adamw_{name}",
-            rate=lambda task: self.rates.get(task.name),
-            grid=lambda task: around(self.rates.get(task.name)),
-            base=self.base,
-            schedule=self.schedule,
-            methods={
-                **scalings(self.base, kept, self.warmup_steps),
-                "lena_adamw": Method("LENA + AdamW", self.lena),
-            },
-            recommended="lena_adamw",
-            own=("lena_adamw",),
-            developed=self.developed,
-            pairs={},
+        return self.clipped(
+            optax_lena.lena_adamw(schedule, batch_scale, **self._options)
         )
+
+    def methods(self) -> dict[str, Method]:
+        """Those that take the recipe to S, by name."""
+        kept = functools.partial(memories, self.b1, b2=self.b2, eps=self.eps)
+        return {
+            **scalings(self.base, kept, self.warmup_steps),
+            "lena_adamw": Method("LENA + AdamW", self.lena),
+        }
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -117,7 +93,7 @@ class Recipe:
 
 
 RECIPES = {
-    "language": Recipe(
+    "language": AdamRecipe(
         label="AdamW (0.9, 0.95), decay 0.1, clipped at 1, warm-up, cosine to a tenth",
         schedule=_warm_cosine,
         warmup_steps=0,
@@ -135,7 +111,7 @@ RECIPES = {
             "digits by a book of codes": 0.008,
         },
     ),
-    "control": Recipe(
+    "control": AdamRecipe(
         label="Adam (0.9, 0.999), ε 1e-5, clipped at 0.5, linear to zero",
         schedule=_linear,
         eps=1e-5,
@@ -151,7 +127,7 @@ RECIPES = {
             "digits by a book of codes": 0.016,
         },
     ),
-    "constant": Recipe(
+    "constant": AdamRecipe(
         label="AdamW (0.9, 0.999), decay 0.01, constant rate",
         schedule=constant,
         weight_decay=0.01,
@@ -166,7 +142,7 @@ RECIPES = {
             "digits by a book of codes": 0.002,
         },
     ),
-    "adversarial": Recipe(
+    "adversarial": AdamRecipe(
         label="Adam (0.5, 0.9), rate to a tenth",
         schedule=_exponential,
         b1=0.5,
@@ -182,7 +158,7 @@ RECIPES = {
             "digits by a book of codes": 0.016,
         },
     ),
-    "nesterov": Recipe(
+    "nesterov": AdamRecipe(
         label="NAdamW (0.9, 0.99), decay 0.1, warm-up, trapezoid",
         schedule=_trapezoid,
         warmup_steps=0,

@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import optax
 
 import optax_lena
-from benchmarks.unseen.family import WARMUP, Family, Method, cosine
-from benchmarks.unseen.recipes.shared import around, clipped, constant
+from benchmarks.unseen.family import WARMUP, Method
+from benchmarks.unseen.recipes.recipe import Recipe, constant
 from benchmarks.unseen.run import BASE_STEPS
 
 Optimizer = Callable[..., optax.GradientTransformation]
@@ -22,28 +22,16 @@ def _steps(rate: float) -> optax.Schedule:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What a user's program says, but for the rate.
+class SgdRecipe(Recipe):
+    """A recipe of SGD.
 
     Attributes:
-      label: for people.
-      rates: at S = 1, by the name of a task.
-      schedule: of a rate, over base batches.
       momentum: β, or None.
-      nesterov: whether it looks ahead.
-      weight_decay: λ.
-      clip: the largest norm of a gradient, or None.
-      developed: tasks on which a rule was chosen with this recipe.
     """
 
-    label: str
-    rates: Mapping[str, float]
-    schedule: Callable[[float], optax.Schedule] = cosine
     momentum: float | None = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    clip: float | None = None
-    developed: Sequence[str] = ()
+    recommended = "lena_amplified"
+    preconditioned = False
 
     def method(self, label: str, make: Optimizer, **options: Any) -> Method:
         """One of our optimizers with this recipe."""
@@ -59,7 +47,7 @@ class Recipe:
                 weight_decay=self.weight_decay,
                 **options,
             )
-            return clipped(tx, self.clip)
+            return self.clipped(tx)
 
         needs_moments = make not in (optax_lena.linear_scaling, _square_root)
         return Method(label, at_scale, needs_moments)
@@ -68,32 +56,19 @@ class Recipe:
         """Plain optax, at the base batch."""
         decay = optax.add_decayed_weights(self.weight_decay)
         sgd = optax.sgd(schedule, self.momentum, self.nesterov)
-        return clipped(optax.chain(decay, sgd), self.clip)
+        return self.clipped(optax.chain(decay, sgd))
 
-    def family(self, name: str) -> Family:
-        """The methods that take this recipe to S."""
+    def methods(self) -> dict[str, Method]:
+        """Those that take the recipe to S, by name."""
         warmed = functools.partial(self.method, warmup_steps=WARMUP)
-        return Family(
-            label=self.label,
-            records=f"recipe_{name}",
-            rate=lambda task: self.rates.get(task.name),
-            grid=lambda task: around(self.rates.get(task.name)),
-            base=self.base,
-            schedule=self.schedule,
-            methods={
-                "linear": warmed("linear scaling", optax_lena.linear_scaling),
-                "square_root": warmed("square-root scaling", _square_root),
-                "adascale": self.method("AdaScale", optax_lena.adascale),
-                "lena": warmed("LENA", optax_lena.lena),
-                "lena_no_warmup": self.method("LENA, no warm-up", optax_lena.lena),
-                "lena_amplified": warmed("amplified LENA", optax_lena.lena_amplified),
-            },
-            recommended="lena_amplified",
-            own=("lena_amplified",),
-            developed=self.developed,
-            pairs={},
-            preconditioned=False,
-        )
+        return {
+            "linear": warmed("linear scaling", optax_lena.linear_scaling),
+            "square_root": warmed("square-root scaling", _square_root),
+            "adascale": self.method("AdaScale", optax_lena.adascale),
+            "lena": warmed("LENA", optax_lena.lena),
+            "lena_no_warmup": self.method("LENA, no warm-up", optax_lena.lena),
+            "lena_amplified": warmed("amplified LENA", optax_lena.lena_amplified),
+        }
 
 
 def _square_root(
@@ -106,7 +81,7 @@ def _square_root(
 
 
 RECIPES = {
-    "constant": Recipe(
+    "constant": SgdRecipe(
         label="momentum SGD (0.9), constant rate",
         schedule=constant,
         rates={
@@ -120,7 +95,7 @@ RECIPES = {
             "digits by a book of codes": 0.005,
         },
     ),
-    "no_momentum": Recipe(
+    "no_momentum": SgdRecipe(
         label="SGD without momentum, cosine",
         momentum=None,
         rates={
@@ -134,7 +109,7 @@ RECIPES = {
             "digits by a book of codes": 0.16,
         },
     ),
-    "momentum_98": Recipe(
+    "momentum_98": SgdRecipe(
         label="momentum SGD (0.98), cosine",
         momentum=0.98,
         rates={
@@ -148,7 +123,7 @@ RECIPES = {
             "digits by a book of codes": 0.0025,
         },
     ),
-    "nesterov": Recipe(
+    "nesterov": SgdRecipe(
         label="Nesterov SGD (0.9), decay 5e-4, rate in steps",
         nesterov=True,
         weight_decay=5e-4,
@@ -164,7 +139,7 @@ RECIPES = {
             "digits by a book of codes": 0.02,
         },
     ),
-    "clipped": Recipe(
+    "clipped": SgdRecipe(
         label="momentum SGD (0.9), gradients clipped at 1, cosine",
         clip=1.0,
         # It lost two of three seeds here before the spike limit knew of clipping.
