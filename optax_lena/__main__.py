@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _advise(options: argparse.Namespace) -> int:
     try:
+        if options.point and not options.figure:
+            raise ValueError("`--point` is drawn into the figure: give `--figure` too.")
         advice = advise(
             options.run,
             base_batch=options.base_batch,

@@ -44,8 +44,9 @@ def without_dtype(number: ArrayLike, like: jax.Array) -> jax.Array:
     return jnp.asarray(number, jnp.finfo(like.dtype).dtype)
 
 
-def multiply(number: ArrayLike, array: jax.Array) -> jax.Array:
+def multiply(number: ArrayLike, array: ArrayLike) -> jax.Array:
     """Returns a real number times an array, in the array's dtype, also if complex."""
+    array = jnp.asarray(array)
     number = without_dtype(number, array)
     with jax.numpy_dtype_promotion("standard"):
         return number * array

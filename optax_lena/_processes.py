@@ -110,9 +110,12 @@ def _feed(digest: Any, x: Any, seen: frozenset[int]) -> None:
     if id(x) in seen:
         return
     digest.update(f"{type(x).__qualname__};".encode())
-    if isinstance(x, (set, frozenset)):
-        # Sorted: the order of strings in a set differs from process to process.
-        digest.update(b"".join(sorted(_digest_of(e, seen | {id(x)}) for e in x)))
+    if isinstance(x, (set, frozenset, dict)):
+        # Sorted: the order of strings in a set differs from process to process, and so
+        # does that of a dictionary made from one, which is no other pytree.
+        entries = x.items() if isinstance(x, dict) else x
+        digests = sorted(_digest_of(one, seen | {id(x)}) for one in entries)
+        digest.update(b"".join(digests))
         return
     own, parts = _content(x)
     digest.update(own)
@@ -143,8 +146,6 @@ def _content(x: Any) -> tuple[bytes, list[Any]]:
         return x.co_code, [x.co_names, *x.co_consts]
     if isinstance(x, types.MethodType):
         return b"method", [x.__func__, x.__self__]
-    if isinstance(x, dict):
-        return repr(len(x)).encode(), [part for item in x.items() for part in item]
     if isinstance(x, (tuple, list)):
         return repr(len(x)).encode(), list(x)
     if dataclasses.is_dataclass(x) and not isinstance(x, type):

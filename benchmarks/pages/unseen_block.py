@@ -63,10 +63,10 @@ def sentence(
     share = f"{100 * bar.SHARE:g} %"
     return (
         f"On {every} {tasks}, at three S each, `{family.recommended}` loses runs in "
-        f"{lost or 'none'} of {len(rows)} rows. In {held[0]} it is within a standard "
-        f"error of the best without re-tuning, or within {share} of the base run's "
-        f"score; on the {new} tasks on which no rule was chosen, in {held[1]} of "
-        f"{len(unseen)}."
+        f"{lost or 'none'} of {len(rows)} rows. {held[0]} rows *hold*: no run is lost, "
+        "and the mean is within a standard error of the best without re-tuning, or "
+        f"within {share} of the base run's score. On the {new} tasks on which no rule "
+        f"was chosen, {held[1]} of {len(unseen)} hold."
     )
 
 

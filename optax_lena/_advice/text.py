@@ -173,10 +173,10 @@ def _branch(advice: "Advice") -> str:
     branch = advice.branch
     if branch is None:
         return wrapped(
-            "A cautious prediction: on nine tasks runs to a target spoke of a noise "
-            "scale 1.4 to 17 times the logged one, five times in the middle. The "
-            "intervals hold that, and 95 % of chance. optax_lena.branch_test measures "
-            "from a checkpoint."
+            "A cautious prediction: on nine tasks the noise scale that followed from "
+            "the examples to a target was 1.4 to 17 times the logged one, in the middle "
+            "five times. The intervals hold that, and 95 % of chance. "
+            "optax_lena.branch_test measures from a checkpoint."
         )
     if math.isnan(branch.scale):  # no verdict on the prediction
         return str(branch)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_loss, check_number
+from optax_lena._checks import check_loss, check_number, known_number
 from optax_lena._eager import choose, is_known
 from optax_lena._gather.wrapped import Preconditioner, multipliers_of, wrapped
 from optax_lena._measure.layers import Layers, per_parameter
@@ -143,7 +143,7 @@ def _update(
     value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, AccumulateState]:
-    if not callable(every_k) and every_k == 1 and moments is None:
+    if known_number(every_k) == 1 and moments is None:
         warnings.warn(
             "`every_k` of 1 measures nothing: the noise between the gradients of one "
             "call is not known, and every gain stays 1. Accumulate 2 calls or more, or "

@@ -83,7 +83,7 @@ def moments_over_axis(
             "call it inside jax.shard_map, jax.pmap, or a jax.vmap with that name."
         )
     count = jax.lax.axis_size(axis_name)
-    check_num_microbatches(count)
+    check_num_microbatches(count, f"the devices on axis {axis_name!r}")
     axes.check_local(grads, axis_name)
     own = check_weights(weight, (), equal=1 / count, name="weight")
     metric = metric_of(layers, preconditioner, grads)

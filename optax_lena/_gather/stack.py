@@ -85,5 +85,5 @@ def _leading_size(grads: PyTree) -> int:
             "jax.tree.map(lambda *g: jnp.stack(g), *grads)."
         )
     ((count,),) = sizes
-    check_num_microbatches(count)
+    check_num_microbatches(count, "the leading axis of `grads`")
     return count

@@ -115,6 +115,7 @@ def _update(
             "call tx.update without them, or use the optimizer that it wraps. Inside "
             "`accumulate`, which passes moments, remove one of the two wrappers."
         )
+    grads = jax.tree.map(jnp.asarray, grads)  # optax takes Python numbers too
     multipliers = multipliers_of(preconditioner, state.inner_state, grads)
     metric = metric_of(layers, multipliers, grads)
     moments, own, is_finite = _moments(metric, grads, state)

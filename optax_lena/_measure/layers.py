@@ -107,7 +107,8 @@ per_parameter: Layers = _PerParameter()
 """Every parameter tensor is one layer: the paper's choice, and the default."""
 
 per_module: Layers = _PerModule()
-"""The parameters of one module (its kernel and its bias) are one layer."""
+"""The parameters of one module (its kernel and its bias) are one layer; arrays at the
+root of the pytree are the layer `"model"`."""
 
 whole_model: Layers = _WholeModel()
 """The whole model is one layer: AdaScale's choice."""

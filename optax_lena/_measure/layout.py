@@ -6,6 +6,7 @@ of this file works on such vectors.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,7 +89,8 @@ def layout_of(layers: Layers, tree: PyTree) -> Layout:
 def stack_size(parameter: str, leaf: Any, axis: int) -> int:
     """Returns how many layers `leaf` stacks along `axis`."""
     shape = jnp.shape(leaf)
-    if not -len(shape) <= axis < len(shape):
+    is_axis = isinstance(axis, numbers.Integral)
+    if not is_axis or not -len(shape) <= axis < len(shape):
         raise ValueError(
             f"`layers` says that parameter {parameter!r} stacks layers on axis {axis}, "
             f"but its shape is {shape}: name an axis it has, or a narrower regex."

@@ -162,13 +162,21 @@ def check_count(count: Any) -> None:
         )
 
 
-def check_num_microbatches(num_microbatches: Any) -> None:
-    """Raises a `ValueError` unless there are at least two microbatches."""
+def check_num_microbatches(num_microbatches: Any, source: str = "") -> None:
+    """Raises a `ValueError` unless there are at least two microbatches.
+
+    Args:
+      num_microbatches: n.
+      source: what n was read from, if it is no argument.
+
+    Raises:
+      ValueError: that says what n must be.
+    """
+    name = f"`num_microbatches`, {source}," if source else "`num_microbatches`"
     is_integer = isinstance(num_microbatches, numbers.Integral)
     if not is_integer or isinstance(num_microbatches, bool) or num_microbatches < 2:
         raise ValueError(
-            "`num_microbatches` must be an integer of at least 2, got "
-            f"{num_microbatches!r}: the gain compares the gradients of several "
+            f"{name} must be an integer of at least 2, got {num_microbatches!r}: the gain compares the gradients of several "
             "microbatches and is undefined for one. "
             "Split the batch into 2 or more, or train a base-batch run with plain "
             "optax: its gain is 1 by definition."

@@ -233,13 +233,13 @@ def divide(tree: PyTree, total: jax.Array) -> PyTree:
     return jax.tree.map(functools.partial(multiply, scale), tree)
 
 
-def weigh(weight: jax.Array, value: jax.Array) -> jax.Array:
+def weigh(weight: jax.Array, value: jax.typing.ArrayLike) -> jax.Array:
     """Returns `weight * value` in float32 or wider, ready to be summed.
 
     A weight of 0 gives 0 whatever the value: a microbatch that is all padding has a
     weight of 0 and usually a loss of 0 / 0.
     """
-    value = value.astype(accumulation_dtype(value))
+    value = jnp.asarray(value, accumulation_dtype(value))
     return jnp.where(weight == 0, jnp.zeros_like(value), multiply(weight, value))
 
 

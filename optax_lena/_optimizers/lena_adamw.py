@@ -61,8 +61,10 @@ def lena_adamw(
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
         It ends for a layer once the layer's gains sum to θ.
       layers: which parameters are one layer, such as `optax_lena.per_module`.
-      b1: β1 at the base batch; where S is above 1, one below 0.8 stays as it is.
-      b2: β2 at the base batch; where S is above 1, one below 0.9 stays as it is.
+      b1: β1 at the base batch; where S is above 1, it becomes max(β1^S, 0.8), unless it
+        is below 0.8.
+      b2: β2 at the base batch; where S is above 1, it becomes max(β2^S, 0.9), unless it
+        is below 0.9.
       eps: ε at the base batch.
       mu_dtype: the dtype of the first moment, as in `optax.adamw`; a name such as
         `"bfloat16"` also passes `optax.inject_hyperparams`. None: that of the

@@ -71,9 +71,9 @@ def lena_amplified(
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
         Take that of the small batch, or 5 % of its steps.
       layers: which parameters are one layer, such as `optax_lena.per_module`.
-      momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
-        buffer. It is that of the small batch; where S is above 1, one below 0.8 stays
-        as it is.
+      momentum: β of the small batch, the share of the momentum buffer that a base step
+        keeps, in [0, 1); None: no buffer. Where S is above 1, an update keeps
+        max(β^S, 0.8), and β itself if it is below 0.8.
       nesterov: whether to use Nesterov momentum.
       accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of

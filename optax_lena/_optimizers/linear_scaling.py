@@ -32,7 +32,8 @@ def linear_scaling(
 
     $$w \leftarrow w - \eta \cdot S \cdot \min(1, \text{base\_steps} / \theta) \cdot m$$
 
-    It needs no moments; if it gets some, the reports show what LENA would have seen.
+    It needs no moments. If it gets some, the reports show what LENA would have seen, and
+    an update in which a layer's gradient is not finite does not count for its warm-up.
 
     Args:
       learning_rate: η, the small batch's rate, or its schedule in base-batch steps
@@ -41,8 +42,8 @@ def linear_scaling(
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
-      layers: which parameters are one layer, such as `optax_lena.per_module`. It only
-        makes a difference in the reports.
+      layers: which parameters are one layer, such as `optax_lena.per_module`: for the
+        reports, and for the warm-ups after a gradient that is not finite.
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
       nesterov: whether to use Nesterov momentum.

@@ -93,6 +93,9 @@ class FixedWarmup:
 
     $$\text{progress}(t) = \sum_{t' \le t} S(t')$$
 
+    The sum leaves out updates in which the layer's gradient was not finite, as far as
+    moments tell.
+
     Attributes:
       steps: θ, the length in base-batch steps, at least 0. 0: no warm-up.
 

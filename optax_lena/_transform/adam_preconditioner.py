@@ -58,9 +58,9 @@ def adam_preconditioner(
         of the latter is not read. Not that of `optax.adamax`: it has the same type, but
         a maximum in place of the square, and the factors would be wrong.
       params: the parameters that the state was made for, or their shapes and dtypes.
-      b2: that of `optax.scale_by_adam`, whose state does not hold it. This library's
-        state does, so b2 is not read.
-      eps: likewise.
+      b2: β2 as it was given to `optax.scale_by_adam`, whose state does not hold it. Not
+        read for `optax_lena.scale_by_adam`, whose state does.
+      eps: ε, likewise.
 
     Returns:
       A pytree like the parameters, in float32 or wider; 1 for parameters that no Adam

@@ -60,8 +60,9 @@ def monitor(
       passes it on if that of `tx` takes it.
 
     Raises:
-      ValueError: where an argument is out of its range, or `only` matches no parameter.
-      TypeError: from `update`, if it is given no moments.
+      ValueError: where an argument is out of its range; from `init`, if `only` matches
+        no parameter.
+      TypeError: if `tx` is no optimizer; from `update`, if it is given no moments.
 
     Example:
       >>> import jax.numpy as jnp, optax, optax_lena

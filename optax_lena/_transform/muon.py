@@ -103,7 +103,7 @@ _SHAPING = (
     "muon_weight_dimension_numbers",
 )
 # The arguments of `lena_muon` that have another name in Muon.
-_OWN_NAMES = {"adam_learning_rate": "learning_rate", "adam_eps_root": "eps"}
+_OWN_NAMES = {"adam_learning_rate": "learning_rate"}
 
 
 def check_options(options: Any, own: tuple[str, ...]) -> None:

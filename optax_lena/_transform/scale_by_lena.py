@@ -129,7 +129,7 @@ def scale_by_layer_rate(
     $$u_k \leftarrow \eta \cdot \text{trust\_ratio}_k \cdot
       \text{warmup\_factor}_k \cdot u_k$$
 
-    One level below the optimizers of this library, each of which is a `LayerRate` in an
+    One level below the optimizers of this library, most of which have it in an
     `optax.chain`. The sign does not change: put `optax.scale(-1.0)` into the chain.
 
     Args:

@@ -180,6 +180,7 @@ def test_runs_as_a_module(log):
         (["advise", "LOG", "--seconds", "8"], "two numbers like 8=0.31, got '8'"),
         (["advise", "LOG", "--seconds", "8=1"], "`seconds` must hold"),
         (["advise", "LOG", "--figure", "a.unknown"], "not supported"),
+        (["advise", "LOG", "--point", "8=1.2"], "give `--figure` too"),
         (["advise", "LOG", "--colour"], "unrecognized arguments"),
     ],
 )

@@ -1,5 +1,8 @@
 """Errors name the argument, what is allowed, what was got, and the remedy."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,6 +187,16 @@ def test_num_microbatches_is_an_integer_of_at_least_two(value):
         optax_lena.value_and_grad(mean_loss, value)
 
 
+def test_one_microbatch_is_counted_where_it_is():
+    message = says("axis of `grads`", "at least 2", "got 1", "plain optax")
+    with pytest.raises(ValueError, match=message):
+        optax_lena.moments_from_stack(jnp.ones((1, 3)))
+    own = jax.vmap(lambda g: optax_lena.moments_over_axis(g, "data"), axis_name="data")
+    message = says("devices on axis 'data'", "at least 2", "got 1", "plain optax")
+    with pytest.raises(ValueError, match=message):
+        own(jnp.ones((1, 3)))
+
+
 def test_by_regex_without_a_pattern():
     with pytest.raises(ValueError, match="at least one"):
         optax_lena.by_regex()
@@ -254,9 +267,22 @@ def test_moments_gathered_with_other_layers(stacked_where):
         tx.update(grads, tx.init(grads), grads, moments=moments)
 
 
-@pytest.mark.parametrize("axis", [1, -2])
+@dataclasses.dataclass(frozen=True)
+class StackedOn(optax_lena.Layers):
+    """A rule of one's own, whose axis nothing has checked."""
+
+    axis: Any
+
+    def layer_of(self, parameter):
+        return parameter
+
+    def stack_axis(self, parameter):
+        return self.axis
+
+
+@pytest.mark.parametrize("axis", [1, -2, "0", 0.0])
 def test_a_stack_axis_that_is_not_there(axis):
-    layers = optax_lena.stacked("b$", axis)
+    layers = StackedOn(axis)
     message = says("`layers`", "'b'", f"axis {axis}", "(3,)", "narrower")
     with pytest.raises(ValueError, match=message):
         lena(0.1, 4, layers=layers).init({"b": jnp.ones(3)})

@@ -323,6 +323,15 @@ def test_map_params_finds_the_gradient_sums():
     assert mapped.calls.dtype == jnp.int32
 
 
+def test_every_k_may_be_an_array_that_a_program_gets():
+    def first_updates(every_k):
+        tx = optax_lena.accumulate(inner(), every_k)
+        state = tx.init(PARAMS)
+        return tx.update(PARAMS, state, PARAMS)[1].calls
+
+    assert helpers.jit(first_updates)(jnp.int32(2)) == 1
+
+
 @pytest.mark.parametrize("every_k", [1, 1.0, np.int64(1)])
 def test_one_call_without_moments_warns_that_nothing_is_measured(every_k):
     tx = optax_lena.accumulate(inner(), every_k)

@@ -153,7 +153,14 @@ OF_UPDATES = [
         bool,
     ),
     *same(
-        "weight_decay_mask", TREE, OPTIMIZERS, "bias", True, {"w": "yes"}, {"w": None}
+        "weight_decay_mask",
+        TREE,
+        OPTIMIZERS,
+        "bias",
+        jnp.array(True),
+        {"w": "yes"},
+        {"w": None},
+
     ),
     *bad(
         "lena_lars",
