@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-      arguments: without the program's name; None: those of the process.
+      arguments: without the program's name; None: the process's own.
 
     Returns:
       The exit code: 0, or 2 if an option or a log is invalid, with one line on the

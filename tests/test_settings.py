@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import enum
 import functools
+import itertools
 import re
 import threading
 
@@ -147,6 +148,9 @@ def test_what_differs_has_another_digest(what):
     assert fingerprint(one) == fingerprint(one)
 
 
+ORDERS = itertools.cycle(["ab", "ba"])  # of the keys of one dictionary
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -154,7 +158,7 @@ def test_what_differs_has_another_digest(what):
         lambda: optax.chain(optax.clip(1.0), optax_lena.lena_adamw(rate_of(0.1), 4)),
         lambda: optax_lena.value_and_grad(rate_of, 4, layers=optax_lena.stacked("a")),
         lambda: {"params": {"w": jnp.ones(3)}, "key": jax.random.key(3)},
-        lambda order=iter(["ab", "ba"]): dict.fromkeys(next(order)),
+        lambda: dict.fromkeys(next(ORDERS)),
         lambda: Recipe(0.1),
         lambda: jax.jit(rate_of(0.1)),
         lambda: [optax.adamw(optax.cosine_decay_schedule(0.1, 10)), identity, jnp.add],

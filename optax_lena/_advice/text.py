@@ -174,8 +174,8 @@ def _branch(advice: "Advice") -> str:
     if branch is None:
         return wrapped(
             "A cautious prediction: on nine tasks the noise scale that followed from "
-            "the examples to a target was 1.4 to 17 times the logged one, in the middle "
-            "five times. The intervals hold that, and 95 % of chance. "
+            "the examples to a target was 1.4 to 17 times the logged one, in the "
+            "middle five times. The intervals hold that, and 95 % of chance. "
             "optax_lena.branch_test measures from a checkpoint."
         )
     if math.isnan(branch.scale):  # no verdict on the prediction

@@ -86,7 +86,7 @@ def accumulate(
 
     Raises:
       ValueError: if `every_k` is not an integer of at least 1, or another option is
-        invalid; from `update`, if `moments` are not those of the gradients, or `value`
+        invalid; from `update`, if `moments` do not fit the gradients, or `value`
         is no scalar, or the weight, where it is known, is negative or not finite.
       TypeError: if `tx` is no optimizer; from `update`, if a gradient holds integers,
         or `moments` are something else.

@@ -1,6 +1,6 @@
-"""Outputs: how those of n calls of a loss are combined.
+"""Outputs: how the results of n calls of a loss are combined.
 
-In: the loss and auxiliary data of every microbatch. Out: those of the whole batch. The
+In: the loss and auxiliary data of every microbatch. Out: the whole batch's. The
 kind of each output follows from its shape alone, or is given by the user:
 
 - `"mean"`: averaged like the loss. Floating-point data whose shape does not depend on

@@ -83,7 +83,7 @@ def weighted_scan(
     Args:
       visit: `visit(*x) -> tree`, for one entry x of xs.
       plan: how that tree is combined.
-      weights: `[n]`, those of what is averaged.
+      weights: `[n]`, of the microbatches in what is averaged.
       xs: a tuple of pytrees with leading axis n.
 
     Returns:

@@ -30,7 +30,7 @@ def spans_devices(tree: PyTree) -> bool:
 
 
 def mesh_with(axis_name: AxisName, tree: PyTree) -> AbstractMesh:
-    """Finds the mesh that has the axis: that of the context, or of arrays in `tree`."""
+    """Finds the mesh that has the axis: the context's, or one of arrays in `tree`."""
     meshes = [jax.sharding.get_abstract_mesh()]
     meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree)]
     for mesh in meshes:
@@ -52,7 +52,7 @@ def axis_size(mesh: AbstractMesh, axis_name: AxisName) -> int:
 def to_devices(tree: PyTree, mesh: AbstractMesh, axis_name: AxisName) -> PyTree:
     """Reshapes every leaf `(n, ...)` to `(devices, n / devices, ...)`, sharded.
 
-    Its sharding over other axes stays, such as that of sequences (context parallelism).
+    Its sharding over other axes stays, such as over sequences (context parallelism).
     """
     devices = axis_size(mesh, axis_name)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))

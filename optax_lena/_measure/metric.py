@@ -57,7 +57,7 @@ class Metric:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the norms are those of the gradient itself."""
+        """Whether norms are taken of the gradient itself."""
         return type(self) is Metric and self.multipliers is None
 
     def sq_norm(self, gradient: jax.Array) -> jax.Array:
@@ -150,6 +150,13 @@ def metric_of(
 
 def _aligned(preconditioner: PyTree, like: PyTree) -> PyTree:
     """Returns multipliers, matched by name, as a tree like the gradients."""
+    if any(map(callable, jax.tree.leaves(preconditioner))):
+        raise ValueError(
+            "`preconditioner` must hold one multiplier for each entry of the gradient, "
+            f"got {preconditioner!r}: call it, such as optax_lena.adam_preconditioner("
+            "opt_state, params). Only accumulate and from_successive_gradients take "
+            "the function itself."
+        )
     given, expected = leaves_by_name(preconditioner), leaves_by_name(like)
     for parameter in {**expected, **given}:
         shapes = [
@@ -201,7 +208,7 @@ class ShardedMetric:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the norms are those of the gradient itself."""
+        """Whether norms are taken of the gradient itself."""
         return self.metric.is_plain
 
     def sq_norms(self, grads: PyTree) -> PyTree:
@@ -225,7 +232,7 @@ def sq_norm_of_whole(tree: PyTree, moments: Any) -> jax.Array:
 
     Args:
       tree: tensors, or the shards that this device has of them inside `shard_map`.
-      moments: those of whole tensors. Over an axis over which they vary too, every
+      moments: of whole tensors. Over an axis over which they vary too, every
         device has a model of its own.
 
     Returns:

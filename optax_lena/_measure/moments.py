@@ -176,9 +176,9 @@ def check_num_microbatches(num_microbatches: Any, source: str = "") -> None:
     is_integer = isinstance(num_microbatches, numbers.Integral)
     if not is_integer or isinstance(num_microbatches, bool) or num_microbatches < 2:
         raise ValueError(
-            f"{name} must be an integer of at least 2, got {num_microbatches!r}: the gain compares the gradients of several "
-            "microbatches and is undefined for one. "
-            "Split the batch into 2 or more, or train a base-batch run with plain "
+            f"{name} must be an integer of at least 2, got {num_microbatches!r}: the "
+            "gain compares the gradients of several microbatches and is undefined for "
+            "one. Split the batch into 2 or more, or train a base-batch run with plain "
             "optax: its gain is 1 by definition."
         )
 

@@ -125,8 +125,8 @@ class IncrementalMoments:
           The new sums.
 
         Raises:
-          ValueError: if the moments are not those of `grads`, or the gradients not
-            like those of `sums`, or the weight is negative or not finite.
+          ValueError: if the moments do not fit `grads`, or the gradients do not fit
+            `sums`, or the weight is negative or not finite.
           TypeError: if `sums` are no `MomentSums`, or the gradients are integers.
         """
         check_is("sums", sums, MomentSums, "IncrementalMoments.init(params)")

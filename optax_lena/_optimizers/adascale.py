@@ -44,7 +44,7 @@ def adascale(
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
       nesterov: whether to use Nesterov momentum.
-      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
+      accumulator_dtype: the dtype of the momentum buffer; None: the parameters' dtype.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         the momentum buffer.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of

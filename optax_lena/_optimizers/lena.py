@@ -33,7 +33,7 @@ def lena(
       w_k \leftarrow w_k - \eta \cdot \text{gain}_k(S) \cdot
       \min(1, \text{progress}_k / \theta) \cdot m_k$$
 
-    Learning rate, schedule, momentum and weight decay are those of the small batch.
+    Learning rate, schedule, momentum and weight decay stay as the small batch has them.
 
     Args:
       learning_rate: η, the small batch's rate, or its schedule, which is then called
@@ -49,7 +49,7 @@ def lena(
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
       nesterov: whether to use Nesterov momentum.
-      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
+      accumulator_dtype: the dtype of the momentum buffer; None: the parameters' dtype.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         the momentum buffer.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of

@@ -36,7 +36,7 @@ def lena_adamw(
       \beta_1(S) = \max(\beta_1^S, 0.8), \quad \beta_2(S) = \max(\beta_2^S, 0.9)$$
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`:
-    without it the update works too, but the gains are those of plain SGD.
+    without it the update works too, but with the gains of plain SGD.
 
     $r_k$ is what the update is worth to the layer, in base-batch steps: the gain for
     eight times the noise (`normalised_gain`). Adam by itself goes $\sqrt{\text{gain}}$

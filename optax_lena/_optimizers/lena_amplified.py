@@ -69,13 +69,13 @@ def lena_amplified(
       batch_scale: S, the global batch over the base batch that the recipe was tuned at,
         above 0; None: the number of microbatches.
       warmup_steps: θ, the length of the warm-up in base-batch steps; 0: no warm-up.
-        Take that of the small batch, or 5 % of its steps.
+        Take the small batch's, or 5 % of its steps.
       layers: which parameters are one layer, such as `optax_lena.per_module`.
       momentum: β of the small batch, the share of the momentum buffer that a base step
         keeps, in [0, 1); None: no buffer. Where S is above 1, an update keeps
         max(β^S, 0.8), and β itself if it is below 0.8.
       nesterov: whether to use Nesterov momentum.
-      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
+      accumulator_dtype: the dtype of the momentum buffer; None: the parameters' dtype.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         the momentum buffer.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of

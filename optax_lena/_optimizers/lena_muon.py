@@ -59,7 +59,7 @@ def lena_muon(
     for matrices, and `lena_adamw` for all other parameters. Like Adam's updates, those
     of Muon have a fixed length, so the ratio is the same (`normalised_gain` and
     `LossLimit`), but it may grow by 40 % per update (`GrowthLimit`); the noise of
-    matrices is that of the raw gradient.
+    matrices is the raw gradient's.
 
     Take the moments with `preconditioner=adam_preconditioner(opt_state, params)`, which
     divides only the gradients that go through Adam. So no layer should hold parameters
@@ -82,7 +82,7 @@ def lena_muon(
       beta: β, the share of the momentum that is kept at the base batch; β^S at another,
         though at least 0.9.
       eps: ε, in the orthogonalisation and in Adam.
-      mu_dtype: the dtype of both first averages; None: that of the parameters.
+      mu_dtype: the dtype of both first averages; None: the parameters' dtype.
       nesterov: whether to use Nesterov momentum, for matrices and the rest.
       weight_decay: λ for the matrices, decoupled, and scaled by the layer's rate.
       weight_decay_mask: which matrices decay: a pytree of booleans, or a function of

@@ -32,8 +32,9 @@ def linear_scaling(
 
     $$w \leftarrow w - \eta \cdot S \cdot \min(1, \text{base\_steps} / \theta) \cdot m$$
 
-    It needs no moments. If it gets some, the reports show what LENA would have seen, and
-    an update in which a layer's gradient is not finite does not count for its warm-up.
+    It needs no moments. If it gets some, the reports show what LENA would have seen,
+    and an update in which a layer's gradient is not finite does not count for its
+    warm-up.
 
     Args:
       learning_rate: η, the small batch's rate, or its schedule in base-batch steps
@@ -47,7 +48,7 @@ def linear_scaling(
       momentum: β, the share of the momentum buffer that is kept, in [0, 1); None: no
         buffer.
       nesterov: whether to use Nesterov momentum.
-      accumulator_dtype: the dtype of the momentum buffer; None: that of the parameters.
+      accumulator_dtype: the dtype of the momentum buffer; None: the parameters' dtype.
       weight_decay: λ; the parameters times λ are added to the gradient, in front of
         the momentum buffer.
       weight_decay_mask: which parameters decay: a pytree of booleans, or a function of

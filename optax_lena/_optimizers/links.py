@@ -1,6 +1,6 @@
 """What optimizers share: weight decay, a momentum buffer, the sign, Adam's rate.
 
-The order is that of torch SGD, which the paper and its code use: weight decay joins the
+The order is torch SGD's, which the paper and its code use: weight decay joins the
 gradient, both enter the momentum buffer, and the layer's rate multiplies what leaves
 the buffer. Only in `lena_amplified` the rate enters the buffer too, as in `optax.lars`.
 """
@@ -126,12 +126,12 @@ def buffer(
 ) -> optax.GradientTransformation:
     """The momentum buffer of `optax.sgd`; none if `momentum` is None.
 
-    It keeps its dtype, where that of `optax.trace` takes the dtype of wider gradients.
+    It keeps its dtype; `optax.trace` takes the dtype of wider gradients.
 
     Args:
       momentum: β, in [0, 1), or None.
       nesterov: whether to look ahead.
-      accumulator_dtype: the dtype of the buffer; None: that of the parameters.
+      accumulator_dtype: the dtype of the buffer; None: the parameters' dtype.
 
     Returns:
       The transformation.

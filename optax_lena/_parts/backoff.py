@@ -54,7 +54,7 @@ class Backoff:
     The factor is that of a `SpikeLimit`, below 1 if the gradient is longer than usual.
     It applies only if the loss is above the average of the last ten losses or so by
     more than twice their mean distance from it (`scatter`): a gradient also grows where
-    a network learns. No ratio is cut below 1, that of the base batch, and a ratio that
+    a network learns. No ratio is cut below 1, the base batch's, and a ratio that
     was cut grows again. Without the loss this is a `GrowthLimit`.
 
     Attributes:

@@ -14,7 +14,7 @@ steps it is $(1 + \beta) / (1 - \beta)$, 9 for a β of 0.8, and counts as no mor
 that; for steps along an axis on which the rate is too large, each of which overshoots,
 it is as little as the inverse.
 
-The lengths of the steps are those of the gradient, from its moments. What joins it on
+The lengths of the steps are the gradient's, from its moments. What joins it on
 its way to the buffer, such as weight decay, is in m alone, and looks like steps that
 agree. What is clipped on the way is known, too, though not how much: by the triangle
 inequality the step that entered was no longer than both buffers together,

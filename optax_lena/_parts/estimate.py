@@ -207,7 +207,7 @@ def not_measured(num_layers: int, batch_scale: jax.Array) -> Measured:
     """Returns what an update without moments says: no row is usable.
 
     Args:
-      num_layers: rows, without that of the whole model.
+      num_layers: rows, without the whole model's.
       batch_scale: float32 `()`, S.
 
     Returns:

@@ -64,7 +64,7 @@ class LossLimit:
           & \text{or if } \min(\text{loss}, \text{average}) > \text{most} \\
         \min(1.02 \cdot \text{share},\, 1) & \text{otherwise} \end{cases}$$
 
-    The average is that of the last ten losses or so, highest and lowest are the
+    The average is over the last ten losses or so, highest and lowest are the
     extremes that it has reached, and least_scatter is the smallest mean distance of ten
     losses or so from it. A loss far above the highest counts at once. A loss that has
     lost only part of what was gained counts once the average has, too: single losses
@@ -76,7 +76,7 @@ class LossLimit:
     share starts anew: where a loss has changed for good, as one whose terms are
     weighted more and more, its new level is the usual one. A loss that is not finite,
     or not given, changes nothing. A task that grows harder while it is trained keeps
-    the share low: the rates are then as cautious as those of `lena`.
+    the share low: the rates are then as cautious as in `lena`.
 
     Attributes:
       limit: on a single loss over the highest average, at least 1. With 1.25 a loss may

@@ -101,7 +101,7 @@ class Memory(NamedTuple):
 
         Returns:
           Decay and weight: numbers if all that they depend on are, else float32 arrays.
-          At S = 1 they are those of the base batch, to the last bit.
+          At S = 1 they are the base batch's, to the last bit.
         """
         numbers = (*self, batch_scale)
         xp: Any = np if all(isinstance(x, (int, float)) for x in numbers) else jnp

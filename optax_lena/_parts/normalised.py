@@ -1,4 +1,4 @@
-r"""The rule for updates of normalised length: those of Adam and Muon.
+r"""The rule for updates of normalised length, as in Adam and Muon.
 
 Such an update does not shrink with the gradient, whose squared norm a batch of S
 divides by the gain. So by itself it goes $\sqrt{\text{gain}}$ times as far along the

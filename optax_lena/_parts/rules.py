@@ -85,7 +85,7 @@ capped_gain = Rule(_gain)
 """The gain itself, at most S: LENA's and AdaScale's rule."""
 
 square_root_gain = Rule(_square_root)
-"""The square root of the gain, for updates whose length does not grow with that of the
+"""The square root of the gain, for updates whose length does not grow with the
 gradient (Adam): their noise adds up as the square root (AdaptDL's AdamScale)."""
 
 amplified_gain = Rule(_amplified)

@@ -35,7 +35,38 @@ class Worth(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class StateAwareWarmup:
+class _Warmup:
+    """A warm-up over θ (`steps`) of what `_counted` says of each update."""
+
+    steps: ArrayLike
+
+    def __post_init__(self) -> None:
+        """Checks the length."""
+        check_steps(self.steps, "steps")
+
+    def init(self, num_rows: int) -> jax.Array:
+        """Returns the factor before the first update."""
+        return ramp(jnp.zeros(num_rows, jnp.float32), self.steps)
+
+    def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
+        """Counts one update.
+
+        Args:
+          progress: `[rows]`, before it.
+          worth: what it is worth.
+
+        Returns:
+          The progress after it, and the factor `[rows]` on its rate.
+        """
+        progress = progress.add(jnp.where(worth.is_finite, self._counted(worth), 0))
+        return progress, ramp(progress.read(), self.steps)
+
+    def _counted(self, worth: Worth) -> jax.Array:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class StateAwareWarmup(_Warmup):
     r"""A warm-up that ends by itself in each layer: it counts the layer's own gain.
 
     $$\text{progress}(t) = \sum_{t' \le t} \text{gain}(t')$$
@@ -60,35 +91,17 @@ class StateAwareWarmup:
 
     steps: ArrayLike = 0
 
-    def __post_init__(self) -> None:
-        """Checks the length."""
-        check_steps(self.steps, "steps")
-
     @property
     def needs_moments(self) -> bool:
         """Whether what it counts is read from moments."""
         return not is_zero(self.steps)
 
-    def init(self, num_rows: int) -> jax.Array:
-        """Returns the factor before the first update."""
-        return ramp(jnp.zeros(num_rows, jnp.float32), self.steps)
-
-    def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
-        """Counts one update.
-
-        Args:
-          progress: `[rows]`, before it.
-          worth: what it is worth.
-
-        Returns:
-          The progress after it, and the factor `[rows]` on its rate.
-        """
-        progress = progress.add(jnp.where(worth.is_finite, worth.gain, 0))
-        return progress, ramp(progress.read(), self.steps)
+    def _counted(self, worth: Worth) -> jax.Array:
+        return worth.gain
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedWarmup:
+class FixedWarmup(_Warmup):
     r"""The usual warm-up, which counts base batches: the same share of any run.
 
     $$\text{progress}(t) = \sum_{t' \le t} S(t')$$
@@ -116,23 +129,13 @@ class FixedWarmup:
 
     steps: ArrayLike = 0
 
-    def __post_init__(self) -> None:
-        """Checks the length."""
-        check_steps(self.steps, "steps")
-
     @property
     def needs_moments(self) -> bool:
         """Whether what it counts is read from moments: it is not."""
         return False
 
-    def init(self, num_rows: int) -> jax.Array:
-        """Returns the factor before the first update."""
-        return ramp(jnp.zeros(num_rows, jnp.float32), self.steps)
-
-    def update(self, progress: Count, worth: Worth) -> tuple[Count, jax.Array]:
-        """Counts one update; see `StateAwareWarmup.update`."""
-        progress = progress.add(jnp.where(worth.is_finite, worth.batch_scale, 0))
-        return progress, ramp(progress.read(), self.steps)
+    def _counted(self, worth: Worth) -> jax.Array:
+        return worth.batch_scale
 
 
 def ramp(progress: jax.Array, steps: ArrayLike) -> jax.Array:

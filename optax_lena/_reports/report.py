@@ -88,7 +88,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
       - `progress`: how far its warm-up has come, in base-batch steps;
       - `warmup_factor`: its warm-up's factor on the learning rate, in [0, 1];
       - `warmup_end`: the base-batch step at which its warm-up ended; None before;
-        without a warm-up that of the first update;
+        without a warm-up the step of the first update;
       - `noise`: $\sigma^2$, trace of the covariance of a base-batch gradient;
       - `signal`: $\lVert\mu\rVert^2$, squared norm of the true gradient;
       - `noise_scale`: noise / signal, the batch (in base batches) at which half of
@@ -177,7 +177,7 @@ def metrics(opt_state: Any) -> dict[str, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _entries(columns: dict[str, Any], count: int) -> list[dict[str, jax.Array]]:
-    """Returns the entries of each layer, without the last row, that of the model."""
+    """Returns the entries of each layer, without the last row, the model's."""
     return entries_of(columns, range(count))
 
 

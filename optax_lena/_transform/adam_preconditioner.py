@@ -37,14 +37,14 @@ def adam_preconditioner(
     $$p = \frac{1}{\sqrt{\hat\nu} + \epsilon}, \qquad
       \hat\nu = \frac{\nu}{1 - \beta_2^t}$$
 
-    $\nu$ is that of the updates before this one: a $\nu$ that includes this gradient
+    $\nu$ is what the updates before this one left: a $\nu$ that includes this gradient
     would bias its moments. Two cases have no usable $\nu$ and get p = 0, which measures
     nothing. In the first 5 updates the variance of $1 / \hat\nu$ is infinite; all gains
     are then 1, for the base batch's rate. (A p of 1 would put the raw gradient's norms,
     in other units, into the moving averages.) And for an entry without a gradient so
     far, such as a rare word's embedding, $\nu = 0$ would give a p of $1 / \epsilon$.
 
-    The $\nu$ of a large batch is smaller than that of the base batch: per entry it is
+    The $\nu$ of a large batch is smaller than the base batch's: per entry it is
     $\mu^2 + \sigma^2 / S$. That is the metric in which this run's updates are made, and
     in it the gain of a layer is the mean of the gains of its entries,
 
@@ -53,7 +53,7 @@ def adam_preconditioner(
         \frac{\sigma^2 + \mu^2}{\sigma^2 / S + \mu^2}$$
 
     Args:
-      opt_state: an optax state with that of `optax_lena.scale_by_adam`, as
+      opt_state: an optax state with one of `optax_lena.scale_by_adam`, as
         `lena_adamw` has it, or of `optax.scale_by_adam`, at any depth. The `eps_root`
         of the latter is not read. Not that of `optax.adamax`: it has the same type, but
         a maximum in place of the square, and the factors would be wrong.

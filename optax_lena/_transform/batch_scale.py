@@ -23,7 +23,7 @@ def scale_of(
     Args:
       batch_scale: S, as the user gave it; None: the number of microbatches.
       moments: the update's moments, or None.
-      gradient_sq_norm: given where the moments are those of two batches, and not of
+      gradient_sq_norm: given where the moments come from two batches, and not from
         this one; see `scale_by_layer_rate`.
       **extra_args: other arguments of the update, which are not read.
 

@@ -1,4 +1,4 @@
-"""LARS's ratio: the length of a layer's weights over that of its update.
+"""LARS's ratio: the length of a layer's weights over the length of its update.
 
 In: updates, and the parameters. Out: the updates, each as long as its weights, times
 the coefficient. A parameter that stacks layers has a ratio for each.

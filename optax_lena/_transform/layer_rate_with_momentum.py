@@ -29,7 +29,7 @@ class LayerRateWithMomentumState(NamedTuple):
 
     Attributes:
       rates: what the `LayerRate` remembers.
-      buffer: the momentum buffer, as that of `optax.trace`.
+      buffer: the momentum buffer, as in `optax.trace`.
       last_steps: squared lengths of the steps that made the buffer.
     """
 
@@ -54,7 +54,7 @@ def layer_rate_with_momentum(
       layers: which parameters are one layer.
       momentum: β at the base batch, in [0, 1); None: no buffer, and no coherence.
       nesterov: whether to use Nesterov momentum.
-      accumulator_dtype: the dtype of the buffer; None: that of the parameters.
+      accumulator_dtype: the dtype of the buffer; None: the parameters' dtype.
 
     Returns:
       The transformation. Its updates are the buffer, with the sign of the gradient.

@@ -42,7 +42,7 @@ def trace_of_examples(
       batch_scale: S; None: the number of microbatches.
       momentum: β at the base batch, in [0, 1).
       nesterov: whether to use Nesterov momentum.
-      accumulator_dtype: the dtype of the buffer; None: that of the parameters.
+      accumulator_dtype: the dtype of the buffer; None: the parameters' dtype.
 
     Returns:
       The transformation.

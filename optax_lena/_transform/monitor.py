@@ -40,8 +40,8 @@ def monitor(
 ) -> optax.GradientTransformationExtraArgs:
     """Watches the noise of every layer's gradient, and changes nothing.
 
-    The updates are those of `tx`, bit for bit. `optax_lena.metrics` and
-    `optax_lena.layer_report` read the state as that of LENA: noise, signal, noise
+    The updates are what `tx` returns, bit for bit. `optax_lena.metrics` and
+    `optax_lena.layer_report` read the state as they read LENA's: noise, signal, noise
     scale, and the gain that LENA would have. `optax_lena.advise` says from a run's
     metrics how large the batch could be. It costs a few numbers per layer.
 

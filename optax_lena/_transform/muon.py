@@ -2,7 +2,7 @@ r"""Muon's direction, whose momentum counts examples and not updates.
 
 In: gradients of matrices, and S. Out: the averaged gradient and, from a second
 transformation, the orthogonal matrix that is nearest to it. The orthogonalisation is
-that of `optax.contrib.muon`, of gradients that have been averaged here, so that S may
+`optax.contrib.muon`'s, of gradients that have been averaged here, so that S may
 change in mid-run.
 """
 
@@ -55,7 +55,7 @@ def momentum_of_examples(
       batch_scale: S; None: the number of microbatches.
       beta: β at the base batch.
       nesterov: whether to use Nesterov momentum.
-      mu_dtype: the dtype of the average; None: that of the parameters.
+      mu_dtype: the dtype of the average; None: the parameters' dtype.
 
     Returns:
       The transformation.

@@ -145,7 +145,7 @@ def scale_by_layer_rate(
       `value`, the loss of the whole batch, which `LossLimit` and `Backoff` read, and
       `coherence` and `entered`, which a `SpikeLimit` reads: whether the last steps
       agree, and how much of the last one's squared length clipping has left. Where the
-      moments are those of two batches (`from_successive_gradients`),
+      moments come from two batches (`from_successive_gradients`),
       `gradient_sq_norm`, a pytree like `moments.batch_sq_norm`, says which part of them
       is this batch's own.
 
@@ -167,7 +167,10 @@ def scale_by_layer_rate(
     """
     check_layers(layers)
     if not isinstance(rate, LayerRate):
-        raise ValueError(f"`rate` must be an optax_lena.LayerRate, got {rate!r}.")
+        raise ValueError(
+            "`rate` must be an optax_lena.LayerRate, such as LayerRate(0.1, "
+            f"rule=optax_lena.capped_gain), got {rate!r}."
+        )
     check_batch_scale(batch_scale)
     return transformation(
         functools.partial(_init, rate, layers),

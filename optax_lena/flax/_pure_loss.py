@@ -27,8 +27,8 @@ class _Variables(NamedTuple):
     Keys differ between microbatches, and stay as they are.
 
     Attributes:
-      rest: those of the model.
-      node_rest: those of modules among the further arguments.
+      rest: variables of the model.
+      node_rest: variables of modules among the further arguments.
       counts: how many numbers the random streams of the model have drawn.
       node_counts: the same for the further arguments.
     """
@@ -44,7 +44,7 @@ class Same(NamedTuple):
 
     Attributes:
       values: the new value of each such variable, and None for every other one.
-      structure: that of `_Variables`, whose leaves these are.
+      structure: the structure of `_Variables`, whose leaves these are.
     """
 
     values: list[Any]

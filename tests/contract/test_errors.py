@@ -1,8 +1,5 @@
 """Errors name the argument, what is allowed, what was got, and the remedy."""
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -265,29 +262,6 @@ def test_moments_gathered_with_other_layers(stacked_where):
     message = says(f"shape {expected}", "'blocks/kernel'", f"got {got}", "`layers`")
     with pytest.raises(ValueError, match=message):
         tx.update(grads, tx.init(grads), grads, moments=moments)
-
-
-@dataclasses.dataclass(frozen=True)
-class StackedOn(optax_lena.Layers):
-    """A rule of one's own, whose axis nothing has checked."""
-
-    axis: Any
-
-    def layer_of(self, parameter):
-        return parameter
-
-    def stack_axis(self, parameter):
-        return self.axis
-
-
-@pytest.mark.parametrize("axis", [1, -2, "0", 0.0])
-def test_a_stack_axis_that_is_not_there(axis):
-    layers = StackedOn(axis)
-    message = says("`layers`", "'b'", f"axis {axis}", "(3,)", "narrower")
-    with pytest.raises(ValueError, match=message):
-        lena(0.1, 4, layers=layers).init({"b": jnp.ones(3)})
-    with pytest.raises(ValueError, match=message):
-        optax_lena.moments_from_stack({"b": jnp.ones((4, 3))}, layers=layers)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What one layer is: the rules that group parameters."""
 
 import copy
+import dataclasses
 import pickle
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,3 +119,26 @@ def test_rules_compare_by_value_and_survive_pickling(rule):
 )
 def test_nothing_that_inject_hyperparams_would_take_for_a_schedule(argument):
     assert not callable(argument)
+
+
+@dataclasses.dataclass(frozen=True)
+class StackedOn(optax_lena.Layers):
+    """A rule of one's own, whose axis nothing has checked."""
+
+    axis: Any
+
+    def layer_of(self, parameter):
+        return parameter
+
+    def stack_axis(self, parameter):
+        return self.axis
+
+
+@pytest.mark.parametrize("axis", [1, -2, "0", 0.0])
+def test_a_stack_axis_that_is_not_there(axis):
+    layers = StackedOn(axis)
+    message = helpers.says("`layers`", "'b'", f"axis {axis}", "(3,)", "narrower")
+    with pytest.raises(ValueError, match=message):
+        optax_lena.lena(0.1, 4, layers=layers).init({"b": jnp.ones(3)})
+    with pytest.raises(ValueError, match=message):
+        optax_lena.moments_from_stack({"b": jnp.ones((4, 3))}, layers=layers)

@@ -198,6 +198,7 @@ OF_GATHERERS = [
         ({"w": 1.0}, "none"),
         (2j, "2j"),
         ("adam", "'adam'"),
+        (ol.adam_preconditioner, "call it, such as"),
         (jnp.array(True), "True"),
     ),
     *bad(
@@ -241,7 +242,7 @@ OF_GATHERERS = [
         (jnp.ones(2), "(2,)"),
         ({"w": jnp.ones(3)}, "(3,)"),
         ({"w": jnp.array([1j, 1])}, "1.j"),
-        (ol.Metric, "none"),
+        (ol.Metric, "call it"),
     ),
     *bad(
         "moments_over_axis",
@@ -340,5 +341,6 @@ OF_GATHERERS = [
         "",
         ({"w": jnp.ones(3)}, "(3,)"),
         (3.0, "none"),
+        (ol.adam_preconditioner, "call it, such as"),
     ),
 ]

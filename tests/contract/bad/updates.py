@@ -160,7 +160,6 @@ OF_UPDATES = [
         jnp.array(True),
         {"w": "yes"},
         {"w": None},
-
     ),
     *bad(
         "lena_lars",
