@@ -105,6 +105,7 @@ DIFFERENT = {
     "what is closed over": (rate_of(0.1), rate_of(0.2)),
     "constant in code": (lambda x: x + 1, lambda x: x + 2),
     "default": (lambda x=1: x, lambda x=2: x),
+    "default of a keyword": (lambda *, x=1: x, lambda *, x=2: x),
     "method": (Model().loss, Model().other),
     "schedule": (optax.constant_schedule(0.1), optax.constant_schedule(0.2)),
     "batch scale": (lena(8), lena(16)),

@@ -120,7 +120,7 @@ TESTS = {
     "_optimizers/adascale.py": SGD,
     "_optimizers/lena.py": SGD,
     "_optimizers/lena_adamw.py": ("optimizers/test_lena_adamw.py",),
-    "_optimizers/lena_amplified.py": SGD,
+    "_optimizers/lena_amplified.py": (*SGD, "parts/test_layer_rate.py"),
     "_optimizers/lena_lars.py": ("optimizers/test_lena_lars.py",),
     "_optimizers/lena_muon.py": ("optimizers/test_lena_muon.py",),
     "_optimizers/linear_scaling.py": SGD,
@@ -137,7 +137,10 @@ TESTS = {
         *PARTS,
     ),
     "_transform/momentum.py": ("transform/test_momentum.py", *PARTS),
-    "_transform/monitor.py": ("transform/test_monitor.py",),
+    "_transform/monitor.py": (
+        "transform/test_monitor.py",
+        "gather/test_successive.py",
+    ),
     "_transform/muon.py": ("optimizers/test_lena_muon.py",),
     "_transform/scale_by_adam.py": (
         "transform/test_scale_by_adam.py",

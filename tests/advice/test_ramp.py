@@ -146,6 +146,12 @@ def test_seesaw_leaves_a_constant_alone():
     assert float(rate(49)) == pytest.approx(0.1)
 
 
+def test_seesaw_does_not_shrink_the_batch_where_the_schedule_rises_again():
+    schedule = optax.piecewise_constant_schedule(0.1, {10: 0.25, 20: 2.0, 30: 0.25})
+    _, batch = optax_lena.seesaw(schedule, 50)
+    assert batch.changes == ((0, 1), (10, 4), (30, 8))
+
+
 def test_bad_seesaws():
     with pytest.raises(ValueError, match="`schedule` must be finite, and positive"):
         optax_lena.seesaw(optax.constant_schedule(0.0), 50)

@@ -146,11 +146,12 @@ def test_linear_scaling_knows_no_batch_scale_by_itself():
         optax_lena.linear_scaling(0.1, None)
 
 
-def test_reference_beyond_its_horizon():
+@pytest.mark.parametrize("factory", [*FACTORIES[:3], optax_lena.scale_by_lena])
+def test_reference_beyond_its_horizon(factory):
     message = says("`reference=True`", "at most 1000", "1001", "default mode")
     with pytest.raises(ValueError, match=message):
-        lena(0.1, 1001, reference=True)
-    lena(0.1, 1000, reference=True)
+        factory(1001, reference=True)
+    factory(1000, reference=True)
 
 
 @pytest.mark.parametrize("layers", ["whole_model", None, lambda p: p])

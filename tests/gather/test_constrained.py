@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import optax_lena
 import optax_lena.flax
+from tests.helpers import says
 
 BATCH, WIDTH, HIDDEN = 32, 8, 16
 MESHES = {
@@ -254,4 +255,17 @@ def test_a_loss_that_fails_by_itself_says_so_and_not_how_to_spread_it():
         lambda params, batch: params["missing"], 8, axis_name="data"
     )
     with jax.set_mesh(mesh), pytest.raises(KeyError, match="missing"):
+        gather(params, batch, weights=jnp.ones(8))
+
+
+def test_weights_are_not_given_to_other_microbatches_where_the_model_is_constrained():
+    """They are those of examples side by side; in time, others are taken together."""
+    mesh = mesh_of("data", AxisType.Auto)
+    params, batch = placed(mesh, *example())
+    loss = loss_of(
+        mesh, lambda x, s: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, s))
+    )
+    gather = optax_lena.value_and_grad(loss, 8, has_aux=True, axis_name="data")
+    message = says("`spread`", "`weights`", "the model constrains")
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=message):
         gather(params, batch, weights=jnp.ones(8))

@@ -207,6 +207,19 @@ def test_a_device_may_close_over_its_own_part():
     assert_trees_close(got, expected)
 
 
+def test_a_device_of_one_example_takes_a_further_argument_of_one_row():
+    """It is no label: an error would refuse what works with more examples."""
+
+    def gathered(params, batch):
+        shifted = lambda params, batch, shift: loss_fn(params, batch + shift)
+        gather = optax_lena.value_and_grad(shifted, 4, axis_name="data")
+        return gather(params, batch, jnp.ones((1, 2)))
+
+    got = in_shard_map(gathered)({"w": WEIGHT}, BATCH[:4])
+    expected = optax_lena.value_and_grad(loss_fn, 4)({"w": WEIGHT}, BATCH[:4] + 1)
+    assert_trees_close(got, expected)
+
+
 def on_four_and_two(batch_spec, axis_name, loss_fn=loss_fn, **options):
     """The gradient and its moments, on a mesh of two axes."""
     mesh = jax.make_mesh((4, 2), ("data", "copy"), (AxisType.Auto,) * 2)

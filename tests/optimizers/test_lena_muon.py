@@ -20,6 +20,7 @@ lena_muon = optax_lena.lena_muon
     [
         dict(),
         dict(nesterov=False, weight_decay=0.1),
+        dict(eps=0.1),
         dict(beta=0.9, adam_b1=0.8, adam_b2=0.95, mu_dtype="bfloat16"),
         dict(weight_decay=0.1, weight_decay_mask=lambda p: jax.tree.map(jnp.size, p)),
         dict(adam_weight_decay=0.01, options={"ns_steps": 3, "adaptive": True}),

@@ -254,6 +254,10 @@ def test_a_level_that_lasts_is_the_usual_one():
     assert factors[60] < 1
 
 
+def test_spikes_right_after_a_level_has_become_the_usual_one_are_cut():
+    assert all(factors_of([1e6] * 51 + [1e12] * 2) < 1)
+
+
 def test_spikes_with_a_usual_gradient_between_them_do_not_last():
     factors = factors_of([*[1e6] * 40, 1.0] * 3)
     assert all(factors[np.arange(123) % 41 < 40] < 1)
@@ -325,6 +329,16 @@ def test_one_short_batch_does_not_lower_the_ratio_after_it(short):
     assert ratios[30] == jnp.sqrt(jnp.float32(2))
     last = wanted if len(short) == 1 else 1.1 * np.sqrt(2)
     assert ratios[-1] == pytest.approx(last)
+
+
+def test_a_short_batch_that_is_not_finite_does_not_make_the_next_the_second_in_a_row():
+    limit, update = GrowthLimit(1.5), measured(model(1, 0), 64)
+    _, state, _ = limit.update(limit.init(2), jnp.full(2, 1.5), update)
+    short = update._replace(batch_scale=jnp.float32(2))
+    bad = short._replace(is_finite=jnp.zeros(2, bool))
+    for one in (bad, short):
+        _, state, _ = limit.update(state, jnp.ones(2), one)
+    np.testing.assert_array_equal(state.ratio, 1.5)
 
 
 def test_a_ratio_may_grow_in_an_update_of_a_shorter_batch():

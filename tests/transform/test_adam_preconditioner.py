@@ -50,6 +50,17 @@ def test_an_entry_without_a_gradient_yet_measures_nothing():
     np.testing.assert_allclose(adam_preconditioner(adam_state(50, nu), nu)[0], 0)
 
 
+def test_is_real_for_complex_parameters():
+    """Whose ν optax keeps as complex numbers."""
+    tx, params = optax.adam(0.1), jnp.zeros(2, jnp.complex64)
+    state = tx.init(params)
+    for _ in range(5):
+        _, state = tx.update(jnp.array([3 + 4j, 0.5j]), state)
+    got = adam_preconditioner(state, params)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, [0.2, 2.0], rtol=1e-5)
+
+
 NU = {"a": np.array([1.0, 4.0], np.float32), "b": {"c": np.array(16.0, np.float32)}}
 
 
