@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from optax_lena._checks import check_is
+from optax_lena._types import vary_like
 
 
 def transformation(
@@ -42,4 +43,5 @@ def _update(
     **extra_args: Any,
 ) -> tuple[Any, Any]:
     check_is("state", state, state_class, "tx.init(params)")
-    return update(updates, state, params, **extra_args)
+    updates, new_state = update(updates, state, params, **extra_args)
+    return updates, vary_like(new_state, state)

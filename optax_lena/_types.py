@@ -19,6 +19,32 @@ def varying(x: Any) -> frozenset[str]:
     return axes or frozenset()
 
 
+def vary_like(tree: Any, like: Any) -> Any:
+    """Returns a tree whose leaves vary over the axes of another's, in `shard_map`.
+
+    Where every device has a state of its own, as between the averages of local SGD,
+    what an update sets to a constant has the type of the state before it, as the carry
+    of `jax.lax.scan` must.
+
+    Args:
+      tree: arrays.
+      like: arrays in the same order.
+
+    Returns:
+      The arrays of `tree`.
+    """
+    if not bound_axes():
+        return tree
+
+    def cast(leaf: Any, other: Any) -> Any:
+        axes = tuple(sorted(varying(other) - varying(leaf)))
+        return jax.lax.pcast(leaf, axes, to="varying") if axes else leaf
+
+    leaves, treedef = jax.tree.flatten(tree)
+    others = jax.tree.leaves(like)
+    return treedef.unflatten(map(cast, leaves, others))
+
+
 def shard_axes(tree: Any, whole: Any) -> tuple[tuple[str, ...], ...]:
     """Returns, for every leaf of `tree`, the bound axes over which it is sharded.
 

@@ -95,7 +95,8 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
         the gradient's squared norm is noise.
 
     Raises:
-      ValueError: if `opt_state` holds no LENA state, or a stack of them.
+      ValueError: if `opt_state` holds no LENA state, or a stack of them; or if its
+        values are not known yet, inside of `jax.jit`.
 
     Warns:
       RuntimeWarning: if no layer shows noise: most likely gradients were averaged
@@ -117,6 +118,7 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     report: dict[str, dict[str, Any]] = {}
     for label, state in lena_states(opt_state).items():
         _check_is_one(state)
+        _check_is_known(state)
         columns = jax.device_get(_columns(state))
         scale, schedule = jax.device_get(
             (state.applied.base_batches, state.applied.schedule)
@@ -204,6 +206,16 @@ def _on_device(leaf: Any) -> Any:
     if leaf.sharding.memory_kind in (None, usual):
         return leaf
     return jax.device_put(leaf, leaf.sharding.with_memory_kind(usual))
+
+
+def _check_is_known(state: ScaleByLenaState) -> None:
+    """Raises a `ValueError` for a state whose values `jax.jit` does not know yet."""
+    if isinstance(state.applied.schedule, jax.core.Tracer):
+        raise ValueError(
+            "`opt_state` must hold values for a report, got a state that jax.jit, "
+            "jax.lax.scan or another transformation is tracing: return it and report "
+            "outside, or take optax_lena.metrics(opt_state) inside."
+        )
 
 
 def _check_is_one(state: ScaleByLenaState) -> None:

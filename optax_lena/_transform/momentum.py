@@ -36,7 +36,8 @@ def trace_of_examples(
       \beta(S) = \max(\beta^S, \min(\beta, 0.8))$$
 
     The factor keeps the sum of all steps that an update leads to,
-    $u / (1 - \beta)$. At S = 1 it is `optax.trace`.
+    $u / (1 - \beta)$. At S = 1 it is `optax.trace`. With the keyword argument `fall` an
+    update multiplies the buffer before anything else.
 
     Args:
       batch_scale: S; None: the number of microbatches.
@@ -65,17 +66,22 @@ def _update(
     updates: PyTree,
     state: optax.TraceState,
     params: PyTree | None = None,
+    *,
+    fall: ArrayLike = 1,
     **extra_args: Any,
 ) -> tuple[PyTree, optax.TraceState]:
     del params
     momentum, nesterov, batch_scale = options
     kept, longer = factors(momentum, batch_scale, **extra_args)
 
-    def move(update: jax.Array, trace: jax.Array) -> jax.Array:
-        return add(multiply(longer, update), multiply(kept, trace))
+    def move(share: ArrayLike, update: jax.Array, trace: jax.Array) -> jax.Array:
+        return add(multiply(longer, update), multiply(share, trace))
 
-    trace = jax.tree.map(move, updates, state.trace)
-    updates = jax.tree.map(move, updates, trace) if nesterov else trace
+    trace = jax.tree.map(functools.partial(move, kept * fall), updates, state.trace)
+    if nesterov:
+        updates = jax.tree.map(functools.partial(move, kept), updates, trace)
+    else:
+        updates = trace
     # Also where the gradients are wider: a buffer that changes its dtype compiles
     # again, and cannot be the carry of a scan.
     return updates, optax.TraceState(cast_like(trace, state.trace))

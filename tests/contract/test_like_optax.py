@@ -77,6 +77,22 @@ def test_gradients_may_be_python_numbers(name):
     helpers.assert_trees_close(one, other, rtol=1e-6)
 
 
+@every_optimizer
+def test_every_device_may_have_a_state_of_its_own(name):
+    """As between two averages of local SGD; the carry of a scan keeps its type."""
+    tx = build(name)
+
+    def on_device(params):
+        carry = jax.lax.pcast((params, tx.init(params)), "data", to="varying")
+        return jax.tree.map(lambda x: x[None], train(tx, name, *carry, 2)[0])
+
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    specs = dict(in_specs=PartitionSpec(), out_specs=PartitionSpec("data"))
+    params = helpers.jit(jax.shard_map(on_device, mesh=mesh, **specs))(PARAMS)
+    alone, _ = train(tx, name, PARAMS, tx.init(PARAMS), 2)
+    helpers.assert_trees_close(helpers.row(params, 1), alone, rtol=1e-5)
+
+
 @functools.cache
 def trained(name):
     """Returns parameters and state after three updates."""

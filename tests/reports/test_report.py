@@ -294,6 +294,12 @@ def test_a_report_of_stacked_states_says_to_take_one():
     assert optax_lena.layer_report(one) == optax_lena.layer_report(states[0])
 
 
+def test_a_report_inside_of_jit_names_what_works_there():
+    state = optax_lena.lena(0.1, 4).init({"w": jnp.ones(2)})
+    with pytest.raises(ValueError, match=helpers.says("tracing", "optax_lena.metrics")):
+        jax.jit(optax_lena.layer_report)(state)
+
+
 def test_states_of_other_layers_have_another_structure():
     scale = optax_lena.scale_by_lena(4)
     one, same, other = (scale.init({k: 1.0}) for k in ("w", "w", "v"))

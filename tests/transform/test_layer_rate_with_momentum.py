@@ -8,7 +8,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import optax_lena
-from optax_lena._transform.layer_rate_with_momentum import LayerRateWithMomentumState
+from optax_lena._transform.layer_rate_with_momentum import (
+    LayerRateWithMomentumState,
+    _fall,
+)
 
 SCALE = 16
 
@@ -215,3 +218,50 @@ def test_models_of_their_own_are_no_shards_even_where_no_type_says_so():
     expected = [trained({"w": stacks}, tx)[0]["model/coherence"] for stacks in noise]
     np.testing.assert_allclose(jax.jit(run)(noise), expected, rtol=1e-5)
     assert all(expected[0][2:] != 1)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.2])
+def test_where_the_schedule_falls_at_once_the_buffer_falls_with_it(share, nesterov):
+    """As in `optax.sgd`, which multiplies what leaves the buffer."""
+    schedule = optax.piecewise_constant_schedule(0.1, {5: share, 8: share})
+    ours = optax_lena.lena_amplified(schedule, 1, nesterov=nesterov)
+    theirs = optax.sgd(schedule, 0.9, nesterov)
+    params = {"w": jnp.zeros(8)}
+    state, other = ours.init(params), theirs.init(params)
+    for stack in jax.random.normal(jax.random.key(0), (12, 2, 8)):
+        grads, moments = optax_lena.moments_from_stack({"w": stack})
+        updates, state = ours.update(grads, state, params, moments=moments)
+        expected, other = theirs.update(grads, other)
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=2e-5, atol=1e-8)
+
+
+def test_steps_that_were_shortened_afterwards_do_not_look_clipped():
+    """Nor does the coherence see that the buffer is shorter than what was added."""
+    schedule = optax.piecewise_constant_schedule(0.1, {10 * SCALE: 0.1})
+    falling, constant = (
+        trained(growing(lambda t: 1), optax_lena.lena_amplified(rate, SCALE))
+        for rate in (schedule, 0.1)
+    )
+    [inner] = [s for s in falling[1] if isinstance(s, LayerRateWithMomentumState)]
+    assert inner.last_steps.entered == 1
+    coherence = [metrics["model/coherence"] for metrics, _ in (falling, constant)]
+    np.testing.assert_allclose(*coherence, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 16, 64])
+@pytest.mark.parametrize("steps", [1024, 8192, 65536])
+def test_no_cosine_and_no_line_falls_at_once(scale, steps):
+    times = jnp.arange(0, steps, scale)
+    for schedule in (
+        optax.cosine_decay_schedule(0.1, steps),
+        optax.linear_schedule(0.1, 0.0, steps),
+        optax.warmup_cosine_decay_schedule(0.0, 0.1, steps // 8, steps),
+    ):
+        rates = jax.vmap(schedule)(times)[: -16 // scale or None]
+        assert jnp.all(_fall(rates[:-1], rates[1:]) == 1)
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.1), (0.1, -0.01), (-0.1, 0.01)])
+def test_a_schedule_that_was_zero_or_is_negative_does_not_fall(rates):
+    assert _fall(*map(jnp.float32, rates)) == 1
