@@ -39,6 +39,7 @@ LIMIT = 600  # seconds; a mutant that never ends is noticed
 PARTS = ("parts/test_layer_rate.py", "transform/test_overflow.py")
 GATHER = ("gather/test_value_and_grad.py", "gather/test_preconditioned.py")
 ROUTES = ("gather/test_routes.py", "gather/test_traps.py", "gather/test_sharding.py")
+SUCCESSIVE = "gather/test_successive.py"
 SGD = (
     "optimizers/test_momentum_sgd.py",
     "optimizers/test_progress.py",
@@ -110,7 +111,7 @@ TESTS = {
         *ROUTES,
     ),
     "_gather/stack.py": ("gather/test_stack.py",),
-    "_gather/successive.py": ("gather/test_successive.py",),
+    "_gather/successive.py": (SUCCESSIVE,),
     "_gather/value_and_grad.py": (*GATHER, *ROUTES),
     "_gather/ways.py": (
         *ROUTES,
@@ -129,7 +130,7 @@ TESTS = {
     "_transform/batch_scale.py": (
         "transform/test_batch_scale.py",
         "transform/test_padding.py",
-        "gather/test_successive.py",
+        SUCCESSIVE,
     ),
     "_transform/lars.py": ("optimizers/test_lena_lars.py",),
     "_transform/layer_rate_with_momentum.py": (
@@ -137,10 +138,7 @@ TESTS = {
         *PARTS,
     ),
     "_transform/momentum.py": ("transform/test_momentum.py", *PARTS),
-    "_transform/monitor.py": (
-        "transform/test_monitor.py",
-        "gather/test_successive.py",
-    ),
+    "_transform/monitor.py": ("transform/test_monitor.py", SUCCESSIVE),
     "_transform/muon.py": ("optimizers/test_lena_muon.py",),
     "_transform/scale_by_adam.py": (
         "transform/test_scale_by_adam.py",
@@ -161,12 +159,12 @@ TESTS = {
     "_measure/layers.py": ("measure/test_layers.py", "contract/test_errors.py"),
     "_gather/wrapped.py": (
         "gather/test_accumulate.py",
-        "gather/test_successive.py",
+        SUCCESSIVE,
         "contract/test_errors.py",
     ),
     "_checks.py": ("contract/test_errors.py",),
     "_dtypes.py": ("contract/test_strict.py", "measure/test_sums.py"),
-    "_eager.py": ("gather/test_accumulate.py", "gather/test_successive.py"),
+    "_eager.py": ("gather/test_accumulate.py", SUCCESSIVE),
     "_masks.py": ("optimizers/test_lena_muon.py", "optimizers/test_lena_lars.py"),
     "_transformation.py": ("contract/test_wrappers.py", "contract/test_errors.py"),
     "_types.py": ("gather/test_tensor_parallel.py", "gather/test_sharding.py"),

@@ -320,8 +320,8 @@ def test_the_sentence_counts_rows_and_what_no_rule_was_chosen_on():
     assert (
         "On 2 small tasks, at three S each, `lena_amplified` loses runs in none" in said
     )
-    assert "of 2 rows. In 1 it is within a standard error" in said
-    assert said.endswith("on the 1 tasks on which no rule was chosen, in 1 of 1.")
+    assert "of 2 rows. 1 rows *hold*: no run is lost, and the mean is within" in said
+    assert said.endswith("On the 1 tasks on which no rule was chosen, 1 of 1 hold.")
 
 
 def test_where_examples_meet_every_method_sees_base_batches():
