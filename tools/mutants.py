@@ -39,6 +39,7 @@ LIMIT = 600  # seconds; a mutant that never ends is noticed
 PARTS = ("parts/test_layer_rate.py", "transform/test_overflow.py")
 GATHER = ("gather/test_value_and_grad.py", "gather/test_preconditioned.py")
 ROUTES = ("gather/test_routes.py", "gather/test_traps.py", "gather/test_sharding.py")
+SPREAD = (*ROUTES, "gather/test_constrained.py", "gather/test_outputs.py")
 SUCCESSIVE = "gather/test_successive.py"
 SGD = (
     "optimizers/test_momentum_sgd.py",
@@ -113,11 +114,7 @@ TESTS = {
     "_gather/stack.py": ("gather/test_stack.py",),
     "_gather/successive.py": (SUCCESSIVE,),
     "_gather/value_and_grad.py": (*GATHER, *ROUTES),
-    "_gather/ways.py": (
-        *ROUTES,
-        "gather/test_constrained.py",
-        "gather/test_outputs.py",
-    ),
+    "_gather/ways.py": SPREAD,
     "_optimizers/adascale.py": SGD,
     "_optimizers/lena.py": SGD,
     "_optimizers/lena_adamw.py": ("optimizers/test_lena_adamw.py",),
@@ -167,7 +164,7 @@ TESTS = {
     "_eager.py": ("gather/test_accumulate.py", SUCCESSIVE),
     "_masks.py": ("optimizers/test_lena_muon.py", "optimizers/test_lena_lars.py"),
     "_transformation.py": ("contract/test_wrappers.py", "contract/test_errors.py"),
-    "_types.py": ("gather/test_tensor_parallel.py", "gather/test_sharding.py"),
+    "_types.py": (*SGD, "gather/test_tensor_parallel.py", "gather/test_sharding.py"),
 }
 # Text, figures and advice on the host, Flax's side, and what takes many processes.
 NOT_MUTATED = ("_advice/", "flax/", "__main__.py", "_processes.py", "plotting.py")
