@@ -30,7 +30,7 @@ def is_key(x: Any) -> bool:
 
 
 def weight_dtype() -> Any:
-    """Returns the dtype of weights and of their sums: float32, or float64 with x64."""
+    """Returns the dtype of weights and other factors: float32, or float64 with x64."""
     return jnp.result_type(float)
 
 

@@ -33,7 +33,7 @@ def vary_like(tree: Any, like: Any) -> Any:
     Returns:
       The arrays of `tree`.
     """
-    if not bound_axes():
+    if not jax.sharding.get_abstract_mesh().manual_axes:
         return tree
 
     def cast(leaf: Any, other: Any) -> Any:

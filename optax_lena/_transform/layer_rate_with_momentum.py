@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from optax_lena._dtypes import multiply, weight_dtype
 from optax_lena._measure.layers import Layers
 from optax_lena._measure.metric import sq_norm_of_whole
 from optax_lena._measure.moments import GradMoments
@@ -109,7 +110,7 @@ def _update(
     fall = _fall(state.rates.applied.schedule, rates.applied.schedule)
     updates, trace = buffer.update(steps, state.buffer, params, fall=fall, **extra_args)
     last_steps = state.last_steps.add(
-        kept * fall,
+        multiply(kept, fall),
         jnp.float32(longer**2) * rates.applied.step_sq_norm,
         sq_norm_of_whole(trace, moments),
     )
@@ -120,4 +121,4 @@ def _fall(before: jax.Array, now: jax.Array) -> jax.Array:
     """Returns the share of the rate that a step of the schedule leaves; else 1."""
     share = now / jnp.where(before > 0, before, 1)
     is_step = (before > 0) & (share >= 0) & (share < _STEP)
-    return jnp.where(is_step, share, 1)
+    return jnp.where(is_step, share, 1).astype(weight_dtype())

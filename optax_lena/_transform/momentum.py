@@ -67,17 +67,19 @@ def _update(
     state: optax.TraceState,
     params: PyTree | None = None,
     *,
-    fall: ArrayLike = 1,
+    fall: jax.Array | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, optax.TraceState]:
     del params
     momentum, nesterov, batch_scale = options
     kept, longer = factors(momentum, batch_scale, **extra_args)
 
+    left = kept if fall is None else multiply(kept, fall)
+
     def move(share: ArrayLike, update: jax.Array, trace: jax.Array) -> jax.Array:
         return add(multiply(longer, update), multiply(share, trace))
 
-    trace = jax.tree.map(functools.partial(move, kept * fall), updates, state.trace)
+    trace = jax.tree.map(functools.partial(move, left), updates, state.trace)
     if nesterov:
         updates = jax.tree.map(functools.partial(move, kept), updates, trace)
     else:
