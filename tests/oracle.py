@@ -125,7 +125,7 @@ def replay(recipe, params, stacks, layers, weights=None):
     trace["params"] = {p: [] for p in params}
     average = {layer: np.zeros(2) for layer in layers}
     weight, spikes = 0.0, Spikes(recipe.spike_limit)
-    coherence, apart = 1.0, 0.0
+    coherence, apart, last_schedule = 1.0, 0.0, 0.0
     clocks = dict.fromkeys(CLOCKS, 0.0)
     progress = dict.fromkeys(layers, 0.0)
 
@@ -177,20 +177,25 @@ def replay(recipe, params, stacks, layers, weights=None):
         if recipe.least_momentum is not None:
             kept = max(kept**scale, min(kept, recipe.least_momentum))
         longer = (1 - kept) / (1 - recipe.momentum)
-        apart *= kept**2
+        held = kept  # of the buffer, which falls with a schedule in steps
+        if recipe.compares_steps and schedule < 0.22 * last_schedule:
+            held *= schedule / last_schedule
+        last_schedule = schedule
+        apart *= held**2
         for p, x in params.items():
             mean = np.tensordot(shares, now[p], axes=1)
             before, behind = longer * rates[p], 1.0
             if not recipe.rate_enters_buffer:
                 before, behind = behind, before
             grad = (mean + recipe.weight_decay * x) * before
-            momenta[p] = kept * momenta[p] + grad
+            momenta[p] = held * momenta[p] + grad
             apart += np.sum((mean * before) ** 2)  # of the gradient, without decay
             ahead = grad + kept * momenta[p]
             params[p] = x - (ahead if recipe.nesterov else momenta[p]) * behind
             trace["params"][p].append(params[p])
-        if recipe.compares_steps and apart > 0:
-            coherence = sum(np.sum(x**2) for x in momenta.values()) / apart
+        if recipe.compares_steps:
+            together = sum(np.sum(x**2) for x in momenta.values())
+            coherence = together / apart if apart > 0 else 1.0
 
     return trace
 

@@ -54,12 +54,15 @@ def lena_amplified(
     The momentum counts examples: $\beta_S = \beta^S$, but at least 0.8, as a buffer
     that averages ten updates would lag far behind at S = 64. What one gradient
     contributes in total stays the same. The rate enters the momentum buffer: while it
-    rises, each gradient keeps the rate of its own update. The warm-up counts base
-    batches, so it takes the same share of a run at every S. The moving averages are
-    short (300 base batches) and relative to the model's squared norm, so that large
-    early gradients are soon forgotten.
+    rises, each gradient keeps the rate of its own update. Where the schedule falls to
+    less than 0.22 of its last value, as one in steps does, the buffer falls with it, as
+    in the recipe of the small batch. The warm-up counts base batches, so it takes the
+    same share of a run at every S. The moving averages are short (300 base batches) and
+    relative to the model's squared norm, so that large early gradients are soon
+    forgotten.
 
-    With a `batch_scale` of 1, no warm-up and a constant rate it is `optax.sgd`.
+    With a `batch_scale` of 1, no warm-up and a constant rate, or one that falls in such
+    steps, it is `optax.sgd`.
 
     Args:
       learning_rate: η, the rate of the recipe, or its schedule, called with the number

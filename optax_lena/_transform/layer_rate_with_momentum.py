@@ -25,8 +25,8 @@ from optax_lena._transform.state import ScaleByLenaState
 from optax_lena._transformation import transformation
 from optax_lena._types import PyTree
 
-# The last update of a cosine falls to a quarter of the one before, and no other smooth
-# schedule falls faster; one in steps falls to a tenth or a fifth at once.
+# A schedule in steps falls to a tenth or a fifth at once. A cosine of many updates
+# falls to a quarter in its last one, and no other smooth schedule falls faster.
 _STEP = 0.22
 
 

@@ -57,7 +57,7 @@ def monitor(
 
     Returns:
       The optimizer. Its `update` takes the keyword argument `moments` as well, and
-      passes it on if that of `tx` takes it.
+      passes it on if that of `tx` takes it, and so with `value`.
 
     Raises:
       ValueError: where an argument is out of its range; from `init`, if `only` matches
@@ -122,16 +122,21 @@ def _update(
     given = extra_args
     # A line search passes on to `value_fn` all that it does not know, and refuses more.
     is_searched = "value_fn" in extra_args
-    if moments is not None and not is_searched and _takes_moments(tx):
+    if moments is not None and not is_searched:
         given = extra_args | {"moments": moments}
+    given = {x: given[x] for x in given if x not in _FOR_LENA or _takes(tx, x)}
     updates, inner_state = tx.update(grads, state.inner_state, params, **given)
     return updates, MonitorState(inner_state, seen)
 
 
-def _takes_moments(tx: optax.GradientTransformationExtraArgs) -> bool:
-    """Says whether `tx` takes `moments`: some optimizers name all that they take."""
+# What loops pass for the optimizers of this library.
+_FOR_LENA = ("moments", "value", "gradient_sq_norm")
+
+
+def _takes(tx: optax.GradientTransformationExtraArgs, name: str) -> bool:
+    """Says whether `tx` takes an argument: some optimizers name all that they take."""
     parameters = inspect.signature(tx.update).parameters.values()
-    return any(p.kind is p.VAR_KEYWORD or p.name == "moments" for p in parameters)
+    return any(p.kind is p.VAR_KEYWORD or p.name == name for p in parameters)
 
 
 def _watched(tree: PyTree, only: str | None) -> PyTree:

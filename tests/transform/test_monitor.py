@@ -320,13 +320,13 @@ def test_moments_are_passed_on():
     helpers.assert_trees_equal(*ends)
 
 
-def test_an_optimizer_that_takes_other_keywords_gets_no_moments():
+def test_an_optimizer_that_takes_other_keywords_gets_neither_moments_nor_the_loss():
     tx = optax.contrib.sam(optax.sgd(0.1), optax.contrib.normalize(), sync_period=2)
     grads, moments = helpers.example_moments()
     watched, params = optax_lena.monitor(tx), helpers.example_params()
     expected, _ = tx.update(grads, tx.init(params), params)
-    state = watched.init(params)
-    updates, state = watched.update(grads, state, params, moments=moments)
+    state, given = watched.init(params), {"moments": moments, "value": 1.0}
+    updates, state = watched.update(grads, state, params, **given)
     helpers.assert_trees_equal(updates, expected)
     assert optax_lena.metrics(state)["model/noise"] > 0
 
