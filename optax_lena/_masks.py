@@ -42,13 +42,13 @@ def _check_mask(name: str, mask: Any) -> None:
     if mask is None or _is_function(mask):
         return
     leaves = jax.tree.leaves(mask, is_leaf=lambda x: x is None)
-    # optax.inject_hyperparams makes an array of a number, and of what a function gives.
-    is_injected = isinstance(mask, (np.ndarray, jax.Array))
-    if is_injected or not all(map(_is_boolean, leaves)):
+    # One boolean for all may be what a function has returned for the number of updates.
+    is_single = isinstance(mask, (int, np.generic, np.ndarray, jax.Array))
+    if is_single or not all(map(_is_boolean, leaves)):
         raise ValueError(
-            f"`{name}` must be a pytree of booleans like the parameters, or "
-            f"a function of them, got {mask!r}. Inside optax.inject_hyperparams, which "
-            "calls functions with the number of updates, name it in `static_args`: "
+            f"`{name}` must be a pytree of booleans like the parameters, a function of "
+            f"them, or None for all, got {mask!r}. Inside optax.inject_hyperparams, "
+            "which calls functions with the number of updates, name it in `static_args`: "
             f"optax.inject_hyperparams(optimizer, static_args=({name!r},))."
         )
 

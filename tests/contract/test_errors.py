@@ -124,14 +124,14 @@ def test_a_mask_that_inject_hyperparams_has_taken_for_a_schedule(factory):
     """It calls every function with the number of updates; once, the decay was off."""
     mask = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
     arguments = dict(batch_scale=4, weight_decay=0.1, weight_decay_mask=mask)
-    bad = lambda count: jnp.asarray(True)
-    tx = optax.inject_hyperparams(factory)(
-        0.1, **arguments | {"weight_decay_mask": bad}
-    )
     params = helpers.example_params()
     message = says("`weight_decay_mask`", "inject_hyperparams", "static_args")
-    with pytest.raises(ValueError, match=message):
-        tx.init(params)
+    for taken in (mask, lambda count: jnp.asarray(True), lambda count: True):
+        tx = optax.inject_hyperparams(factory)(
+            0.1, **arguments | {"weight_decay_mask": taken}
+        )
+        with pytest.raises(ValueError, match=message):
+            tx.init(params)
     static = optax.inject_hyperparams(factory, static_args=("weight_decay_mask",))
     grads, moments = helpers.example_moments()
     decayed, plain = (

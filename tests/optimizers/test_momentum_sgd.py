@@ -53,18 +53,6 @@ def test_weight_decay_mask_says_what_decays():
     assert (all_["conv1/bias"] < none["conv1/bias"]).all()
 
 
-@pytest.mark.parametrize("mask", [True, np.True_, False])
-def test_one_boolean_is_a_mask_for_all_parameters(mask):
-    """As optax takes it: `True` is the default of the masks of `optax.lars`."""
-    params = {"a": {"w": jnp.ones(2)}, "b": jnp.ones(2)}
-    options = dict(weight_decay=0.5, weight_decay_mask=mask)
-    tx = optax_lena.linear_scaling(1.0, 1, momentum=None, **options)
-    grads = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = tx.update(grads, tx.init(params), params)
-    for update in jax.tree.leaves(updates):
-        np.testing.assert_array_equal(update, -0.5 if mask else 0.0)
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Module:

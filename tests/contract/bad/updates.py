@@ -157,6 +157,7 @@ OF_UPDATES = [
         TREE,
         OPTIMIZERS,
         "bias",
+        True,
         jnp.array(True),
         {"w": "yes"},
         {"w": None},
