@@ -48,8 +48,8 @@ def _check_mask(name: str, mask: Any) -> None:
         raise ValueError(
             f"`{name}` must be a pytree of booleans like the parameters, a function of "
             f"them, or None for all, got {mask!r}. Inside optax.inject_hyperparams, "
-            "which calls functions with the number of updates, name it in `static_args`: "
-            f"optax.inject_hyperparams(optimizer, static_args=({name!r},))."
+            "which calls functions with the number of updates, name it in "
+            f"`static_args`: optax.inject_hyperparams(optimizer, static_args=({name!r},))."
         )
 
 
