@@ -49,7 +49,8 @@ def _check_mask(name: str, mask: Any) -> None:
             f"`{name}` must be a pytree of booleans like the parameters, a function of "
             f"them, or None for all, got {mask!r}. Inside optax.inject_hyperparams, "
             "which calls functions with the number of updates, name it in "
-            f"`static_args`: optax.inject_hyperparams(optimizer, static_args=({name!r},))."
+            "`static_args`: optax.inject_hyperparams(optimizer, "
+            f"static_args=({name!r},))."
         )
 
 
