@@ -100,12 +100,7 @@ TESTS = {
     "_gather/outputs.py": ("gather/test_outputs.py", *GATHER),
     "_gather/over_axis.py": ROUTES,
     "_gather/passes.py": (*GATHER, *ROUTES),
-    "_gather/placement.py": (
-        "gather/test_placement.py",
-        *ROUTES,
-        "gather/test_constrained.py",
-        "gather/test_outputs.py",
-    ),
+    "_gather/placement.py": ("gather/test_placement.py", *SPREAD),
     "_gather/shards.py": (
         "gather/test_shards.py",
         "gather/test_tensor_parallel.py",

@@ -7,6 +7,7 @@ $$\text{factor}(t) = \min(1, \text{progress}(t) / \theta)$$
 Progress is counted in base-batch steps, and so is $\theta$ (`steps`).
 """
 
+import abc
 import dataclasses
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ class Worth(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Warmup:
+class _Warmup(abc.ABC):
     """A warm-up over θ (`steps`) of what `_counted` says of each update."""
 
     steps: ArrayLike
@@ -61,8 +62,9 @@ class _Warmup:
         progress = progress.add(jnp.where(worth.is_finite, self._counted(worth), 0))
         return progress, ramp(progress.read(), self.steps)
 
+    @abc.abstractmethod
     def _counted(self, worth: Worth) -> jax.Array:
-        raise NotImplementedError
+        """Returns what one update adds to the progress, `[rows]` or `()`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _update(
     is_searched = "value_fn" in extra_args
     if moments is not None and not is_searched:
         given = extra_args | {"moments": moments}
-    given = {x: given[x] for x in given if x not in _FOR_LENA or _takes(tx, x)}
+    given = _taken(tx, given)
     updates, inner_state = tx.update(grads, state.inner_state, params, **given)
     return updates, MonitorState(inner_state, seen)
 
@@ -133,10 +133,15 @@ def _update(
 _FOR_LENA = ("moments", "value", "gradient_sq_norm")
 
 
-def _takes(tx: optax.GradientTransformationExtraArgs, name: str) -> bool:
-    """Says whether `tx` takes an argument: some optimizers name all that they take."""
-    parameters = inspect.signature(tx.update).parameters.values()
-    return any(p.kind is p.VAR_KEYWORD or p.name == name for p in parameters)
+def _taken(
+    tx: optax.GradientTransformationExtraArgs, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Leaves out what `tx` has no use for: some optimizers name all that they take."""
+    parameters = inspect.signature(tx.update).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return given
+    left_out = set(_FOR_LENA) - set(parameters)
+    return {name: x for name, x in given.items() if name not in left_out}
 
 
 def _watched(tree: PyTree, only: str | None) -> PyTree:

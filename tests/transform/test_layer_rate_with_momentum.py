@@ -253,12 +253,14 @@ def test_steps_that_were_shortened_afterwards_do_not_look_clipped():
 @pytest.mark.parametrize("steps", [1024, 8192, 65536])
 def test_no_cosine_and_no_line_falls_at_once(scale, steps):
     times = jnp.arange(0, steps, scale)
+    if scale == 1:  # in float32 the last of many small steps are not exact
+        times = times[:-16]
     for schedule in (
         optax.cosine_decay_schedule(0.1, steps),
         optax.linear_schedule(0.1, 0.0, steps),
         optax.warmup_cosine_decay_schedule(0.0, 0.1, steps // 8, steps),
     ):
-        rates = jax.vmap(schedule)(times)[: -16 // scale or None]
+        rates = jax.vmap(schedule)(times)
         assert jnp.all(_fall(rates[:-1], rates[1:]) == 1)
 
 
