@@ -74,12 +74,30 @@ def check_loss(value: Any, like: Any) -> None:
             "`value` must be the loss of the whole batch, a real number of shape (), "
             f"got {got}: take its mean over the examples, and over the devices."
         )
-    axes = varying(jnp.asarray(value)).difference(*map(varying, jax.tree.leaves(like)))
-    if axes:
+    check_same_on_devices("value", value, like, "take jax.lax.pmean(value, {axes})")
+
+
+def check_same_on_devices(name: str, value: Any, like: Any, remedy: str) -> None:
+    """Raises a `ValueError` if `value` varies over axes that `like` does not vary over.
+
+    Args:
+      name: the argument's name.
+      value: a number, or a pytree of arrays.
+      like: arrays that are the same on all devices that must agree on it.
+      remedy: how to get such a value; "{axes}" stands for the axes.
+
+    Raises:
+      ValueError: that names the argument and the axes.
+    """
+    leaves, others = (jax.tree.leaves(tree) for tree in (value, like))
+    axes = sorted(
+        frozenset().union(*(varying(jnp.asarray(leaf)) for leaf in leaves))
+        - frozenset().union(*map(varying, others))
+    )
+    if axes and others:
         raise ValueError(
-            "`value` must be the same on every device, got one that varies over the "
-            f"axes {sorted(axes)}, each device's own: take jax.lax.pmean(value, "
-            f"{tuple(sorted(axes))})."
+            f"`{name}` must be the same on every device, got one that varies over the "
+            f"axes {axes}, each device's own: {remedy.format(axes=tuple(axes))}."
         )
 
 

@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_loss, check_number, known_number
+from optax_lena._checks import (
+    check_loss,
+    check_number,
+    check_same_on_devices,
+    known_number,
+)
 from optax_lena._eager import choose, is_known
 from optax_lena._gather.wrapped import Preconditioner, multipliers_of, wrapped
 from optax_lena._measure.layers import Layers, per_parameter
@@ -87,7 +92,8 @@ def accumulate(
     Raises:
       ValueError: if `every_k` is not an integer of at least 1, or another option is
         invalid; from `update`, if `moments` do not fit the gradients, or `value`
-        is no scalar, or the weight, where it is known, is negative or not finite.
+        is no scalar, or the weight, where it is known, is negative or not finite, or
+        either differs between devices where the gradients do not.
       TypeError: if `tx` is no optimizer; from `update`, if a gradient holds integers,
         or `moments` are something else.
 
@@ -195,6 +201,8 @@ def _add(
 ) -> AccumulateState:
     """Adds a call's gradient, unless it, its moments or its weight are not finite."""
     weight = check_weights(weight, (), equal=1, name="weight")
+    total = "take jax.lax.psum(weight, {axes})"
+    check_same_on_devices("weight", weight, grads, total)
     is_weight = jnp.isfinite(weight) & (weight >= 0)
     weight = jnp.where(is_weight, weight, 0)
     # The sums with this call, which adds nothing if its weight is 0. A squared norm may

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-from optax_lena._checks import FLOAT32_MAX, check_number
+from optax_lena._checks import FLOAT32_MAX, check_number, check_same_on_devices
 from optax_lena._dtypes import is_kind, weight_dtype
 from optax_lena._masks import is_masked
 from optax_lena._measure.layout import Layout, stack_size
@@ -130,8 +130,17 @@ def moments_in(
     return kind(micro, batch, count)
 
 
-def check_moments(moments: Any) -> None:
-    """Raises a `TypeError` unless `moments` are `GradMoments`."""
+def check_moments(moments: Any, grads: PyTree = ()) -> None:
+    """Raises unless `moments` are those of the gradients.
+
+    Args:
+      moments: what the user gave.
+      grads: the gradients, or updates made of them.
+
+    Raises:
+      TypeError: unless they are `GradMoments`.
+      ValueError: if devices with the same gradients have moments of their own.
+    """
     if not isinstance(moments, GradMoments):
         got = "none" if moments is None else type(moments).__name__
         raise TypeError(
@@ -144,6 +153,11 @@ def check_moments(moments: Any) -> None:
             "nothing on needs optax_lena.accumulate or from_successive_gradients "
             "around the optimizer."
         )
+    remedy = (
+        "take moments_over_axis(grads, {axes}), or jax.lax.psum(sums, {axes}) before "
+        "IncrementalMoments.finish"
+    )
+    check_same_on_devices("moments", moments, grads, remedy)
 
 
 def check_count(count: Any) -> None:

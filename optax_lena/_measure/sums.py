@@ -32,7 +32,7 @@ from optax_lena._measure.moments import (
     moments_in,
 )
 from optax_lena._measure.parameters import leaves_by_name
-from optax_lena._types import PyTree, zeros_of
+from optax_lena._types import PyTree, vary_like, zeros_of
 
 
 class MomentSums(NamedTuple):
@@ -96,11 +96,14 @@ class IncrementalMoments:
         norms = jax.eval_shape(
             lambda tree: pack(Metric(self.layers).sq_norms(tree)), params
         )
+        # Where gradients are each device's own, so may their weights be.
+        counts = jnp.zeros((), weight_dtype()), jnp.zeros((), jnp.int32)
+        weight, num_microbatches = vary_like(counts, (norms, norms))
         return MomentSums(
             grads=jax.tree.map(lambda x: zeros_of(x, accumulation_dtype(x)), params),
             micro_sq_norm=zeros_of(norms, norms.dtype),
-            weight=jnp.zeros((), weight_dtype()),
-            num_microbatches=jnp.zeros((), jnp.int32),
+            weight=weight,
+            num_microbatches=num_microbatches,
         )
 
     def add(
@@ -135,7 +138,7 @@ class IncrementalMoments:
         _check_like("grads", grads, sums.grads)
         if moments is None:
             return add_gradient(sums, grads, metric.sq_norms(grads), 1, weight)
-        check_moments(moments)
+        check_moments(moments, grads)
         check_count(moments.num_microbatches)
         _check_metric(moments, metric)
         norms = align_norms(

@@ -206,7 +206,7 @@ def _update(
     scale = scale_of(batch_scale, moments=moments, gradient_sq_norm=gradient_sq_norm)
     scale = jnp.asarray(scale, jnp.float32)
     if rate.needs_moments or moments is not None:
-        check_moments(moments)
+        check_moments(moments, updates)
     check_inexact("updates", updates)
     layout = layout_of(layers, updates)
     rows = follow_names(rate, state, layout.names)

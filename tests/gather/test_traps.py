@@ -171,6 +171,77 @@ def test_means_of_means_are_wrong_for_unequal_devices():
     assert int(moments.num_microbatches) == int(own_moments.num_microbatches) == 4
 
 
+def masked_loss(params, batch):
+    x, mask = batch
+    return jnp.sum((x @ params["w"]) ** 2 * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def own_sums(params, batches):
+    """The sums over one device's microbatches, weighted by their valid examples."""
+    own = jax.lax.pcast(params, "data", to="varying")
+    incremental = optax_lena.IncrementalMoments()
+
+    def body(sums, batch):
+        grads = jax.grad(masked_loss)(own, batch)
+        return incremental.add(sums, grads, weight=jnp.sum(batch[1])), None
+
+    return jax.lax.scan(body, incremental.init(own), batches)[0]
+
+
+def test_the_microbatches_of_a_loop_on_every_device_have_weights_of_their_own():
+    """The carry of the scan keeps its type, which says that the weights vary."""
+    x, mask = BATCH.reshape(8, 1, 2), jnp.array([1, 1, 0, 1, 1, 1, 0, 0.0])[:, None]
+
+    def gathered(params, batches):
+        sums = jax.lax.psum(own_sums(params, batches), "data")
+        return optax_lena.IncrementalMoments().finish(sums)
+
+    got = in_shard_map(gathered)({"w": WEIGHT}, (x, mask))
+    gather = optax_lena.value_and_grad(masked_loss, 8)
+    batch = x.reshape(8, 2), mask.reshape(8)
+    _, *expected = gather({"w": WEIGHT}, batch, weights=mask.reshape(8))
+    assert_trees_close(got, tuple(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("door", ["update", "add", "accumulate"])
+def test_moments_of_one_device_beside_the_mean_gradient_are_an_error(door):
+    """Every device would train at a rate of its own."""
+
+    def step(params, batch):
+        sums = own_sums(params, (batch[None], jnp.ones((1, 2))))
+        grads, moments = optax_lena.IncrementalMoments().finish(sums)
+        grads = jax.lax.pmean(grads, "data")
+        if door == "add":
+            incremental = optax_lena.IncrementalMoments()
+            return incremental.add(incremental.init(params), grads, moments=moments)
+        tx = optax_lena.lena(0.1, batch_scale=4)
+        tx = optax_lena.accumulate(tx, 2) if door == "accumulate" else tx
+        return tx.update(grads, tx.init(params), params, moments=moments)
+
+    message = says("`moments`", "every device", "['data']", "psum(sums, ('data',))")
+    with pytest.raises(ValueError, match=message):
+        in_shard_map(step)({"w": WEIGHT}, BATCH)
+
+
+def test_accumulate_weighs_a_mean_over_devices_by_all_of_its_examples():
+    def step(params, batch, reduce):
+        own = jax.lax.pcast(params, "data", to="varying")
+        count = jnp.sum(batch[1])
+        grads = jax.grad(masked_loss)(own, batch)
+        grads, moments = optax_lena.moments_over_axis(grads, "data", weight=count)
+        tx = optax_lena.accumulate(optax_lena.lena(0.1), 2)
+        given = {"moments": moments, "weight": reduce(count)}
+        return tx.update(grads, tx.init(params), params, **given)[1].sums.weight
+
+    batch = BATCH, jnp.array([1, 1, 0, 1, 1, 1, 0, 0.0])
+    message = says("`weight`", "every device", "['data']", "jax.lax.psum(weight")
+    with pytest.raises(ValueError, match=message):
+        in_shard_map(functools.partial(step, reduce=lambda x: x))({"w": WEIGHT}, batch)
+    total = functools.partial(jax.lax.psum, axis_name="data")
+    got = in_shard_map(functools.partial(step, reduce=total))({"w": WEIGHT}, batch)
+    assert float(got) == 5
+
+
 def test_every_microbatch_draws_its_own_numbers_on_any_layout():
     """Keys are folded with the microbatch's index in the whole batch."""
 
