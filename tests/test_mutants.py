@@ -29,6 +29,13 @@ def test_every_equivalent_mutant_is_one_of_its_file_as_it_is_now():
     assert equivalent <= {m.key() for path in paths for m in mutants.mutants_of(path)}
 
 
+def test_every_file_of_the_table_has_mutants_which_all_differ_from_it():
+    for path in mutants.TESTS:
+        every = mutants.mutants_of(f"optax_lena/{path}")
+        assert every, path
+        assert all(mutant.before != mutant.after for mutant in every)
+
+
 def test_a_file_that_is_not_in_the_table_is_an_error_that_says_which_are(
     monkeypatch, capsys
 ):

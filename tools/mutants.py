@@ -228,7 +228,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield changed(node, id=NAMES[node.id])
     if isinstance(node, ast.Attribute) and node.attr in NAMES:
         yield changed(node, attr=NAMES[node.attr])
-    if isinstance(node, ast.Return) and node.value is not None:
+    if isinstance(node, ast.Return) and not returns_none(node):
         yield changed(node, value=ast.Constant(None))
     if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "astype":
         yield node.func.value
@@ -236,6 +236,12 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
     if is_where and len(node.args) == 3:
         condition, yes, no = node.args
         yield changed(node, args=[condition, no, yes])
+
+
+def returns_none(node: ast.Return) -> bool:
+    """Says whether it reads `return` or `return None`."""
+    is_constant = isinstance(node.value, ast.Constant)
+    return node.value is None or (is_constant and node.value.value is None)
 
 
 def changed(node: ast.AST, **fields: object) -> ast.AST:
