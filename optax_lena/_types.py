@@ -1,5 +1,6 @@
 """What an array's type says: over which axes of a mesh it varies, or is sharded."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,13 +8,15 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 PyTree = Any
+# What has a shape and a dtype and no values.
+_ABSTRACT = (jax.ShapeDtypeStruct, jax.core.ShapedArray)
 
 
 def varying(x: Any) -> frozenset[str]:
     """Returns the bound axes over which the type of `x` says that it varies."""
     # `jax.typeof` refuses some of what `jax.eval_shape` returns under partly manual
     # meshes: a struct that varies, and has no sharding.
-    aval = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    aval = x if isinstance(x, _ABSTRACT) else jax.typeof(x)
     manual = getattr(aval, "manual_axis_type", None)  # jax >= 0.10
     axes = getattr(aval, "vma", None) if manual is None else manual.varying
     return axes or frozenset()
@@ -62,13 +65,34 @@ def shard_axes(tree: Any, whole: Any) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(sorted(varying(leaf) - own)) for leaf in jax.tree.leaves(tree))
 
 
+def eval_types(function: Callable[..., PyTree], *args: Any) -> PyTree:
+    """Does what `jax.eval_shape` does, and returns types.
+
+    What `jax.eval_shape` returns knows shardings only where all axes of a mesh are
+    explicit, and not where another one is automatic.
+
+    Args:
+      function: a function of pytrees of arrays.
+      *args: arrays, or their shapes and dtypes.
+
+    Returns:
+      The type (`jax.typeof`) of every array that the function would return.
+    """
+    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    return jax.tree.structure(shapes).unflatten(jaxpr.out_avals)
+
+
 def zeros_of(leaf: Any, dtype: Any) -> jax.Array:
     """Returns zeros of an array's shape that vary and are sharded as its type says."""
-    axes = varying(leaf)
-    if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None and axes:
-        zeros = jnp.zeros(leaf.shape, dtype)
-        return jax.lax.pcast(zeros, tuple(sorted(axes)), to="varying")
-    return jnp.zeros_like(leaf, dtype=dtype)
+    if not isinstance(leaf, _ABSTRACT):
+        return jnp.zeros_like(leaf, dtype=dtype)
+    is_typed = isinstance(leaf.sharding, NamedSharding) and (
+        AxisType.Explicit in leaf.sharding.mesh.axis_types
+    )
+    sharding = leaf.sharding if is_typed else None
+    zeros = jnp.zeros(leaf.shape, dtype, device=sharding)
+    axes = tuple(sorted(varying(leaf)))
+    return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
 
 
 def replicated(x: jax.Array) -> jax.Array:

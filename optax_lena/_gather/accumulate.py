@@ -25,7 +25,7 @@ from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._measure.moments import GradMoments, check_weights
 from optax_lena._measure.sums import IncrementalMoments, MomentSums, divide, weigh
 from optax_lena._transformation import transformation
-from optax_lena._types import PyTree, zeros_of
+from optax_lena._types import PyTree, eval_types, zeros_of
 
 EveryK = int | Callable[[jax.Array], jax.typing.ArrayLike]
 
@@ -185,7 +185,7 @@ def _update(
         # Outside of jax.jit no types have to agree; errors show before an update.
         if is_known(is_full) and state.updates > 0:
             return jax.tree.map(jnp.zeros_like, grads), state
-        updates, _ = jax.eval_shape(emit, state)
+        updates, _ = eval_types(emit, state)
         return jax.tree.map(lambda x: zeros_of(x, x.dtype), updates), state
 
     return choose(is_full, emit, wait, added)

@@ -71,7 +71,7 @@ class Call:
         """Decides how every leaf that `grad_of` returns is combined.
 
         Args:
-          shapes: what it returns, as `jax.eval_shape` says.
+          shapes: what it returns, as `eval_types` says.
           microbatch: the microbatch that it was called with.
           larger: several times as many examples.
 

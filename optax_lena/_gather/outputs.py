@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     """How the outputs of all microbatches are put together.
 
     Attributes:
-      shapes: the outputs of one microbatch, as `jax.eval_shape` returns them.
+      shapes: the outputs of one microbatch, as `eval_types` returns them.
       kinds: how each of their leaves is combined.
     """
 

@@ -17,7 +17,7 @@ from optax_lena._gather.call import Call
 from optax_lena._gather.outputs import Plan
 from optax_lena._measure.metric import Metric, ShardedMetric
 from optax_lena._measure.moments import GradMoments
-from optax_lena._types import PyTree, shard_like
+from optax_lena._types import PyTree, eval_types, shard_like
 
 SPACE, TIME = SPREADS = ("space", "time")
 
@@ -50,7 +50,7 @@ def _in_turn(
     n = call.options.num_microbatches
     weights, xs = call.weights_of(n), (split(call.batch, n), jnp.arange(n))
     first = jax.tree.map(_first, xs)
-    shapes = jax.eval_shape(call.grad_of, *first)
+    shapes = eval_types(call.grad_of, *first)
     if call.options.param_specs is None:
         metric = shards.metric_of_shards_of_one_loss(
             call.metric, call.params, _loss_in(shapes)
@@ -82,7 +82,7 @@ def _with_metric(
     if metric is call.metric:
         return call, shapes
     call = dataclasses.replace(call, metric=metric)
-    return call, jax.eval_shape(call.grad_of, *first)
+    return call, eval_types(call.grad_of, *first)
 
 
 def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradMoments]:
@@ -103,7 +103,7 @@ def over_bound_axis(call: Call, axis_name: AxisName) -> tuple[Any, PyTree, GradM
         # Keys, and what the loss closes over, may differ between devices all the same.
         of_copies = jax.eval_shape(call.loss_of, call.params, *first)
         axes.check_loss_differs(_loss_in(of_copies), copied)
-    shapes = jax.eval_shape(local.grad_of, *first)
+    shapes = eval_types(local.grad_of, *first)
     loss, specs = _loss_in(shapes), call.options.param_specs
     axes.check_own_loss(loss, call.params, axis_name)
     metric = shards.metric_of_shards(call.metric, params, axis_name, specs, loss)
@@ -159,7 +159,7 @@ def _in_space(
     )
     # An entry of a sharded array has a shape, but jax cannot take it out.
     first = jax.tree.map(_entry, xs)
-    shapes = jax.eval_shape(gathered.grad_of, *first)
+    shapes = eval_types(gathered.grad_of, *first)
     plan = gathered.plan(shapes, first[0], jax.tree.map(_whole, call.batch))
 
     def scan(weights: jax.Array, xs: PyTree) -> tuple[list[jax.Array], list[jax.Array]]:

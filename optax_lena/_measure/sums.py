@@ -32,7 +32,7 @@ from optax_lena._measure.moments import (
     moments_in,
 )
 from optax_lena._measure.parameters import leaves_by_name
-from optax_lena._types import PyTree, vary_like, zeros_of
+from optax_lena._types import PyTree, eval_types, vary_like, zeros_of
 
 
 class MomentSums(NamedTuple):
@@ -93,7 +93,7 @@ class IncrementalMoments:
         Returns:
           The sums, with zeros of the parameters' shapes and shardings.
         """
-        norms = jax.eval_shape(
+        norms = eval_types(
             lambda tree: pack(Metric(self.layers).sq_norms(tree)), params
         )
         # Where gradients are each device's own, so may their weights be.
