@@ -52,7 +52,8 @@ def from_successive_gradients(
 
     which is what two halves of *this* batch with `batch_sq_norm` $= m$ and
     `micro_sq_norm` $= m + 2d$ would show; those are the moments that `tx` gets, and
-    beside them $\lVert g_t \rVert^2$, in which a `SpikeLimit` looks for spikes.
+    beside them $\lVert g_t \rVert^2$, in which a `SpikeLimit` looks for spikes. Where S
+    was another at the update before, its noise $\sigma^2 / S'$ counts as such.
 
     It is biased: between the two gradients the parameters move, and the change of the
     true gradient, $\frac12 \lVert \mu_t - \mu_{t-1} \rVert^2$, counts as noise. The

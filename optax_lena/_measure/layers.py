@@ -7,6 +7,7 @@ stacks several. `layout.py` applies a rule to a model.
 import dataclasses
 import numbers
 import re
+from collections.abc import Sequence
 from typing import Any
 
 MODEL = "model"
@@ -178,6 +179,24 @@ def stacked(regex: str, axis: int = 0, *, others: Layers = per_parameter) -> Lay
             "layers are stacked."
         )
     return _Stacked(regex, int(axis), others)
+
+
+def unused_patterns(layers: Layers, parameters: Sequence[str]) -> list[str]:
+    """Returns the regular expressions of a rule that are found in no parameter's name.
+
+    Args:
+      layers: the rule.
+      parameters: the parameters' names.
+
+    Returns:
+      The patterns; none for a rule that has none.
+    """
+    own: tuple[str, ...] = ()
+    if isinstance(layers, _ByRegex):
+        own = layers.patterns
+    if isinstance(layers, _Stacked):
+        own = layers.pattern, *unused_patterns(layers.others, parameters)
+    return [x for x in own if not any(re.search(x, name) for name in parameters)]
 
 
 def check_regex(where: str, pattern: str) -> None:

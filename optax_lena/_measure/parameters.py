@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
+from jax.tree_util import GetAttrKey, KeyPath, keystr, tree_leaves_with_path
 
 from optax_lena._dtypes import is_kind
 from optax_lena._measure.layers import MODEL
@@ -29,11 +29,21 @@ def parameter_names(tree: Any) -> list[str]:
     ]
     names = [keystr(path, simple=True, separator="/") or MODEL for path in paths]
     # The key "a/b" beside a key "b" below "a" would read the same.
+    names = _made_unique(names, list(map(_escaped, paths)))
+    return _made_unique(names, list(map(keystr, paths)))
+
+
+def _made_unique(names: list[str], others: list[str]) -> list[str]:
+    """Returns the names, with another one in place of each that is not unique."""
     count = Counter(names)
-    return [
-        name if count[name] == 1 else keystr(path)
-        for name, path in zip(names, paths, strict=True)
-    ]
+    pairs = zip(names, others, strict=True)
+    return [name if count[name] == 1 else other for name, other in pairs]
+
+
+def _escaped(path: KeyPath) -> str:
+    """Returns the name of a path, of whose slashes all separate keys."""
+    keys = (keystr((key,), simple=True).replace("/", "%2F") for key in path)
+    return "/".join(keys)
 
 
 def leaves_by_name(tree: Any) -> dict[str, Any]:

@@ -150,10 +150,23 @@ class Measured(NamedTuple):
     entered: ArrayLike = 1.0
     gradient_sq_norm: jax.Array | None = None
 
-    def of_gradient(self, sq_norm: jax.Array) -> Self:
-        """Returns it with the squared norms of this update's gradient, `[layers]`."""
+    def of_two_batches(self, sq_norm: jax.Array, last_scale: jax.Array) -> Self:
+        r"""Returns it for moments of this update's gradient and the one before.
+
+        Their difference has the noise of both, $\sigma^2 (1 / S + 1 / S')$, of which
+        the moments know this batch's S only.
+
+        Args:
+          sq_norm: `[layers]`, of this update's gradient alone.
+          last_scale: `()`, S', of the batch before.
+
+        Returns:
+          The same for equal batches, but for the squared norms.
+        """
+        share = 2 / (1 + self.batch_scale / last_scale)
+        estimate = self.estimate._replace(noise=share * self.estimate.noise)
         rows = _with_model(sq_norm, self.is_finite[:-1])
-        return self._replace(gradient_sq_norm=rows)
+        return self._replace(estimate=estimate, gradient_sq_norm=rows)
 
     def sq_norms(self) -> jax.Array:
         """Returns the squared norm of the batch's gradient, `[rows]`."""

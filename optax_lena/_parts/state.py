@@ -13,7 +13,7 @@ from optax_lena._parts.clocks import Clocks, Count
 
 
 class Applied(NamedTuple):
-    """What the last update did, for reports; the next update does not read it.
+    """What the last update did, for reports, and for updates that differ from it.
 
     No field has the name of a hyperparameter: `optax.tree.get` and `optax.tree.set`
     look for `learning_rate` and `batch_scale` in the whole state, and have to find

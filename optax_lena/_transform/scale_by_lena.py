@@ -4,6 +4,8 @@ Thin plumbing around a `LayerRate`, which decides the rates.
 """
 
 import functools
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +19,13 @@ from optax_lena._checks import (
     check_rate,
     check_steps,
 )
-from optax_lena._measure.layers import Layers, check_layers, per_parameter
+from optax_lena._masks import is_masked
+from optax_lena._measure.layers import (
+    Layers,
+    check_layers,
+    per_parameter,
+    unused_patterns,
+)
 from optax_lena._measure.layout import Layout, layout_of, scale_leaves
 from optax_lena._measure.moments import (
     GradMoments,
@@ -182,8 +190,26 @@ def scale_by_layer_rate(
 def _init(rate: LayerRate, layers: Layers, params: PyTree) -> ScaleByLenaState:
     """Returns the state for these parameters, or for their shapes and dtypes."""
     check_inexact("params", params)
-    names = layout_of(layers, params).names
-    return named(rate.init(len(names) + 1), names)
+    layout = layout_of(layers, params)
+    _check_patterns(layers, layout.parameters, params)
+    return named(rate.init(len(layout.names) + 1), layout.names)
+
+
+def _check_patterns(layers: Layers, parameters: Sequence[str], params: PyTree) -> None:
+    """Warns of a regular expression that selects nothing.
+
+    Gatherer and transformation get the same rule, so that nothing else would tell. In
+    one part of `optax.partition` a pattern may well be meant for another part.
+    """
+    nodes = jax.tree.leaves(params, is_leaf=is_masked)
+    unused = unused_patterns(layers, parameters)
+    if unused and parameters and not any(map(is_masked, nodes)):
+        warnings.warn(
+            f"`layers` has the pattern {unused[0]!r}, which is found in no parameter's "
+            f"name, such as {', '.join(parameters[:4])}: it selects nothing.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _update(
@@ -213,7 +239,8 @@ def _update(
     measured = _measure(moments, updates, layout, scale)
     if gradient_sq_norm is not None:
         norms = align_norms(gradient_sq_norm, "gradient_sq_norm", updates, layout)
-        measured = measured.of_gradient(layout.gather(norms))
+        last_scale = state.applied.base_batches
+        measured = measured.of_two_batches(layout.gather(norms), last_scale)
     measured = measured._replace(coherence=coherence, entered=entered)
     if rate.reads_loss and value is not None:
         check_loss(value, updates)

@@ -67,6 +67,25 @@ def test_the_bias_is_half_the_squared_turn_of_the_true_gradient():
     assert signal == pytest.approx(1.0 - drift / 2, abs=0.05)
 
 
+@pytest.mark.parametrize("scales", [(8, 64) * 8, (8,) * 8 + (64,) * 8])
+def test_the_noise_is_that_of_a_base_batch_where_the_batch_changes(scales):
+    """n = 16 batches: a pair has the noise of both, with a relative error of
+    sqrt(2 / 10,000). Tolerance: four of these, also after the first pair.
+    """
+    size, noise = 10_000, 3.0
+    tx = optax_lena.from_successive_gradients(
+        optax.inject_hyperparams(optax_lena.lena)(0.1, batch_scale=8.0)
+    )
+    state, rng = tx.init(jnp.zeros(size)), np.random.default_rng(0)
+    for scale in scales:
+        state.inner_state.hyperparams["batch_scale"] = jnp.float32(scale)
+        grads = rng.normal(0, np.sqrt(noise / size / scale), size)
+        _, state = tx.update(jnp.asarray(grads, jnp.float32), state)
+        found = optax_lena.metrics(state)["model/noise"]
+        is_first = optax_lena.metrics(state)["model/base_steps"] == scales[0]
+        assert is_first or found == pytest.approx(noise, rel=4 * np.sqrt(2 / size))
+
+
 def test_first_and_non_finite_gradients_measure_nothing():
     tx = optax_lena.from_successive_gradients(optax_lena.lena(0.1, batch_scale=8))
     state = tx.init({"w": jnp.zeros(2)})

@@ -3,10 +3,12 @@
 import copy
 import dataclasses
 import pickle
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import optax_lena
@@ -142,3 +144,30 @@ def test_a_stack_axis_that_is_not_there(axis):
         optax_lena.lena(0.1, 4, layers=layers).init({"b": jnp.ones(3)})
     with pytest.raises(ValueError, match=message):
         optax_lena.moments_from_stack({"b": jnp.ones((4, 3))}, layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("layers", "unused"),
+    [
+        (optax_lena.stacked("block/.*"), "block/.*"),
+        (optax_lena.by_regex("blocks/.*", "block/.*"), "block/.*"),
+        (optax_lena.stacked("blocks", others=optax_lena.by_regex("tail")), "tail"),
+    ],
+)
+def test_a_pattern_that_selects_nothing_is_told_of(layers, unused):
+    """Gatherer and transformation have the same rule, and nothing else would."""
+    params = {"blocks": {"kernel": jnp.ones((2, 3))}, "head": jnp.ones(3)}
+    message = helpers.says("`layers`", repr(unused), "blocks/kernel, head")
+    with pytest.warns(RuntimeWarning, match=message):
+        optax_lena.lena(0.1, 4, layers=layers).init(params)
+
+
+def test_a_pattern_may_be_meant_for_another_part_of_the_model():
+    """And for another model than one without parameters."""
+    tx = optax_lena.lena(0.1, 4, layers=optax_lena.stacked("blocks"))
+    labels = {"blocks": "blocks", "head": "others"}
+    parted = optax.partition({"blocks": tx, "others": tx}, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parted.init({"blocks": jnp.ones((2, 3)), "head": jnp.ones(3)})
+        tx.init({})

@@ -72,8 +72,14 @@ def test_names_of_other_trees(tree, names):
 
 
 def test_every_parameter_has_a_name_of_its_own():
-    names = parameter_names({"a/b": KERNEL, "a": {"b": BIAS}})
-    assert len(set(names)) == 2
+    model = {"a": {"b": BIAS, "c": BIAS}, "a/b": KERNEL, "d": KERNEL}
+    assert parameter_names(model) == ["a/b", "a/c", "a%2Fb", "d"]
+    modules = layout_of(optax_lena.per_module, model)
+    assert (modules.names, modules.rows) == (("a", "model"), (0, 0, 1, 1))
+    escaped = {"a/b": {"c/d": BIAS}, "a": {"b": {"c/d": BIAS, "c": {"d": BIAS}}}}
+    assert names_of(escaped) == {"a%2Fb/c%2Fd", "a/b/c%2Fd", "a/b/c/d"}
+    odd = {"a/b": BIAS, "a%2Fb": BIAS, "a": {"b": BIAS}}
+    assert len(names_of(odd)) == 3
 
 
 RULES = [
