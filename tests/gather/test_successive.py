@@ -76,11 +76,12 @@ def test_the_noise_is_that_of_a_base_batch_where_the_batch_changes(scales):
     tx = optax_lena.from_successive_gradients(
         optax.inject_hyperparams(optax_lena.lena)(0.1, batch_scale=8.0)
     )
-    state, rng = tx.init(jnp.zeros(size)), np.random.default_rng(0)
+    params, rng = jnp.zeros(size), np.random.default_rng(0)
+    state = tx.init(params)
     for scale in scales:
         state.inner_state.hyperparams["batch_scale"] = jnp.float32(scale)
         grads = rng.normal(0, np.sqrt(noise / size / scale), size)
-        _, state = tx.update(jnp.asarray(grads, jnp.float32), state)
+        _, state = tx.update(jnp.asarray(grads, jnp.float32), state, params)
         found = optax_lena.metrics(state)["model/noise"]
         is_first = optax_lena.metrics(state)["model/base_steps"] == scales[0]
         assert is_first or found == pytest.approx(noise, rel=4 * np.sqrt(2 / size))
