@@ -74,7 +74,8 @@ def check_loss(value: Any, like: Any) -> None:
             "`value` must be the loss of the whole batch, a real number of shape (), "
             f"got {got}: take its mean over the examples, and over the devices."
         )
-    check_same_on_devices("value", value, like, "take jax.lax.pmean(value, {axes})")
+    mean = "take jax.lax.pmean(value, {axes})"
+    check_same_on_devices("value", jnp.asarray(value), like, mean)
 
 
 def check_same_on_devices(name: str, value: Any, like: Any, remedy: str) -> None:
@@ -89,11 +90,10 @@ def check_same_on_devices(name: str, value: Any, like: Any, remedy: str) -> None
     Raises:
       ValueError: that names the argument and the axes.
     """
-    leaves, others = (jax.tree.leaves(tree) for tree in (value, like))
-    axes = sorted(
-        frozenset().union(*(varying(jnp.asarray(leaf)) for leaf in leaves))
-        - frozenset().union(*map(varying, others))
-    )
+    arrays = [x for x in jax.tree.leaves(value) if isinstance(x, jax.Array)]
+    others = jax.tree.leaves(like)
+    own, shared = (frozenset().union(*map(varying, x)) for x in (arrays, others))
+    axes = sorted(own - shared)
     if axes and others:
         raise ValueError(
             f"`{name}` must be the same on every device, got one that varies over the "

@@ -24,9 +24,9 @@ from tests.devices import (
 from tests.helpers import assert_trees_close, lena_state, row
 
 
-def optimizers():
+def optimizers(layers=LAYERS):
     return optax.sgd(0.1, momentum=0.9), optax_lena.lena(
-        0.1, 8, warmup_steps=20, layers=LAYERS
+        0.1, 8, warmup_steps=20, layers=layers
     )
 
 
@@ -205,7 +205,7 @@ def test_fsdp_needs_no_more_memory_than_sgd():
     params = sharded(transformer())
     tokens = sharded(jax.ShapeDtypeStruct((8 * 8, 65), jnp.int32))
     gather = optax_lena.value_and_grad(transformer_loss, 8, axis_name="data")
-    sgd, lena = optimizers()
+    sgd, lena = optimizers(optax_lena.per_parameter)
 
     def plain(params, state, tokens):
         loss, grads = jax.value_and_grad(transformer_loss)(params, tokens)
