@@ -86,10 +86,11 @@ def zeros_of(leaf: Any, dtype: Any) -> jax.Array:
     """Returns zeros of an array's shape that vary and are sharded as its type says."""
     if not isinstance(leaf, _ABSTRACT):
         return jnp.zeros_like(leaf, dtype=dtype)
-    is_typed = isinstance(leaf.sharding, NamedSharding) and (
-        AxisType.Explicit in leaf.sharding.mesh.axis_types
+    # A type also names the mesh where XLA decides how to shard.
+    is_free = isinstance(leaf, jax.core.ShapedArray) and (
+        AxisType.Explicit not in leaf.sharding.mesh.axis_types
     )
-    sharding = leaf.sharding if is_typed else None
+    sharding = None if is_free else leaf.sharding
     zeros = jnp.zeros(leaf.shape, dtype, device=sharding)
     axes = tuple(sorted(varying(leaf)))
     return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros

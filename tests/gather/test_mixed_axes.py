@@ -88,3 +88,14 @@ def test_loops_with_gradients_of_their_own(types, w, v):
     with jax.set_mesh(mesh):
         got = jax.jit(train)(params, batch)
     assert_trees_close(jax.device_get(got), jax.device_get(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [EXPLICIT, AUTO])
+def test_sums_for_abstract_parameters_lie_where_these_say(kind):
+    """As checkpoints restore them."""
+    mesh = jax.make_mesh((4,), ("data",), (kind,))
+    sharding = NamedSharding(mesh, P("data"))
+    params = jax.ShapeDtypeStruct((8, 2), jnp.bfloat16, sharding=sharding)
+    with jax.set_mesh(mesh):
+        sums = optax_lena.IncrementalMoments().init({"w": params})
+    assert sums.grads["w"].sharding.is_equivalent_to(sharding, 2)
