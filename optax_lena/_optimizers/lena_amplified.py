@@ -61,8 +61,8 @@ def lena_amplified(
     relative to the model's squared norm, so that large early gradients are soon
     forgotten.
 
-    With a `batch_scale` of 1, no warm-up and a constant rate, or one that falls in such
-    steps, it is `optax.sgd`.
+    With a `batch_scale` of 1 and no warm-up it is `optax.sgd`, up to rounding: there
+    the buffer follows every change of a schedule, as long as that is above 0.
 
     Args:
       learning_rate: η, the rate of the recipe, or its schedule, called with the number

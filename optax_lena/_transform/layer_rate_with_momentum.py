@@ -19,6 +19,7 @@ from optax_lena._measure.metric import sq_norm_of_whole
 from optax_lena._measure.moments import GradMoments
 from optax_lena._parts.coherence import Coherence
 from optax_lena._parts.layer_rate import LayerRate
+from optax_lena._parts.state import Applied
 from optax_lena._transform.momentum import factors, trace_of_examples
 from optax_lena._transform.scale_by_lena import scale_by_layer_rate
 from optax_lena._transform.state import ScaleByLenaState
@@ -57,7 +58,8 @@ def layer_rate_with_momentum(
     Where the schedule falls at once, the buffer falls with it. Its steps were made at
     the old rate, and new ones take several updates to replace them. The recipe of the
     small batch multiplies what leaves the buffer, so that old steps shrink too. This is
-    the momentum correction of Goyal et al. (2017), section 3.
+    the momentum correction of Goyal et al. (2017), section 3. At the base batch itself
+    the buffer follows every change of the schedule, as in that recipe.
 
     Args:
       rate: the parts.
@@ -107,7 +109,7 @@ def _update(
         "entered": state.last_steps.entered,
     }
     steps, rates = scale.update(updates, state.rates, params, **known, **extra_args)
-    fall = _fall(state.rates.applied.schedule, rates.applied.schedule)
+    fall = _fall(state.rates.applied.schedule, rates.applied)
     updates, trace = buffer.update(steps, state.buffer, params, fall=fall, **extra_args)
     last_steps = state.last_steps.add(
         multiply(kept, fall),
@@ -117,8 +119,9 @@ def _update(
     return updates, LayerRateWithMomentumState(rates, trace, last_steps)
 
 
-def _fall(before: jax.Array, now: jax.Array) -> jax.Array:
-    """Returns the share of the rate that a step of the schedule leaves; else 1."""
-    share = now / jnp.where(before > 0, before, 1)
-    is_step = (before > 0) & (share >= 0) & (share < _STEP)
-    return jnp.where(is_step, share, 1).astype(weight_dtype())
+def _fall(before: jax.Array, applied: Applied) -> jax.Array:
+    """Returns the share of the last rate that the buffer is to follow to; else 1."""
+    share = applied.schedule / jnp.where(before > 0, before, 1)
+    is_share = (before > 0) & (share >= 0) & jnp.isfinite(share)
+    is_followed = is_share & ((share < _STEP) | (applied.base_batches <= 1))
+    return jnp.where(is_followed, share, 1).astype(weight_dtype())
