@@ -7,6 +7,7 @@ update.
 """
 
 import numbers
+import warnings
 from typing import Any
 
 import jax
@@ -230,9 +231,21 @@ def check_batch_scale(value: Any) -> None:
         check_number("batch_scale", value, meaning, above=0)
 
 
-def check_steps(value: Any, name: str = "warmup_steps") -> None:
+def check_steps(value: Any, name: str) -> None:
     """Raises a `ValueError` unless `value` can be the length of a warm-up."""
     check_number(name, value, "a number of base-batch steps", at_least=0)
+
+
+def check_warmup_steps(value: Any) -> None:
+    """The same for an optimizer's argument; warns its caller of a share of a run."""
+    check_steps(value, "warmup_steps")
+    if 0 < (known_number(value) or 0) < 1:
+        warnings.warn(
+            f"`warmup_steps` is a number of base-batch steps, got {value!r}: less than "
+            "one step is no warm-up. For 5 % of a run, give 0.05 times its base steps.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def shown(value: Any) -> str:

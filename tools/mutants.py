@@ -75,7 +75,11 @@ TESTS = {
     "_parts/returned.py": ("contract/test_extension.py", *PARTS),
     "_parts/reference.py": ("parts/test_reference.py", *PARTS),
     "_parts/rules.py": ("parts/test_rules.py", *PARTS),
-    "_parts/state.py": ("transform/test_scale_by_lena.py", "contract/test_state.py"),
+    "_parts/state.py": (
+        "transform/test_state.py",
+        "transform/test_scale_by_lena.py",
+        "contract/test_state.py",
+    ),
     "_parts/warmup.py": ("parts/test_warmup.py", *PARTS),
     "_parts/coherence.py": (
         "parts/test_coherence.py",
@@ -92,7 +96,11 @@ TESTS = {
     "_measure/parameters.py": ("measure/test_layout.py", "measure/test_metric.py"),
     "_measure/sums.py": ("measure/test_sums.py", "measure/test_metric.py"),
     "_measure/moments.py": ("measure/test_moments.py", "measure/test_sums.py"),
-    "_measure/metric.py": ("measure/test_metric.py", "measure/test_sums.py"),
+    "_measure/metric.py": (
+        "measure/test_metric.py",
+        "measure/test_sums.py",
+        "transform/test_layer_rate_with_momentum.py",
+    ),
     "_gather/accumulate.py": ("gather/test_accumulate.py", *GATHER),
     "_gather/axes.py": (*ROUTES, "gather/test_tensor_parallel.py"),
     "_gather/arguments.py": (*GATHER, *ROUTES),

@@ -65,10 +65,22 @@ def check_inexact(name: str, tree: Any) -> None:
             got = getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)
             raise TypeError(
                 f"`{name}` must be floating-point, got {got} at "
-                f"parameter {parameter_names(tree)[i]!r}: such a parameter has no "
-                "gradient. Put None in its place, and pass it as a further "
-                "argument of the loss, or convert it."
+                f"parameter {parameter_names(tree)[i]!r}: {_remedy(leaf)}"
             )
+
+
+def _remedy(leaf: Any) -> str:
+    """Returns what to do with a leaf that is not floating-point."""
+    if hasattr(leaf, "dtype") or isinstance(leaf, int):
+        return (
+            "such a parameter has no gradient. Put None in its place, and pass it as "
+            "a further argument of the loss (optax_lena.flax.value_and_grad does so "
+            "for an nnx model), or convert it."
+        )
+    return (
+        "it is no array. Make its class a pytree, such as with "
+        "jax.tree_util.register_dataclass."
+    )
 
 
 def check_no_shards(optimizer: str, tree: Any, moments: Any) -> None:

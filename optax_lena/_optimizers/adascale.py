@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import check_flag, check_steps
+from optax_lena._checks import check_flag, check_warmup_steps
 from optax_lena._measure.layers import whole_model
 from optax_lena._optimizers import links
 from optax_lena._parts.layer_rate import LayerRate
@@ -68,7 +68,7 @@ def adascale(
     References:
       Johnson, Agrawal, Gu, Guestrin, *AdaScale SGD*, ICML 2020.
     """
-    check_steps(warmup_steps)
+    check_warmup_steps(warmup_steps)
     check_flag("reference", reference)
     warmup = StateAwareWarmup(warmup_steps)
     rate = LayerRate(learning_rate, clock="gain_steps", warmup=warmup)

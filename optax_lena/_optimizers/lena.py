@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import check_flag, check_steps
+from optax_lena._checks import check_flag, check_warmup_steps
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import links
 from optax_lena._parts.layer_rate import LayerRate
@@ -83,7 +83,7 @@ def lena(
     References:
       Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Algorithm 1.
     """
-    check_steps(warmup_steps)
+    check_warmup_steps(warmup_steps)
     check_flag("reference", reference)
     rate = LayerRate(learning_rate, warmup=StateAwareWarmup(warmup_steps))
     rate = follow_authors(rate, batch_scale) if reference else rate

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import check_steps
+from optax_lena._checks import check_warmup_steps
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import links
 from optax_lena._parts.averages import Averages
@@ -103,7 +103,7 @@ def lena_amplified(
       1.50
       2.33
     """
-    check_steps(warmup_steps)
+    check_warmup_steps(warmup_steps)
     warmup = FixedWarmup(warmup_steps)
     rate = dataclasses.replace(_RATE, learning_rate=learning_rate, warmup=warmup)
     links.check_buffer(momentum, nesterov, accumulator_dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lena._checks import check_rate, check_steps
+from optax_lena._checks import check_rate, check_warmup_steps
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import links
 from optax_lena._parts.layer_rate import LayerRate, evaluate
@@ -123,7 +123,7 @@ def lena_lars(
       You, Gitman, Ginsburg, *Large Batch Training of Convolutional Networks*, 2017.
     """
     check_rate(learning_rate)
-    check_steps(warmup_steps)
+    check_warmup_steps(warmup_steps)
     gain = LayerRate(rule=square_root_gain, warmup=StateAwareWarmup(warmup_steps))
     lena = scale_by_layer_rate(gain, batch_scale, layers=layers)
     lars = scale_by_lars_ratio(trust_coefficient, eps, layers, trust_ratio_mask)

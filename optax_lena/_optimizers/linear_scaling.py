@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import check_flag, check_given, check_steps
+from optax_lena._checks import check_flag, check_given, check_warmup_steps
 from optax_lena._measure.layers import Layers, whole_model
 from optax_lena._optimizers import links
 from optax_lena._parts.layer_rate import LayerRate
@@ -78,7 +78,7 @@ def linear_scaling(
       Goyal et al., *Accurate, Large Minibatch SGD*, 2017.
     """
     check_given("batch_scale", batch_scale, "linear_scaling")
-    check_steps(warmup_steps)
+    check_warmup_steps(warmup_steps)
     check_flag("reference", reference)
     decay = links.decay(weight_decay, weight_decay_mask)
     rate = LayerRate(learning_rate, rule=linear, warmup=FixedWarmup(warmup_steps))

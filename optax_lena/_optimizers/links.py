@@ -16,7 +16,6 @@ from optax_lena._checks import (
     check_dtype,
     check_flag,
     check_momentum,
-    check_steps,
     check_weight_decay,
 )
 from optax_lena._masks import masked
@@ -46,7 +45,6 @@ def normalised_rate(learning_rate: Any, warmup_steps: Any, guard: Any) -> LayerR
     Returns:
       The rate, with its limits.
     """
-    check_steps(warmup_steps)
     return LayerRate(
         learning_rate,
         rule=normalised_gain,

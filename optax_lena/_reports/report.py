@@ -100,7 +100,8 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
 
     Warns:
       RuntimeWarning: if no layer shows noise: most likely gradients were averaged
-        before their norms were taken; if the schedule is negative: it was built for
+        before their norms were taken; if after two updates or more no layer shows any
+        gradient, or the learning rate is 0 or negative: the schedule was built for
         another number of steps; or if rows are out of order.
 
     Example:
@@ -120,11 +121,20 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
         _check_is_one(state)
         _check_is_known(state)
         columns = jax.device_get(_columns(state))
-        scale, schedule = jax.device_get(
-            (state.applied.base_batches, state.applied.schedule)
+        scale, schedule, base_steps = map(
+            float,
+            jax.device_get(
+                (
+                    state.applied.base_batches,
+                    state.applied.schedule,
+                    state.clocks.base_steps.read(),
+                )
+            ),
         )
-        _warn_of_summed_gradients(columns, float(scale))
-        _warn_of_schedule(float(schedule))
+        _warn_of_summed_gradients(columns, scale)
+        if base_steps > scale:  # more than one update
+            _warn_of_no_gradients(columns, scale)
+            _warn_of_schedule(schedule)
         for i, name in enumerate(state.layer_names()):
             row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
@@ -250,7 +260,23 @@ def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> No
             "the gradients were averaged over the devices before their norms were "
             "taken: give `moments_over_axis` each device's own gradients, or use "
             "`value_and_grad(loss_fn, n, axis_name=...)`. Or the loss reads a batch "
-            "that it closes over, and not the microbatch that it is given.",
+            "that it closes over, and not the microbatch that it is given; or all "
+            "microbatches hold the same examples.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_no_gradients(columns: dict[str, Any], batch_scale: float) -> None:
+    """Warns of several updates that measured nothing, by a rule that asks for it."""
+    is_unmeasured = (columns["noise"] == 0) & (columns["signal"] == 0)
+    is_unmeasured &= columns["trust_ratio"] == 1
+    if batch_scale > 1 and is_unmeasured.size and is_unmeasured.all():
+        warnings.warn(
+            "No layer has had a gradient to measure yet, so every gain is 1: gradients "
+            "were zero or not finite. Or their `preconditioner` is that of the first "
+            "state, which has seen no gradient: call "
+            "optax_lena.adam_preconditioner(opt_state, params) in every step.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -258,7 +284,7 @@ def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> No
 
 def _warn_of_schedule(schedule: float) -> None:
     """Warns of a schedule that ended too early, as if it counted updates."""
-    if schedule < 0:
+    if schedule <= 0:
         warnings.warn(
             f"The schedule gave a learning rate of {schedule:.3g}: most likely it has "
             "ended. It is called with the number of base batches seen: give it as many "

@@ -17,7 +17,7 @@ from optax_lena._checks import (
     check_flag,
     check_loss,
     check_rate,
-    check_steps,
+    check_warmup_steps,
 )
 from optax_lena._masks import is_masked
 from optax_lena._measure.layers import (
@@ -112,7 +112,7 @@ def scale_by_lena(
     References:
       Ko, Lee, Kim, *Not All Layers Are Equal*, WWW 2022, Eq. 4 and Algorithm 1.
     """
-    check_steps(warmup_steps)
+    check_warmup_steps(warmup_steps)
     check_flag("reference", reference)
     if schedule is not None:
         check_rate(schedule, "schedule")

@@ -49,6 +49,14 @@ def test_warmup_steps(factory, value):
         factory(4, warmup_steps=value)
 
 
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_share_of_a_run_is_no_number_of_steps(factory):
+    message = says("`warmup_steps`", "got 0.05", "0.05 times its base steps")
+    with pytest.warns(RuntimeWarning, match=message) as record:
+        factory(4, warmup_steps=0.05)
+    assert [warning.filename for warning in record] == [__file__]
+
+
 @pytest.mark.parametrize("value", [0, 0.9, float("inf"), "2"])
 def test_spike_limit(value):
     message = says("`limit`", "at least 1", str(value), "squared norm")

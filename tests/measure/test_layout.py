@@ -153,6 +153,20 @@ def test_a_stack_of_no_layers_has_no_rows():
     assert updates["blocks"].shape == (0, 3)
 
 
+class NoPytree:
+    w = jnp.ones(2)
+
+
+def test_an_object_is_told_how_to_become_a_pytree():
+    message = helpers.says("NoPytree", "'model'", "no array", "register_dataclass")
+    params = {"model": NoPytree()}
+    with pytest.raises(TypeError, match=message):
+        optax_lena.scale_by_lena(batch_scale=2).init(params)
+    gather = optax_lena.value_and_grad(lambda p, x: jnp.mean(x @ p["model"].w), 2)
+    with pytest.raises(TypeError, match=message):
+        gather(params, jnp.ones((4, 2)))
+
+
 def test_none_in_the_place_of_integers_is_what_their_error_says():
     params = {"steps": jnp.int32(3), "w": jnp.ones(2)}
     gather = optax_lena.value_and_grad(lambda p, x: jnp.mean(x @ p["w"]), 2)

@@ -36,6 +36,18 @@ def test_at_a_batch_scale_of_one_it_is_sgd(factory, nesterov):
     helpers.assert_trees_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "factory",
+    [optax_lena.lena, optax_lena.lena_amplified, optax_lena.linear_scaling],
+)
+def test_nothing_warms_up_unless_asked(factory):
+    """At half the base batch a warm-up of one base step would show, too."""
+    grads, moments = helpers.example_moments()
+    tx = factory(0.1, 0.5)
+    _, state = tx.update(grads, tx.init(grads), grads, moments=moments)
+    assert optax_lena.metrics(state)["model/min_warmup_factor"] == 1
+
+
 def test_weight_decay_mask_says_what_decays():
     params, (grads, moments) = helpers.example_params(), helpers.example_moments()
     mask = jax.tree.map(lambda p: p.ndim > 1, params)

@@ -1,4 +1,4 @@
-"""What a report warns of: gradients without noise, moved rows, a negative schedule."""
+"""What a report warns of: no noise, no gradients, moved rows, an ended schedule."""
 
 import warnings
 
@@ -68,6 +68,66 @@ def test_warnings_point_at_the_call_of_the_report():
             optax_lena.layer_report(given)
         (warning, *_) = [w for w in record if words in str(w.message)]
         assert warning.filename == __file__
+
+
+def updated(tx, stack, updates, **given):
+    """The state after so many updates with the same gradients."""
+    grads, moments = optax_lena.moments_from_stack(stack, **given)
+    state = tx.init(grads)
+    for _ in range(updates):
+        _, state = tx.update(grads, state, grads, moments=moments)
+    return state
+
+
+ZERO, NOT_FINITE = jnp.zeros(2), jnp.array([1.0, jnp.inf])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"stack": {"a": ZERO, "b": ZERO}},
+        {"stack": {"a": NOT_FINITE, "b": NOT_FINITE}},
+        # What Adam makes of a gradient before it has seen one.
+        {"stack": {"a": NOISY}, "preconditioner": {"a": jnp.zeros(())}},
+    ],
+)
+def test_gradients_that_nothing_was_measured_of_are_told(given):
+    tx = optax_lena.lena(0.1, 2)
+    with warnings.catch_warnings():  # the first batch may be such a one
+        warnings.simplefilter("error")
+        optax_lena.layer_report(updated(tx, updates=1, **given))
+    with pytest.warns(RuntimeWarning, match=r"No layer .*adam_preconditioner\("):
+        optax_lena.layer_report(updated(tx, updates=2, **given))
+
+
+@pytest.mark.parametrize("batch_scale", [1, 2])
+def test_one_layer_without_a_gradient_is_no_trap(batch_scale):
+    tx = optax_lena.lena(0.1, batch_scale)
+    stack = {"a": ZERO, "b": NOISY} if batch_scale > 1 else {"a": ZERO}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optax_lena.layer_report(updated(tx, stack, updates=2))
+
+
+def test_nor_are_rates_that_need_no_moments():
+    tx = optax_lena.linear_scaling(0.1, 2)
+    state = tx.init({"a": ZERO})
+    for _ in range(2):
+        _, state = tx.update({"a": ZERO}, state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optax_lena.layer_report(state)
+
+
+@pytest.mark.parametrize(("updates", "warns"), [(1, 0), (2, 1)])
+def test_a_schedule_may_start_at_zero_and_not_stay_there(updates, warns):
+    tx = optax_lena.lena(lambda count: 0.0 * count, batch_scale=2)
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        optax_lena.layer_report(updated(tx, {"a": NOISY}, updates))
+    messages = [str(warning.message) for warning in record]
+    assert len(messages) == warns
+    assert all("a learning rate of 0:" in message for message in messages)
 
 
 def test_a_negative_schedule_is_told():

@@ -57,3 +57,17 @@ def test_the_gain_after_a_change_is_that_of_the_same_averages_at_the_new_batch_s
         for n, s in zip(noise, signal, strict=True)
     ]
     np.testing.assert_allclose(state.inner_state.applied.gain, expected, rtol=1e-5)
+
+
+def test_microbatches_may_be_counted_by_a_python_number():
+    """S is their number, if it is not given."""
+    grads, moments = helpers.example_moments()
+    tx = optax_lena.scale_by_lena()
+    counts = int(moments.num_microbatches), moments.num_microbatches
+    updates = [
+        tx.update(
+            grads, tx.init(grads), moments=moments._replace(num_microbatches=count)
+        )
+        for count in counts
+    ]
+    helpers.assert_trees_equal(*updates)

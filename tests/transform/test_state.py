@@ -2,8 +2,29 @@
 
 import warnings
 
+import jax.numpy as jnp
+
 import optax_lena
 from tests import helpers
+
+
+def test_before_the_first_update_nothing_was_gained_cut_or_limited():
+    state = optax_lena.scale_by_lena(4).init(helpers.example_params())
+    ones = {
+        name: jnp.all(getattr(state.applied, name) == 1)
+        for name in (
+            "noise_share",
+            "gain",
+            "trust_ratio",
+            "warmup_factor",
+            "coherence",
+            "spike_factor",
+            "base_batches",
+        )
+    }
+    assert all(ones.values()), ones
+    zeros = state.applied.noise, state.applied.signal, state.applied.layer_rate
+    assert not any(map(jnp.any, zeros))
 
 
 def test_the_state_is_a_named_tuple_to_programs_that_take_it_apart():
