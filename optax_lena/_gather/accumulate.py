@@ -95,7 +95,7 @@ def accumulate(
         is no scalar, or the weight, where it is known, is negative or not finite, or
         either differs between devices where the gradients do not.
       TypeError: if `tx` is no optimizer; from `update`, if a gradient holds integers,
-        or `moments` are something else.
+        or `moments` are something else, or it is given `weights`.
 
     Warns:
       RuntimeWarning: from `update`, if `every_k` is 1 and there are no moments.
@@ -156,6 +156,11 @@ def _update(
             "pass `moments=`.",
             RuntimeWarning,
             stacklevel=3,
+        )
+    if "weights" in extra_args:  # as gatherers call them; nothing else would tell
+        raise TypeError(
+            "`accumulate` takes `weight`, one number for the microbatch of a call, got "
+            "`weights`: pass `update(..., weight=...)`."
         )
     multipliers = multipliers_of(preconditioner, state.inner_state, grads)
     incremental = IncrementalMoments(layers, multipliers)

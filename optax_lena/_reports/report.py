@@ -29,6 +29,8 @@ LAYER_FIELDS = (
     "signal",
     "noise_scale",
 )
+# So many updates may measure nothing: Adam's preconditioner is zero for the first five.
+_WITHOUT_A_MEASUREMENT = 10
 
 
 def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:
@@ -100,9 +102,9 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
 
     Warns:
       RuntimeWarning: if no layer shows noise: most likely gradients were averaged
-        before their norms were taken; if after two updates or more no layer shows any
-        gradient, or the learning rate is 0 or negative: the schedule was built for
-        another number of steps; or if rows are out of order.
+        before their norms were taken; if no layer shows any gradient after more than
+        ten updates; if after the second update the learning rate is 0 or negative: the
+        schedule was built for another number of steps; or if rows are out of order.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -133,8 +135,9 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
         )
         _warn_of_summed_gradients(columns, scale)
         if base_steps > scale:  # more than one update
-            _warn_of_no_gradients(columns, scale)
             _warn_of_schedule(schedule)
+        if base_steps > _WITHOUT_A_MEASUREMENT * scale:
+            _warn_of_no_gradients(label, columns, scale)
         for i, name in enumerate(state.layer_names()):
             row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
@@ -267,15 +270,18 @@ def _warn_of_summed_gradients(columns: dict[str, Any], batch_scale: float) -> No
         )
 
 
-def _warn_of_no_gradients(columns: dict[str, Any], batch_scale: float) -> None:
-    """Warns of several updates that measured nothing, by a rule that asks for it."""
+def _warn_of_no_gradients(
+    label: str, columns: dict[str, Any], batch_scale: float
+) -> None:
+    """Warns of many updates that measured nothing, by a rule that asks for it."""
     is_unmeasured = (columns["noise"] == 0) & (columns["signal"] == 0)
     is_unmeasured &= columns["trust_ratio"] == 1
     if batch_scale > 1 and is_unmeasured.size and is_unmeasured.all():
         warnings.warn(
-            "No layer has had a gradient to measure yet, so every gain is 1: gradients "
-            "were zero or not finite. Or their `preconditioner` is that of the first "
-            "state, which has seen no gradient: call "
+            f"No layer{f' of {label!r}' if label else ''} has had a gradient to "
+            "measure yet, so every gain is 1: gradients were zero or not finite, or "
+            "each update had one microbatch. Or their `preconditioner` is that of the "
+            "first state, which has seen no gradient: call "
             "optax_lena.adam_preconditioner(opt_state, params) in every step.",
             RuntimeWarning,
             stacklevel=3,

@@ -104,6 +104,13 @@ def test_weights_of_calls_enter_both_moments():
     assert_close(optax_lena.metrics(state), metrics)
 
 
+def test_weights_in_the_plural_are_those_of_another_gatherer():
+    tx = optax_lena.accumulate(inner(), K)
+    grads = row(stream(1), 0)
+    with pytest.raises(TypeError, match=helpers.says("`weight`", "`weights`")):
+        tx.update(grads, tx.init(PARAMS), PARAMS, weights=jnp.ones(()))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_non_finite_microbatch_is_left_out_and_replaced(bad):
     grads = stream(2 * K + 1)

@@ -2,8 +2,10 @@
 
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optax_lena
@@ -73,10 +75,8 @@ def test_warnings_point_at_the_call_of_the_report():
 def updated(tx, stack, updates, **given):
     """The state after so many updates with the same gradients."""
     grads, moments = optax_lena.moments_from_stack(stack, **given)
-    state = tx.init(grads)
-    for _ in range(updates):
-        _, state = tx.update(grads, state, grads, moments=moments)
-    return state
+    step = lambda _, state: tx.update(grads, state, grads, moments=moments)[1]
+    return jax.lax.fori_loop(0, updates, step, tx.init(grads))
 
 
 ZERO, NOT_FINITE = jnp.zeros(2), jnp.array([1.0, jnp.inf])
@@ -93,11 +93,36 @@ ZERO, NOT_FINITE = jnp.zeros(2), jnp.array([1.0, jnp.inf])
 )
 def test_gradients_that_nothing_was_measured_of_are_told(given):
     tx = optax_lena.lena(0.1, 2)
-    with warnings.catch_warnings():  # the first batch may be such a one
+    with warnings.catch_warnings():  # the first batches may be such ones
         warnings.simplefilter("error")
-        optax_lena.layer_report(updated(tx, updates=1, **given))
-    with pytest.warns(RuntimeWarning, match=r"No layer .*adam_preconditioner\("):
-        optax_lena.layer_report(updated(tx, updates=2, **given))
+        optax_lena.layer_report(updated(tx, updates=10, **given))
+    with pytest.warns(RuntimeWarning, match=r"No layer has .*adam_preconditioner\("):
+        optax_lena.layer_report(updated(tx, updates=11, **given))
+
+
+def test_they_are_told_by_the_label_of_a_partition():
+    parts = {label: optax_lena.lena(0.1, 2) for label in ("frozen", "trained")}
+    tx = optax.partition(parts, {"a": "frozen", "b": "trained"})
+    with pytest.warns(RuntimeWarning, match="No layer of 'frozen' has"):
+        optax_lena.layer_report(updated(tx, {"a": ZERO, "b": NOISY}, updates=11))
+
+
+@pytest.mark.parametrize(
+    "tx", [optax_lena.lena_adamw(0.1), optax_lena.monitor(optax.adamw(0.1))]
+)
+@pytest.mark.parametrize("updates", [2, 5, 11])
+def test_the_first_updates_of_adam_measure_nothing_and_are_no_trap(tx, updates):
+    params, stack = {"a": jnp.ones(())}, {"a": jnp.array([1.0, 3.0])}
+
+    def step(_, state):
+        p = optax_lena.adam_preconditioner(state, params)
+        grads, moments = optax_lena.moments_from_stack(stack, preconditioner=p)
+        return tx.update(grads, state, params, moments=moments)[1]
+
+    state = jax.lax.fori_loop(0, updates, step, tx.init(params))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optax_lena.layer_report(state)
 
 
 @pytest.mark.parametrize("batch_scale", [1, 2])
@@ -106,14 +131,13 @@ def test_one_layer_without_a_gradient_is_no_trap(batch_scale):
     stack = {"a": ZERO, "b": NOISY} if batch_scale > 1 else {"a": ZERO}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        optax_lena.layer_report(updated(tx, stack, updates=2))
+        optax_lena.layer_report(updated(tx, stack, updates=11))
 
 
 def test_nor_are_rates_that_need_no_moments():
     tx = optax_lena.linear_scaling(0.1, 2)
-    state = tx.init({"a": ZERO})
-    for _ in range(2):
-        _, state = tx.update({"a": ZERO}, state)
+    step = lambda _, state: tx.update({"a": ZERO}, state)[1]
+    state = jax.lax.fori_loop(0, 11, step, tx.init({"a": ZERO}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optax_lena.layer_report(state)
