@@ -236,7 +236,7 @@ def check_steps(value: Any, name: str) -> None:
     check_number(name, value, "a number of base-batch steps", at_least=0)
 
 
-def check_warmup_steps(value: Any) -> None:
+def check_warmup_steps(value: Any, stacklevel: int = 3) -> None:
     """The same for an optimizer's argument; warns its caller of a share of a run."""
     check_steps(value, "warmup_steps")
     if 0 < (known_number(value) or 0) < 1:
@@ -244,7 +244,7 @@ def check_warmup_steps(value: Any) -> None:
             f"`warmup_steps` is a number of base-batch steps, got {value!r}: less than "
             "one step is no warm-up. For 5 % of a run, give 0.05 times its base steps.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
@@ -252,6 +252,11 @@ def shown(value: Any) -> str:
     """Returns the text for a value in an error: its type, if its `repr` is too long."""
     text = repr(value)
     return text if len(text) <= 200 else f"an object of type {type(value).__name__}"
+
+
+def short(text: str) -> str:
+    """Returns the beginning of a long text, such as an error that shows a model."""
+    return text if len(text) <= 500 else f"{text[:500]}..."
 
 
 _UNKNOWN = object()

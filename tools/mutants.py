@@ -37,6 +37,8 @@ LIMIT = 600  # seconds; a mutant that never ends is noticed
 
 # Which tests belong to a file: those of its own name first, then what it is used by.
 PARTS = ("parts/test_layer_rate.py", "transform/test_overflow.py")
+LIMITS = ("parts/test_guard.py", "parts/test_loss_limit.py")
+COHERENT = ("transform/test_layer_rate_with_momentum.py", *PARTS)
 GATHER = ("gather/test_value_and_grad.py", "gather/test_preconditioned.py")
 ROUTES = ("gather/test_routes.py", "gather/test_traps.py", "gather/test_sharding.py")
 SPREAD = (*ROUTES, "gather/test_constrained.py", "gather/test_outputs.py")
@@ -59,7 +61,7 @@ TESTS = {
     "_parts/clocks.py": ("parts/test_clocks.py", *PARTS),
     "_parts/estimate.py": ("parts/test_estimate.py", *PARTS),
     "_parts/guard.py": ("parts/test_guard.py", *PARTS),
-    "_parts/layer_rate.py": (*PARTS, "parts/test_guard.py", "contract/test_errors.py"),
+    "_parts/layer_rate.py": (*PARTS, *LIMITS, "contract/test_errors.py"),
     "_parts/losses.py": ("parts/test_losses.py", "parts/test_loss_limit.py"),
     "_parts/loss_limit.py": ("parts/test_loss_limit.py", *PARTS),
     "_parts/memory.py": (
@@ -75,17 +77,9 @@ TESTS = {
     "_parts/returned.py": ("contract/test_extension.py", *PARTS),
     "_parts/reference.py": ("parts/test_reference.py", *PARTS),
     "_parts/rules.py": ("parts/test_rules.py", *PARTS),
-    "_parts/state.py": (
-        "transform/test_state.py",
-        "transform/test_scale_by_lena.py",
-        "contract/test_state.py",
-    ),
+    "_parts/state.py": ("transform/test_state.py", *STATE),
     "_parts/warmup.py": ("parts/test_warmup.py", *PARTS),
-    "_parts/coherence.py": (
-        "parts/test_coherence.py",
-        "transform/test_layer_rate_with_momentum.py",
-        *PARTS,
-    ),
+    "_parts/coherence.py": ("parts/test_coherence.py", *COHERENT),
     "_measure/layout.py": (
         "measure/test_layout.py",
         "measure/test_layers.py",
@@ -99,7 +93,7 @@ TESTS = {
     "_measure/metric.py": (
         "measure/test_metric.py",
         "measure/test_sums.py",
-        "transform/test_layer_rate_with_momentum.py",
+        *COHERENT,
     ),
     "_gather/accumulate.py": ("gather/test_accumulate.py", *GATHER),
     "_gather/axes.py": (*ROUTES, "gather/test_tensor_parallel.py"),
@@ -133,10 +127,7 @@ TESTS = {
         SUCCESSIVE,
     ),
     "_transform/lars.py": ("optimizers/test_lena_lars.py",),
-    "_transform/layer_rate_with_momentum.py": (
-        "transform/test_layer_rate_with_momentum.py",
-        *PARTS,
-    ),
+    "_transform/layer_rate_with_momentum.py": COHERENT,
     "_transform/momentum.py": ("transform/test_momentum.py", *PARTS),
     "_transform/monitor.py": ("transform/test_monitor.py", SUCCESSIVE),
     "_transform/muon.py": ("optimizers/test_lena_muon.py",),

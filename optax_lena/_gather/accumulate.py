@@ -149,19 +149,7 @@ def _update(
     value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
 ) -> tuple[PyTree, AccumulateState]:
-    if known_number(every_k) == 1 and moments is None:
-        warnings.warn(
-            "`every_k` of 1 measures nothing: the noise between the gradients of one "
-            "call is not known, and every gain stays 1. Accumulate 2 calls or more, or "
-            "pass `moments=`.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    if "weights" in extra_args:  # as gatherers call them; nothing else would tell
-        raise TypeError(
-            "`accumulate` takes `weight`, one number for the microbatch of a call, got "
-            "`weights`: pass `update(..., weight=...)`."
-        )
+    _check_call(every_k, moments, extra_args)
     multipliers = multipliers_of(preconditioner, state.inner_state, grads)
     incremental = IncrementalMoments(layers, multipliers)
     added = _add(incremental, state, grads, moments, weight, value)
@@ -194,6 +182,25 @@ def _update(
         return jax.tree.map(lambda x: zeros_of(x, x.dtype), updates), state
 
     return choose(is_full, emit, wait, added)
+
+
+def _check_call(
+    every_k: EveryK, moments: GradMoments | None, extra_args: dict[str, Any]
+) -> None:
+    """Warns of calls of which nothing is measured; raises for `weights`."""
+    if known_number(every_k) == 1 and moments is None:
+        warnings.warn(
+            "`every_k` of 1 measures nothing: the noise between the gradients of one "
+            "call is not known, and every gain stays 1. Accumulate 2 calls or more, or "
+            "pass `moments=`.",
+            RuntimeWarning,
+            stacklevel=4,  # who called update
+        )
+    if "weights" in extra_args:  # as gatherers call them; nothing else would tell
+        raise TypeError(
+            "`accumulate` takes `weight`, one number for the microbatch of a call, got "
+            "`weights`: pass `update(..., weight=...)`."
+        )
 
 
 def _add(

@@ -17,7 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-from optax_lena._checks import FLOAT32_MAX, check_number, check_same_on_devices
+from optax_lena._checks import (
+    FLOAT32_MAX,
+    check_number,
+    check_same_on_devices,
+    short,
+)
 from optax_lena._dtypes import is_kind, weight_dtype
 from optax_lena._masks import is_masked
 from optax_lena._measure.layout import Layout, stack_size
@@ -275,8 +280,9 @@ def align_norms(
     except ValueError as error:
         raise ValueError(
             f"`{name}` must be a pytree like the updates, with one norm per "
-            f"parameter: {error} Take moments and gradients from the same call, and "
-            "give an nnx gatherer the optimizer's `wrt`."
+            f"parameter: {short(str(error))} Take moments and gradients from the same "
+            "call, and for an nnx model from optax_lena.flax.value_and_grad with the "
+            "optimizer's `wrt`."
         ) from error
     pairs = [
         (node, entry)

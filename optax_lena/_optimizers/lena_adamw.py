@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import optax
 
-from optax_lena._checks import check_warmup_steps
 from optax_lena._measure.layers import Layers, per_parameter
 from optax_lena._optimizers import links
 from optax_lena._parts.backoff import Backoff
@@ -114,7 +113,6 @@ def lena_adamw(
       NeurIPS 2022; Marek et al., *Small Batch Size Training for Language Models*, 2025;
       `AdamScale` in `scaling_rules.py` of AdaptDL.
     """
-    check_warmup_steps(warmup_steps)
     rate = links.normalised_rate(learning_rate, warmup_steps, Backoff())
     scale = links.scale_by_normalised_rate(rate, batch_scale, layers)
     adam = scale_by_adam(

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from optax_lena._checks import check_beta, check_warmup_steps, check_weight_decay
+from optax_lena._checks import check_beta, check_weight_decay
 from optax_lena._masks import is_masked
 from optax_lena._measure.layers import Layers, per_parameter, whole_model
 from optax_lena._measure.layout import layout_of
@@ -121,7 +121,6 @@ def lena_muon(
       Jordan et al., *Muon*, 2024; Hao et al., *LANTON*, 2025, who set the rates of
       Muon's layers against each other by their noise, at one batch.
     """
-    check_warmup_steps(warmup_steps)
     rate = links.normalised_rate(learning_rate, warmup_steps, GrowthLimit(_GROWTH))
     check_options(options, tuple(inspect.signature(lena_muon).parameters))
     orthogonal = orthogonaliser(eps=eps, **(options or {}))

@@ -16,6 +16,7 @@ from optax_lena._checks import (
     check_dtype,
     check_flag,
     check_momentum,
+    check_warmup_steps,
     check_weight_decay,
 )
 from optax_lena._masks import masked
@@ -45,6 +46,7 @@ def normalised_rate(learning_rate: Any, warmup_steps: Any, guard: Any) -> LayerR
     Returns:
       The rate, with its limits.
     """
+    check_warmup_steps(warmup_steps, stacklevel=4)
     return LayerRate(
         learning_rate,
         rule=normalised_gain,

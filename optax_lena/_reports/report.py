@@ -29,8 +29,12 @@ LAYER_FIELDS = (
     "signal",
     "noise_scale",
 )
-# So many updates may measure nothing: Adam's preconditioner is zero for the first five.
-_WITHOUT_A_MEASUREMENT = 10
+# Updates that may measure nothing, as Adam's preconditioner is zero for the first five,
+# or little: estimates are averages over five updates or more.
+_FIRST_UPDATES = 10
+# Signal over the noise of the whole batch, below which chance does not bring it. Of
+# batches in the order of their classes it is near -0.7, shuffled above -0.2.
+_LEAST_SIGNAL = -0.5
 
 
 def lena_states(opt_state: Any) -> dict[str, ScaleByLenaState]:
@@ -102,9 +106,10 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
 
     Warns:
       RuntimeWarning: if no layer shows noise: most likely gradients were averaged
-        before their norms were taken; if no layer shows any gradient after more than
-        ten updates; if after the second update the learning rate is 0 or negative: the
-        schedule was built for another number of steps; or if rows are out of order.
+        before their norms were taken; if after more than ten updates no layer shows any
+        gradient, or the model's signal is far below zero, as with sorted batches; if
+        after the second update the learning rate is 0 or negative: the schedule was
+        built for another number of steps; or if rows are out of order.
 
     Example:
       >>> import jax.numpy as jnp, optax_lena
@@ -136,8 +141,9 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
         _warn_of_summed_gradients(columns, scale)
         if base_steps > scale:  # more than one update
             _warn_of_schedule(schedule)
-        if base_steps > _WITHOUT_A_MEASUREMENT * scale:
+        if base_steps > _FIRST_UPDATES * scale:
             _warn_of_no_gradients(label, columns, scale)
+            _warn_of_negative_signal(columns, scale)
         for i, name in enumerate(state.layer_names()):
             row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
@@ -283,6 +289,22 @@ def _warn_of_no_gradients(
             "each update had one microbatch. Or their `preconditioner` is that of the "
             "first state, which has seen no gradient: call "
             "optax_lena.adam_preconditioner(opt_state, params) in every step.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_negative_signal(columns: dict[str, Any], batch_scale: float) -> None:
+    """Warns of microbatches that differ by more than chance."""
+    noise, signal = columns["noise"][..., -1], columns["signal"][..., -1]
+    if noise > 0 and signal < _LEAST_SIGNAL * noise / batch_scale:
+        warnings.warn(
+            "The microbatches differ by more than chance, so that noise and gains are "
+            "too high. Most likely the examples of a batch are in the order of their "
+            'classes, sources or lengths: shuffle them, or take `spread="time"`, where '
+            "each microbatch has examples from all over the batch. With "
+            "`from_successive_gradients`, the gradient changes much from batch to "
+            "batch: take microbatches, or a lower rate.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_lena._checks import check_beta, check_eps, shown
-from optax_lena._dtypes import accumulation_dtype
+from optax_lena._dtypes import accumulation_dtype, is_key
 from optax_lena._measure.parameters import leaves_by_name
 from optax_lena._transform.scale_by_adam import AdamState
 from optax_lena._types import PyTree
@@ -120,6 +120,12 @@ def adam_preconditioner(
 
 def _check_arrays(leaves: dict[str, Any]) -> None:
     for name, leaf in leaves.items():
+        if is_key(leaf):
+            raise TypeError(
+                f"`params` must hold parameters only, got a PRNG key at {name!r}: pass "
+                "what is differentiated, such as nnx.state(model, nnx.Param) of an nnx "
+                "model."
+            )
         if not hasattr(leaf, "shape") and not isinstance(leaf, numbers.Number):
             raise TypeError(
                 f"`params` must hold arrays, got {shown(leaf)} at parameter {name!r}: "

@@ -228,7 +228,7 @@ def _update(
     **extra_args: Any,
 ) -> tuple[PyTree, ScaleByLenaState]:
     """Scales the updates, and remembers what the moments say."""
-    del params, extra_args
+    del params
     scale = scale_of(batch_scale, moments=moments, gradient_sq_norm=gradient_sq_norm)
     scale = jnp.asarray(scale, jnp.float32)
     if rate.needs_moments or moments is not None:
@@ -242,6 +242,13 @@ def _update(
         last_scale = state.applied.base_batches
         measured = measured.of_two_batches(layout.gather(norms), last_scale)
     measured = measured._replace(coherence=coherence, entered=entered)
+    if rate.reads_loss and value is None and "loss" in extra_args:
+        warnings.warn(
+            "`update` was given `loss`, which it does not read: pass the loss of the "
+            "whole batch as `value`.",
+            RuntimeWarning,
+            stacklevel=4,  # who called the chain
+        )
     if rate.reads_loss and value is not None:
         check_loss(value, updates)
         measured = measured._replace(loss=_loss(value, moments))

@@ -1,6 +1,7 @@
 """The share of the noise that counts, after the loss has risen."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -311,3 +312,17 @@ def test_calls_of_which_none_with_a_weight_has_a_loss_have_none():
     for given in ({}, {"value": 3.0, "weight": 0.0}):
         _, state = tx.update(GRADS, state, GRADS, **given)
     assert helpers.lena_state(state).loss_limit.losses.has_started == 0
+
+
+@pytest.mark.parametrize("factory", [optax_lena.lena_amplified, optax_lena.lena])
+def test_a_loss_by_another_name_is_told_where_one_is_read(factory):
+    tx = factory(0.1, 4)
+    grads, moments = helpers.example_moments()
+    given = {"moments": moments, "loss": 1.0}
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        tx.update(grads, tx.init(grads), grads, **given)
+        tx.update(grads, tx.init(grads), grads, value=1.0, **given)
+    messages = [str(warning.message) for warning in record]
+    assert len(messages) == (factory is optax_lena.lena_amplified)
+    assert all("as `value`" in message for message in messages)

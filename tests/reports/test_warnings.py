@@ -12,6 +12,7 @@ import optax_lena
 from optax_lena._reports.report import _warn_of_summed_gradients
 
 CALM, NOISY = jnp.array([3.0, 3.0]), jnp.array([1.0, -1.0])
+SIGNAL = jnp.array([3.0, 1.0])  # with noise
 
 
 def reported(stack, batch_scale=2):
@@ -104,7 +105,7 @@ def test_they_are_told_by_the_label_of_a_partition():
     parts = {label: optax_lena.lena(0.1, 2) for label in ("frozen", "trained")}
     tx = optax.partition(parts, {"a": "frozen", "b": "trained"})
     with pytest.warns(RuntimeWarning, match="No layer of 'frozen' has"):
-        optax_lena.layer_report(updated(tx, {"a": ZERO, "b": NOISY}, updates=11))
+        optax_lena.layer_report(updated(tx, {"a": ZERO, "b": SIGNAL}, updates=11))
 
 
 @pytest.mark.parametrize(
@@ -128,10 +129,37 @@ def test_the_first_updates_of_adam_measure_nothing_and_are_no_trap(tx, updates):
 @pytest.mark.parametrize("batch_scale", [1, 2])
 def test_one_layer_without_a_gradient_is_no_trap(batch_scale):
     tx = optax_lena.lena(0.1, batch_scale)
-    stack = {"a": ZERO, "b": NOISY} if batch_scale > 1 else {"a": ZERO}
+    stack = {"a": ZERO, "b": SIGNAL} if batch_scale > 1 else {"a": ZERO}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optax_lena.layer_report(updated(tx, stack, updates=11))
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "sorted", "sorted, in time"])
+def test_batches_in_the_order_of_their_classes_are_told(kind):
+    """Each class pulls the parameter its own way, and together they hardly pull."""
+    tx = optax_lena.lena(0.1, batch_scale=8)
+    spread = {"spread": "time"} if kind == "sorted, in time" else {}
+    gather = optax_lena.value_and_grad(
+        lambda w, x: jnp.mean((w[None] - x) ** 2), num_microbatches=8, **spread
+    )
+
+    def step(t, carry):
+        w, state = carry
+        batch = jax.random.randint(jax.random.key(t), (64, 1), -4, 5)
+        batch = batch if kind == "shuffled" else jnp.sort(batch, axis=0)
+        _, grads, moments = gather(w, batch)
+        updates, state = tx.update(grads, state, w, moments=moments)
+        return w + updates, state
+
+    w = jnp.zeros(20)
+    _, state = jax.lax.fori_loop(0, 50, step, (w, tx.init(w)))
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        optax_lena.layer_report(state)
+    messages = [str(warning.message) for warning in record]
+    assert len(messages) == (kind == "sorted")
+    assert all("differ by more than chance" in message for message in messages)
 
 
 def test_nor_are_rates_that_need_no_moments():

@@ -166,3 +166,10 @@ def test_the_gain_is_the_mean_of_the_entries_gains():
     assert abs(gain - truth) < 4 * error
     raw = np.sum(mean**2 + deviation**2) / np.sum(mean**2 + deviation**2 / scale)
     assert abs(raw - truth) > 50 * error
+
+
+def test_the_keys_of_a_whole_model_are_no_parameters():
+    params = {"w": jnp.ones(2), "rngs": jax.random.key(0)}
+    state = adam_state(5, {"w": jnp.ones(2)})
+    with pytest.raises(TypeError, match=says("PRNG key at 'rngs'", "nnx.state")):
+        adam_preconditioner(state, params)
