@@ -127,23 +127,15 @@ def layer_report(opt_state: Any, params: Any = None) -> dict[str, dict[str, Any]
     for label, state in lena_states(opt_state).items():
         _check_is_one(state)
         _check_is_known(state)
-        columns = jax.device_get(_columns(state))
-        scale, schedule, base_steps = map(
-            float,
-            jax.device_get(
-                (
-                    state.applied.base_batches,
-                    state.applied.schedule,
-                    state.clocks.base_steps.read(),
-                )
-            ),
-        )
+        columns = _columns(state)
+        columns, model = jax.device_get((columns, _model(state, columns)))
+        scale, base_steps = (float(model[x]) for x in ("batch_scale", "base_steps"))
         _warn_of_summed_gradients(columns, scale)
         if base_steps > scale:  # more than one update
-            _warn_of_schedule(schedule)
+            _warn_of_schedule(float(model["schedule"]))
         if base_steps > _FIRST_UPDATES * scale:
             _warn_of_no_gradients(label, columns, scale)
-            _warn_of_negative_signal(columns, scale)
+            _warn_of_negative_signal(model)
         for i, name in enumerate(state.layer_names()):
             row: dict[str, Any]
             row = {field: float(column[i]) for field, column in columns.items()}
@@ -294,10 +286,10 @@ def _warn_of_no_gradients(
         )
 
 
-def _warn_of_negative_signal(columns: dict[str, Any], batch_scale: float) -> None:
+def _warn_of_negative_signal(model: dict[str, Any]) -> None:
     """Warns of microbatches that differ by more than chance."""
-    noise, signal = columns["noise"][..., -1], columns["signal"][..., -1]
-    if noise > 0 and signal < _LEAST_SIGNAL * noise / batch_scale:
+    noise = model["noise"] / model["batch_scale"]
+    if noise > 0 and model["signal"] < _LEAST_SIGNAL * noise:
         warnings.warn(
             "The microbatches differ by more than chance, so that noise and gains are "
             "too high. Most likely the examples of a batch are in the order of their "

@@ -247,7 +247,7 @@ def _update(
             "`update` was given `loss`, which it does not read: pass the loss of the "
             "whole batch as `value`.",
             RuntimeWarning,
-            stacklevel=4,  # who called the chain
+            stacklevel=4,
         )
     if rate.reads_loss and value is not None:
         check_loss(value, updates)
