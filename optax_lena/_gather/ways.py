@@ -179,7 +179,9 @@ def _in_space(
 def _check_loss(call: Call) -> None:
     """Raises the error of a loss that fails however its batch is spread."""
     n = call.options.num_microbatches
-    first = jax.tree.map(_entry, passes.split(call.batch, n))
+    # Of the types that it has in time, which say how its axes are sharded.
+    placement.check_spreads(call.batch, n)
+    first = jax.tree.map(_first, passes.split_interleaved(call.batch, n))
     jax.eval_shape(call.grad_of, first, jnp.int32(0))
 
 

@@ -269,3 +269,31 @@ def test_weights_are_not_given_to_other_microbatches_where_the_model_is_constrai
     message = says("`spread`", "`weights`", "the model constrains")
     with jax.set_mesh(mesh), pytest.raises(ValueError, match=message):
         gather(params, batch, weights=jnp.ones(8))
+
+
+@pytest.mark.parametrize("microbatches", [8, 32])
+def test_blocks_of_a_scan_whose_carry_says_how_it_lies(microbatches):
+    """The carry is of the batch's type only where types say how that lies."""
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Explicit,))
+
+    def loss(params, batch):
+        def block(x, kernel):
+            return jax.sharding.reshard(jnp.tanh(x @ kernel), P("data", None)), None
+
+        x, _ = jax.lax.scan(block, batch, params)
+        return jnp.mean(x**2)
+
+    gather = optax_lena.value_and_grad(loss, microbatches, axis_name="data")
+    with jax.set_mesh(mesh):
+        params = jax.device_put(0.3 * jnp.ones((3, 4, 4)), P())
+        batch = jax.random.normal(jax.random.key(0), (64, 4))
+        batch = jax.device_put(batch, P("data"))
+        if microbatches == 32:  # of two rows, on eight devices
+            message = says("`batch`", "32 microbatches", "8 devices", "64 examples")
+            with pytest.raises(ValueError, match=message):
+                jax.jit(gather)(params, batch)
+            return
+        value, grads, _ = jax.jit(gather)(params, batch)
+        expected = jax.jit(jax.value_and_grad(loss))(params, batch)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(grads, expected[1], rtol=1e-5, atol=1e-8)
