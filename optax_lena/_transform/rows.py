@@ -15,6 +15,7 @@ from optax_lena._parts.layer_rate import LayerRate
 from optax_lena._parts.state import LayerRateState
 from optax_lena._transform.names import array_of_ids, row_ids
 from optax_lena._transform.state import ScaleByLenaState
+from optax_lena._types import vary_like
 
 
 def follow_names(
@@ -38,7 +39,13 @@ def follow_names(
     check_names(state, names)
     if not names:
         return state.rows()
-    wanted = array_of_ids(names)
+    # Of the state's types before the branches: `jax.vmap` turns these into a selection,
+    # within which nothing can begin to vary.
+    wanted = vary_like(array_of_ids(names), state.row_ids)
+    is_in_place = jnp.all(state.row_ids == wanted)
+    if is_known(is_in_place) and is_in_place:
+        return state.rows()
+    first = vary_like(rate.init(len(names) + 1), state.rows())
 
     def reorder(rows: LayerRateState) -> LayerRateState:
         place = _places(wanted, state.row_ids)
@@ -50,9 +57,8 @@ def follow_names(
             known = jnp.reshape(place >= 0, (-1, *(1,) * (old.ndim - 1)))
             return jnp.where(known, old[place], new.astype(old.dtype))
 
-        return jax.tree.map(pick, rows, rate.init(len(names) + 1))
+        return jax.tree.map(pick, rows, first)
 
-    is_in_place = jnp.all(state.row_ids == wanted)
     return choose(is_in_place, lambda rows: rows, reorder, state.rows())
 
 

@@ -1,5 +1,7 @@
 """Rows follow their names, and what belongs to a row comes with it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,3 +122,31 @@ def test_an_ensemble_over_an_explicit_mesh_is_the_members_one_by_one():
     with jax.set_mesh(mesh):
         placed = jax.device_put(stacks, NamedSharding(mesh, PartitionSpec("member")))
         helpers.assert_trees_equal(helpers.jit(jax.vmap(update))(placed), expected)
+
+
+@pytest.mark.parametrize("factory", [optax_lena.lena, optax_lena.lena_amplified])
+def test_a_population_inside_shard_map_trains_as_each_one_alone(factory):
+    """Two models on each of two groups of devices, by `jax.vmap`."""
+    tx = factory(0.1, 4)
+    mesh = jax.make_mesh((2, 4), ("models", "data"), (AxisType.Auto,) * 2)
+    loss = lambda params, x: jnp.mean((x @ params["w"]) ** 2)
+
+    def step(gather, params, state, x):
+        value, grads, moments = gather(params, x)
+        return tx.update(grads, state, params, moments=moments, value=value)
+
+    spread = optax_lena.value_and_grad(loss, 4, axis_name="data")
+    alone = optax_lena.value_and_grad(loss, 4)
+    params = {"w": jax.random.normal(jax.random.key(0), (4, 3))}
+    states, x = jax.vmap(tx.init)(params), jax.random.normal(jax.random.key(1), (16, 3))
+    models = PartitionSpec("models")
+    run = jax.shard_map(
+        jax.vmap(functools.partial(step, spread), in_axes=(0, 0, None)),
+        mesh=mesh,
+        in_specs=(models, models, PartitionSpec("data")),
+        out_specs=models,
+    )
+    expected = jax.vmap(functools.partial(step, alone), in_axes=(0, 0, None))
+    helpers.assert_trees_close(
+        jax.jit(run)(params, states, x), expected(params, states, x), rtol=1e-5
+    )
