@@ -179,10 +179,14 @@ def _in_space(
 def _check_loss(call: Call) -> None:
     """Raises the error of a loss that fails however its batch is spread."""
     n = call.options.num_microbatches
-    # Of the types that it has in time, which say how its axes are sharded.
     placement.check_spreads(call.batch, n)
-    first = jax.tree.map(_first, passes.split_interleaved(call.batch, n))
-    jax.eval_shape(call.grad_of, first, jnp.int32(0))
+
+    def grad_of_first(batch: PyTree) -> PyTree:
+        # Of the type that it has in time, which says how its axes are sharded.
+        first = jax.tree.map(_first, passes.split_interleaved(batch, n))
+        return call.grad_of(first, jnp.int32(0))
+
+    eval_types(grad_of_first, call.batch)
 
 
 def _totals(call: Call, weights: jax.Array) -> tuple[jax.Array | None, int | jax.Array]:
