@@ -237,7 +237,12 @@ def check_steps(value: Any, name: str) -> None:
 
 
 def check_warmup_steps(value: Any, stacklevel: int = 3) -> None:
-    """The same for an optimizer's argument; warns its caller of a share of a run."""
+    """Does `check_steps` for an optimizer; warns of what looks like a share of a run.
+
+    Args:
+      value: its argument `warmup_steps`.
+      stacklevel: of the user's line, as for `warnings.warn`.
+    """
     check_steps(value, "warmup_steps")
     if 0 < (known_number(value) or 0) < 1:
         warnings.warn(

@@ -177,9 +177,9 @@ def replay(recipe, params, stacks, layers, weights=None):
         if recipe.least_momentum is not None:
             kept = max(kept**scale, min(kept, recipe.least_momentum))
         longer = (1 - kept) / (1 - recipe.momentum)
-        held = kept  # of the buffer, which falls with a schedule in steps
-        is_step = schedule < 0.22 * last_schedule or scale <= 1
-        if recipe.compares_steps and last_schedule > 0 and is_step:
+        held = kept  # of the buffer, which follows some changes of the schedule
+        is_followed = schedule < 0.22 * last_schedule or scale <= 1
+        if recipe.compares_steps and last_schedule > 0 and is_followed:
             held *= schedule / last_schedule
         last_schedule = schedule
         apart *= held**2

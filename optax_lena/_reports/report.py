@@ -274,7 +274,7 @@ def _warn_of_no_gradients(
     """Warns of many updates that measured nothing, by a rule that asks for it."""
     is_unmeasured = (columns["noise"] == 0) & (columns["signal"] == 0)
     is_unmeasured &= columns["trust_ratio"] == 1
-    if batch_scale > 1 and is_unmeasured.size and is_unmeasured.all():
+    if batch_scale > 1 and is_unmeasured.all():
         warnings.warn(
             f"No layer{f' of {label!r}' if label else ''} has had a gradient to "
             "measure yet, so every gain is 1: gradients were zero or not finite, or "

@@ -39,13 +39,9 @@ def follow_names(
     check_names(state, names)
     if not names:
         return state.rows()
-    # Of the state's types before the branches: `jax.vmap` turns these into a selection,
-    # within which nothing can begin to vary.
+    # Of the state's type before the branches: `jax.vmap` turns these into a selection,
+    # within which what comes from outside cannot begin to vary.
     wanted = vary_like(array_of_ids(names), state.row_ids)
-    is_in_place = jnp.all(state.row_ids == wanted)
-    if is_known(is_in_place) and is_in_place:
-        return state.rows()
-    first = vary_like(rate.init(len(names) + 1), state.rows())
 
     def reorder(rows: LayerRateState) -> LayerRateState:
         place = _places(wanted, state.row_ids)
@@ -57,8 +53,9 @@ def follow_names(
             known = jnp.reshape(place >= 0, (-1, *(1,) * (old.ndim - 1)))
             return jnp.where(known, old[place], new.astype(old.dtype))
 
-        return jax.tree.map(pick, rows, first)
+        return jax.tree.map(pick, rows, rate.init(len(names) + 1))
 
+    is_in_place = jnp.all(state.row_ids == wanted)
     return choose(is_in_place, lambda rows: rows, reorder, state.rows())
 
 

@@ -242,16 +242,16 @@ def _update(
         last_scale = state.applied.base_batches
         measured = measured.of_two_batches(layout.gather(norms), last_scale)
     measured = measured._replace(coherence=coherence, entered=entered)
-    if rate.reads_loss and value is None and "loss" in extra_args:
+    if rate.reads_loss and value is not None:
+        check_loss(value, updates)
+        measured = measured._replace(loss=_loss(value, moments))
+    elif rate.reads_loss and "loss" in extra_args:
         warnings.warn(
             "`update` was given `loss`, which it does not read: pass the loss of the "
             "whole batch as `value`.",
             RuntimeWarning,
             stacklevel=4,
         )
-    if rate.reads_loss and value is not None:
-        check_loss(value, updates)
-        measured = measured._replace(loss=_loss(value, moments))
     rows = rate.update(rows, measured)
     factors = layout.scatter(rows.applied.layer_rate[:-1])
     return scale_leaves(updates, factors, layout), named(rows, layout.names)

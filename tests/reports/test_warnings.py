@@ -16,10 +16,14 @@ SIGNAL = jnp.array([3.0, 1.0])  # with noise
 
 
 def reported(stack, batch_scale=2):
-    grads, moments = optax_lena.moments_from_stack(stack)
-    tx = optax_lena.lena(0.1, batch_scale)
-    _, state = tx.update(grads, tx.init(grads), grads, moments=moments)
-    return optax_lena.layer_report(state)
+    return optax_lena.layer_report(updated(optax_lena.lena(0.1, batch_scale), stack, 1))
+
+
+def updated(tx, stack, updates, **given):
+    """The state after so many updates with the same gradients."""
+    grads, moments = optax_lena.moments_from_stack(stack, **given)
+    step = lambda _, state: tx.update(grads, state, grads, moments=moments)[1]
+    return jax.lax.fori_loop(0, updates, step, tx.init(grads))
 
 
 @pytest.mark.parametrize("stack", [{"a": CALM, "b": NOISY}, {"b": NOISY}])
@@ -71,13 +75,6 @@ def test_warnings_point_at_the_call_of_the_report():
             optax_lena.layer_report(given)
         (warning, *_) = [w for w in record if words in str(w.message)]
         assert warning.filename == __file__
-
-
-def updated(tx, stack, updates, **given):
-    """The state after so many updates with the same gradients."""
-    grads, moments = optax_lena.moments_from_stack(stack, **given)
-    step = lambda _, state: tx.update(grads, state, grads, moments=moments)[1]
-    return jax.lax.fori_loop(0, updates, step, tx.init(grads))
 
 
 ZERO, NOT_FINITE = jnp.zeros(2), jnp.array([1.0, jnp.inf])
