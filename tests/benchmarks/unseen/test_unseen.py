@@ -384,3 +384,13 @@ def test_a_run_reads_every_example_of_its_stages(name):
     task = program.TASKS[name]()
     order = run._order(task, 64, 0)
     assert order.size == len(task.train[0]) == len(np.unique(order))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [32, 64])
+def test_the_regression_that_an_earlier_rule_lost_trains(scale):
+    """At S = 64 the first version ends at 53 % with the first of these seeds."""
+    task = program.TASKS["deep_regression"]()
+    tx = SGD.optimizer("lena_amplified", task.rate, scale)
+    found = run.scores(task, tx, scale, (530, 531, 532), run.measured)
+    assert min(found) > 75, found
